@@ -1,0 +1,169 @@
+"""Cuts a byte stream into JSON objects; knows nothing of what they mean.
+
+Two ways, one after the other. First a guess: a packet seldom has a ``}`` before its last byte, so the bytes up to the
+next one are handed to ``peek``, a decoder that answers with the packet or with None. No JSON object is a proper prefix
+of another, so a guess that decodes is a whole packet, and it was framed for the price of decoding it. Where the guess
+fails, a scanner walks the bytes, strings and brackets only, and remembers where it was: no byte is scanned twice,
+however the stream was cut, and a packet costs at most one decode that came to nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from rproxy.limits import MAX_DEPTH
+
+Packet = TypeVar("Packet")
+
+_OPEN_BRACE = ord("{")
+_QUOTE = ord('"')
+_OPENING = b"{["
+_CLOSING = b"}]"
+_SPACE = re.compile(rb"[ \t\n\r]*+")
+_OUTSIDE_STRING = re.compile(rb'[^"{}\[\]]*+')
+_INSIDE_STRING = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
+
+
+class StreamError(Exception):
+    """The stream can't be trusted any more: answer with :attr:`code` and close it (docs/protocol.rst, The stream).
+
+    :ivar code: ``bad-packet`` or ``too-large``.
+    """
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class Framer(Generic[Packet]):
+    """An incremental reader of one connection: :meth:`feed` it bytes, take frames from :meth:`next`.
+
+    :param peek: decodes the usual packet, or answers None for whatever it isn't sure of, cut-off bytes included. It
+        must not raise.
+    :param max_packet: the longest object, in bytes; no more than that and one feed are ever held.
+    """
+
+    __slots__ = (
+        "_buffer",
+        "_depth",
+        "_escaped",
+        "_guess",
+        "_in_string",
+        "_max_packet",
+        "_partial",
+        "_peek",
+        "_start",
+        "scanned",
+    )
+
+    def __init__(self, peek: Callable[[bytes], Packet | None], max_packet: int) -> None:
+        self._peek = peek
+        self._max_packet = max_packet
+        #: What was fed and not yet taken: ``_buffer`` from ``_start`` on.
+        self._buffer = b""
+        self._start = 0
+        #: The object that the scanner is in the middle of, and the scanner's state at its end.
+        self._partial = bytearray()
+        self._depth = 0
+        self._in_string = False
+        self._escaped = False
+        #: How long the object would be that ``peek`` has refused.
+        self._guess = 0
+        #: How many bytes the scanner has walked so far.
+        self.scanned = 0
+
+    def feed(self, data: bytes) -> None:
+        """Take in what the connection received."""
+        if self._start == len(self._buffer):
+            self._buffer = data
+        else:
+            self._buffer = self._buffer[self._start :] + data
+        self._start = 0
+
+    @property
+    def in_packet(self) -> bool:
+        """Whether the stream would end in the middle of a packet if it ended here."""
+        return bool(self._partial)
+
+    def next(self) -> tuple[bytes, Packet | None] | None:
+        """The next whole object and what ``peek`` made of it, or None until more is fed.
+
+        :raises StreamError: no object begins here, it is too long, or it is nested too deep.
+        """
+        buffer = self._buffer
+        start = self._start
+        if start == len(buffer):
+            return None
+        if self._partial:
+            return self._scan(start)
+        if buffer[start] != _OPEN_BRACE:
+            start = self._start = _end(_SPACE, buffer, start)
+            if start == len(buffer):
+                return None
+            if buffer[start] != _OPEN_BRACE:
+                raise StreamError("bad-packet", "a packet is a JSON object and begins with {")
+        end = buffer.find(b"}", start) + 1
+        if end:
+            raw = buffer[start:end]
+            if len(raw) <= self._max_packet:
+                packet = self._peek(raw)
+                if packet is not None:
+                    self._start = end
+                    return raw, packet
+        self._guess = end - start
+        return self._scan(start)
+
+    def _scan(self, start: int) -> tuple[bytes, Packet | None] | None:
+        """Walk on from ``start`` to the end of the object, or of what was fed."""
+        end = self._find_end(self._buffer, start)
+        self._start = end or len(self._buffer)
+        piece = self._buffer[start : self._start]
+        if len(self._partial) + len(piece) > self._max_packet:
+            raise StreamError("too-large", f"a packet may have at most {self._max_packet} bytes")
+        if not end:
+            self._partial += piece
+            return None
+        if self._partial:
+            piece = bytes(self._partial + piece)
+            self._partial = bytearray()
+        # Where the guess was right and peek still answered None, asking it again would be a second wasted decode.
+        return piece, None if len(piece) == self._guess else self._peek(piece)
+
+    def _find_end(self, data: bytes, start: int) -> int:
+        """Where the object ends in ``data``, 0 if it doesn't yet; the state at the end of ``data`` is kept."""
+        position = start + 1 if self._escaped else start
+        depth = self._depth
+        in_string = self._in_string
+        escaped = False
+        length = len(data)
+        end = 0
+        while (position := _end(_INSIDE_STRING if in_string else _OUTSIDE_STRING, data, position)) < length:
+            byte = data[position]
+            position += 1
+            if byte == _QUOTE:
+                in_string = not in_string
+            elif byte in _OPENING:
+                depth += 1
+                if depth > MAX_DEPTH:
+                    raise StreamError("bad-packet", f"a packet may nest at most {MAX_DEPTH} deep")
+            elif byte in _CLOSING:
+                depth -= 1
+                if not depth:
+                    end = position
+                    break
+            else:  # a backslash inside a string, and the byte that it escapes isn't there yet
+                escaped = True
+        self._escaped = escaped
+        self._depth = depth
+        self._in_string = in_string
+        self.scanned += (end or length) - start
+        return end
+
+
+def _end(pattern: re.Pattern[bytes], data: bytes, position: int) -> int:
+    """Where the run of ``pattern`` (one that also matches nothing) that begins at ``position`` ends."""
+    match = pattern.match(data, position)
+    assert match is not None
+    return match.end()

@@ -1,0 +1,44 @@
+"""Every bound that the proxy keeps, in one frozen value.
+
+A limit that isn't here doesn't exist; a limit that is here is enforced by the room named beside it. The command's
+options (``rproxy.tap``) fill it in; the defaults are those of ``docs/protocol.rst``.
+"""
+
+from attrs import field, frozen
+from attrs.validators import ge, gt
+
+#: How deep objects and lists may nest in a packet, the packet itself included (docs/protocol.rst, The stream).
+MAX_DEPTH = 32
+
+#: How many connections a server that declared no ``pipeline`` gets at a time: its listen backlog is 10.
+CLASSIC_CONNECTIONS = 8
+
+
+@frozen
+class Limits:
+    """What one proxy process allows. Times are seconds, sizes bytes."""
+
+    #: The longest packet (``framing``).
+    max_packet: int = field(default=1 << 20, validator=ge(64))
+    #: Client connections at a time; further ones wait in the listen backlog (``proxy``).
+    max_clients: int = field(default=10_000, validator=ge(1))
+    #: From a packet read whole to its answer, waiting included (``routing``, ``upstream``).
+    timeout: float = field(default=30.0, validator=gt(0))
+    #: How long a packet waits for a server of its policy that can take it (``routing``).
+    queue_timeout: float = field(default=5.0, validator=gt(0))
+    #: For a connection to a server to be made (``upstream``).
+    connect_timeout: float = field(default=5.0, validator=gt(0))
+    #: A client connection with nothing to answer is closed after being silent so long (``proxy``).
+    idle_timeout: float = field(default=300.0, validator=gt(0))
+    #: Refuse a packet whose ``payloadsize`` is wrong, instead of counting it (``proxy``, ``upstream``).
+    strict: bool = False
+    #: Unanswered packets of one client; it isn't read from beyond them (``proxy``).
+    client_packets: int = field(default=128, validator=ge(1))
+    #: Unanswered bytes of one client, beside the packet that crosses the line (``proxy``).
+    client_bytes: int = field(default=1 << 20, validator=ge(1))
+    #: Packets that wait in the line of one policy (``routing``).
+    queue_packets: int = field(default=10_000, validator=ge(1))
+    #: Bytes that wait in the line of one policy (``routing``).
+    queue_bytes: int = field(default=64 << 20, validator=ge(1))
+    #: How long a connection that is closed for an error is still read from, so that the error arrives (``proxy``).
+    linger: float = field(default=2.0, validator=gt(0))
