@@ -13,6 +13,9 @@ MAX_DEPTH = 32
 #: How many connections a server that declared no ``pipeline`` gets at a time: its listen backlog is 10.
 CLASSIC_CONNECTIONS = 8
 
+#: The longest packet such a server gets, in bytes: it reads once, and takes what it read for one packet.
+CLASSIC_READ = 2048
+
 
 @frozen
 class Limits:

@@ -5,10 +5,11 @@ A socket that is closed while its peer still sends answers with a reset, and the
 discarded until it closes too, for a bounded time.
 """
 
-from twisted.internet.interfaces import IDelayedCall, IReactorTime, ITCPTransport
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.tcp import Connection
 
 
-def close_lingering(transport: ITCPTransport, clock: IReactorTime, seconds: float) -> IDelayedCall:
+def close_lingering(transport: Connection, clock: IReactorTime, seconds: float) -> IDelayedCall:
     """Shut the writing side once what was written is sent, and drop the connection ``seconds`` later.
 
     The protocol discards what it still receives, and cancels the returned call when its connection is lost. A transport

@@ -2,8 +2,8 @@
 
 Reading has two speeds. :func:`peek_data` and :func:`peek_ack` know only the form that practically every packet has
 (every id a string, no field that the protocol doesn't name) and read it with one msgspec decode and one count of
-quotes. :func:`decode` takes all the time it needs for everything else: numbers as ids, the other spelling of the policy,
-further fields, and above all for saying what is wrong.
+quotes. :func:`decode` takes all the time it needs for everything else: numbers as ids, the other spelling of the
+policy, further fields, and above all for saying what is wrong.
 
 Both agree on what a packet is, and both refuse a key that stands twice, because parsers differ on which one counts.
 """
@@ -28,7 +28,8 @@ MAX_FIELD = 256
 
 _Text = Annotated[str, Meta(max_length=MAX_FIELD)]
 _Id = Annotated[str, Meta(min_length=1, max_length=MAX_FIELD)]
-_Size = _Text | int | UnsetType
+#: An integer that a server could not read into 64 bits is no more a size than it is an id, see :func:`_integer`.
+_Size = _Text | Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)] | UnsetType
 
 
 class PacketError(Exception):
@@ -125,7 +126,9 @@ def peek_ack(raw: bytes) -> Ack | None:
         packet = _decode_ack(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    return packet if _has_only(raw, packet.payloadsize) else None
+    if _has_only(raw, packet.payloadsize) and packet.srcid.isprintable() and packet.destid.isprintable():
+        return packet
+    return None
 
 
 def _has_only(raw: bytes, payloadsize: str | int | UnsetType) -> bool:
@@ -165,7 +168,7 @@ def decode(raw: bytes) -> Packet:
     return packet
 
 
-def size_is_wrong(packet: Data | Ack) -> bool:
+def size_is_wrong(packet: Data | Ack | Error) -> bool:
     """Whether ``payloadsize`` is there and isn't the number of the payload's characters."""
     size = packet.payloadsize
     length = len(packet.payload)
@@ -237,7 +240,7 @@ def _normalise(fields: dict[str, Any]) -> None:
         value = fields.get(name)
         if isinstance(value, str) and _NUMBER.fullmatch(value):
             fields[name] = float(value) if "." in value else int(value)
-    if "privPoliId" in fields and "privPolyId" in fields:
+    if {name.casefold() for name in fields} >= {"privpoliid", "privpolyid"}:
         raise PacketError("privPoliId and privPolyId at once: which policy counts?")
     other, own = ("privPoliId", "privPolyId") if kind == "1" else ("privPolyId", "privPoliId")
     if other in fields:
@@ -255,6 +258,31 @@ def data(client_id: str, policy: str, payload: str) -> bytes:
 def ack(source_id: str, destination_id: str, payload: str) -> bytes:
     """The ACK of ``source_id`` to ``destination_id``."""
     return _encoder.encode(Ack("2", source_id, destination_id, payload, str(len(payload))))
+
+
+def setup(
+    server_id: str,
+    policy: str,
+    port: int,
+    *,
+    pipeline: int | None = None,
+    connections: int | None = None,
+    lease: float | None = None,
+    weight: int | None = None,
+    drain: bool = False,
+    token: str | None = None,
+) -> bytes:
+    """The setup packet by which server ``server_id`` offers to serve ``policy`` at ``port``.
+
+    The four fields that every peer knows are strings, as deployed proxies expect them; the others are left out unless
+    given. ``lease`` is in seconds.
+    """
+    if lease is not None and lease.is_integer():
+        lease = int(lease)
+    classic = {"type": "1", "id": server_id, "privPolyId": policy, "listenport": str(port)}
+    modern = {"pipeline": pipeline, "connections": connections, "lease": lease, "weight": weight, "token": token}
+    packet = classic | {name: value for name, value in modern.items() if value is not None}
+    return _encoder.encode(packet | {"drain": True} if drain else packet)
 
 
 def error(source_id: str, destination_id: str, code: str, delivered: Literal["no", "unknown"], text: str) -> bytes:

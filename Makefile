@@ -1,0 +1,59 @@
+# What developers type. Everything is installed into .venv, and again whenever setup.cfg or pyproject.toml change.
+#
+# The first Python that is new enough is taken; another is chosen by PYTHON, another place for it by VENV:
+#     make test PYTHON=python3.13 VENV=/tmp/venv
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+# Prints the version, as in python3.11, if it is one that rproxy runs on.
+VERSION_OF := -c 'import sys; sys.version_info >= (3, 11) and print("%d.%d" % sys.version_info[:2])'
+ifndef PYTHON
+PYTHON := $(shell for python in python3 python3.13 python3.12 python3.11; do \
+	if [ -n "$$($$python $(VERSION_OF) 2>/dev/null)" ]; then echo $$python; break; fi; done)
+endif
+VERSION := $(or $(shell $(or $(PYTHON),false) $(VERSION_OF) 2>/dev/null),-unsuitable)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/installed ## Run a proxy, pool servers and clients on this machine, and see how packets are spread
+	$(BIN)/rproxy simulate
+
+# pytest comes last, so that its summary stands at the end.
+test: lint ## Check everything: style, types, and the tests, under trial and under pytest with coverage
+	$(BIN)/python -m twisted.trial --reporter=text tests
+	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered
+
+lint: $(VENV)/installed-dev ## Check style and types only
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+clean: ## Remove what was made here, .venv included
+	rm -rf $(VENV) build dist *.egg-info _trial_temp* twisted/plugins/dropin.cache __pycache__
+	rm -rf .coverage .coverage.* htmlcov .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find rproxy tests twisted -name __pycache__ -prune -exec rm -rf {} +
+
+define install
+	@if [ $(VERSION) = -unsuitable ]; then \
+		echo 'rproxy needs Python 3.11 or newer, and $(or $(PYTHON),no python3 found here) is none:' \
+			'name one by make PYTHON=/path/to/python' >&2; exit 1; fi
+	@$(BIN)/python$(VERSION) -c 'import pip' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '$(1)'
+	@touch $@
+endef
+
+$(VENV)/installed: setup.cfg pyproject.toml $(BIN)/python$(VERSION)
+	$(call install,.)
+
+$(VENV)/installed-dev: setup.cfg pyproject.toml $(BIN)/python$(VERSION)
+	$(call install,.[dev])
+	@touch $(VENV)/installed
+
+# Every .venv has a link of this name. Where it isn't there or leads nowhere (no .venv, or one of another Python, or its
+# Python is gone), this rule makes nothing and so has everything installed anew.
+$(BIN)/python$(VERSION): ;

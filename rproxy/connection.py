@@ -1,0 +1,213 @@
+"""One connection to a server: data packets out, answers matched to them by order.
+
+Every data packet that a server ever gets is written by :meth:`UpstreamConnection.write`, which holds the policy check
+(docs/protocol.rst, promise 1). Whatever comes back must be the answer to the oldest packet on the connection; if it is
+not, nothing on the connection can be told apart any more, and it is closed (promise 3).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Protocol, cast
+
+from msgspec import UNSET
+from twisted.internet.interfaces import IPushProducer
+from twisted.internet.protocol import Protocol as TwistedProtocol
+from twisted.internet.protocol import connectionDone
+from twisted.internet.tcp import Client
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from rproxy import packets
+from rproxy.framing import Framer, StreamError
+from rproxy.limits import Limits
+from rproxy.metrics import Counters
+from rproxy.packetlog import ProxyLog
+from rproxy.packets import Ack, Error, PacketError
+from rproxy.registry import Address
+from rproxy.request import Asker, Request
+
+
+class Pool(Protocol):
+    """Whose connection it is."""
+
+    @property
+    def address(self) -> Address:
+        """Where it goes."""
+
+    def room_made(self) -> None:
+        """The connection can take a packet again."""
+
+    def answered(self) -> None:
+        """The server gave an answer."""
+
+    def lost(self, connection: UpstreamConnection, why: str) -> None:
+        """The connection is gone; ``why`` it broke, or ``""`` if nothing was lost with it."""
+
+
+@implementer(IPushProducer)
+class UpstreamConnection(TwistedProtocol):
+    """The proxy's side of one connection.
+
+    :param pipeline: packets in flight at a time, or None for a classic server: one packet, then the connection closes.
+    """
+
+    def __init__(
+        self, pool: Pool, pipeline: int | None, limits: Limits, counters: Counters, log: ProxyLog | None
+    ) -> None:
+        self._pool = pool
+        self._limits = limits
+        self._counters = counters
+        self._log = log
+        self._framer = Framer(packets.peek_ack, limits.max_packet)
+        self._persistent = pipeline is not None
+        self._depth = pipeline or 1
+        #: Written and not yet answered, oldest first; also those whose asker was answered by a deadline or is gone.
+        self.in_flight: deque[Request] = deque()
+        #: How many further packets it takes now.
+        self.room = 0
+        #: Reasons to take none: the server doesn't read, left a packet unanswered past its deadline, or is to go.
+        self._blocked = False
+        self._overdue = False
+        self._retiring = False
+        #: Set once; what still comes is then discarded.
+        self._broken = ""
+
+    def connectionMade(self) -> None:
+        self._transport = cast(Client, self.transport)
+        # Small packets written one after the other would wait for each other's acknowledgement.
+        self._transport.setTcpNoDelay(True)
+        self._transport.registerProducer(self, True)
+        self.room = self._depth
+
+    def write(self, request: Request) -> bool:
+        """Send the request's packet, or answer False: its server may not have it (any more)."""
+        server = request.server
+        if server is None or not server.live or server.policy != request.policy:
+            return False
+        if self._log is not None:
+            self._log.forwarding(request, *self._pool.address)
+        self.in_flight.append(request)
+        self.room -= 1
+        self._transport.write(request.raw)
+        return True
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._broken:
+            return
+        # The askers in the order of their answers; each is told once, however many of its answers came at once.
+        askers: dict[Asker, None] = {}
+        awaited = len(self.in_flight)
+        self._framer.feed(data)
+        try:
+            while (frame := self._framer.next()) is not None:
+                self._match(frame[0], frame[1] or self._look_closer(frame[0]), askers)
+        except (StreamError, PacketError) as error:
+            self._break(str(error))
+        if len(self.in_flight) < awaited and not self._broken:
+            self._pool.answered()
+            self._overdue = False
+            self._update_room()
+        for asker in askers:
+            asker.deliver()
+
+    def _match(self, raw: bytes, answer: Ack | Error, askers: dict[Asker, None]) -> None:
+        """Give an answer to the oldest packet in flight, if it is one."""
+        if not self.in_flight:
+            raise PacketError("an answer to nothing")
+        request = self.in_flight[0]
+        server = request.server
+        assert server is not None
+        if answer.destid != request.client_id or answer.srcid != server.server_id:
+            raise PacketError("an answer to another packet, or of another server")
+        if answer.payloadsize is not UNSET and packets.size_is_wrong(answer):
+            if self._limits.strict:
+                raise PacketError("an answer with a wrong payloadsize")
+            self._counters.wrong_size += 1
+        self.in_flight.popleft()
+        if request.reply is not None:
+            self._counters.swallowed += 1
+            return
+        if answer.type == "3":
+            request.error = "failed"
+        elif self._log is not None:
+            self._log.answered(answer)
+        request.reply = raw
+        askers[request.asker] = None
+
+    @staticmethod
+    def _look_closer(raw: bytes) -> Ack | Error:
+        """An answer in a form that few have.
+
+        :raises PacketError: no answer. An error is one only if it says that the packet may have been delivered, which
+            is all that a server can know.
+        """
+        answer = packets.decode(raw)
+        if isinstance(answer, Ack) or (isinstance(answer, Error) and answer.delivered == "unknown"):
+            return answer
+        raise PacketError("neither an ACK nor a server's error")
+
+    def _update_room(self) -> None:
+        if self._broken:
+            return
+        if not self.in_flight and (self._retiring or not self._persistent):
+            self._close()
+        elif not (self._blocked or self._overdue or self._retiring) and self._persistent:
+            self.room = self._depth - len(self.in_flight)
+            if self.room:
+                self._pool.room_made()
+
+    def retire(self) -> None:
+        """Take nothing more, and close when nothing is awaited."""
+        self._retiring = True
+        self.room = 0
+        self._update_room()
+
+    def sweep(self, now: float) -> None:
+        """End what is past its deadline; nothing new is sent until the server answers again.
+
+        The connection stays, for the late answer to be swallowed: a server of the old kind may not survive a reset. It
+        is given up when a packet is late by a whole deadline more.
+        """
+        late = [request for request in self.in_flight if request.deadline <= now]
+        if not late or self._broken:
+            return
+        self._overdue = True
+        self.room = 0
+        for request in late:
+            request.refuse("timeout", "unknown", "the server did not answer in time")
+        if late[0].deadline + self._limits.timeout <= now:
+            self._break("it did not answer in time")
+
+    def _break(self, why: str) -> None:
+        """Nothing that comes can be trusted or awaited: close at once."""
+        self._broken = why
+        self.room = 0
+        self._transport.abortConnection()
+
+    def _close(self) -> None:
+        self.room = 0
+        self._transport.unregisterProducer()
+        self._transport.loseConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.room = 0
+        in_flight, self.in_flight = self.in_flight, deque()
+        awaited = any(request.reply is None for request in in_flight)
+        why = self._broken or ("the connection broke" if awaited else "")
+        self._pool.lost(self, why)
+        for request in in_flight:
+            request.refuse("server-lost", "unknown", f"the server was lost before it answered: {why}")
+
+    def pauseProducing(self) -> None:
+        """The server reads slower than is sent."""
+        self._blocked = True
+        self.room = 0
+
+    def resumeProducing(self) -> None:
+        """What was written is sent."""
+        self._blocked = False
+        self._update_room()
+
+    def stopProducing(self) -> None:
+        """The connection is lost: see :meth:`connectionLost`."""

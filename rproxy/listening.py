@@ -1,0 +1,159 @@
+"""Where a process listens, and what it says when it can't; and the address forms that options have in common."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Any, cast
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IReactorCore
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+#: Connections that the kernel holds ready until they are accepted. Twisted's default of 50 is soon full when each
+#: packet is a connection, and who finds it full tries again only after a second. The kernel has its own bound
+#: (net.core.somaxconn, 4096 on Linux).
+BACKLOG = 1024
+
+_log = Logger()
+
+
+class ListenError(SystemExit, Exception):
+    """Nothing can be listened on, so there is nothing to run for.
+
+    As an ``Exception`` it makes twistd remove its pidfile and, where it daemonizes, tell the terminal why. As a
+    ``SystemExit`` it then ends the process with that one sentence on standard error and exit code 1, not with a
+    traceback.
+    """
+
+
+class ListenerService(Service):
+    """Listens at an endpoint while it runs.
+
+    It binds in ``privilegedStartService``, so that twistd can bind a privileged port and shed its uid afterwards, and
+    a failure ends the process instead of leaving it to idle.
+
+    :param description: an endpoint description, as :func:`parse_listen` returns it.
+    :param on_listening: called with the port once it is bound.
+    :raises ValueError: the description is none.
+    """
+
+    def __init__(
+        self,
+        description: str,
+        factory: IProtocolFactory,
+        reactor: IReactorCore,
+        on_listening: Callable[[IListeningPort], object] = lambda port: None,
+    ) -> None:
+        self._description = description
+        self._endpoint = serverFromString(reactor, description)
+        self._factory = factory
+        self._on_listening = on_listening
+        self._port: IListeningPort | None = None
+
+    @property
+    def port(self) -> int:
+        """The TCP port that it listens on, also where any free one was asked for; known once it is bound.
+
+        :raises ValueError: it has none, as it isn't bound or doesn't listen on TCP.
+        """
+        number = getattr(self._port and self._port.getHost(), "port", None)
+        if number is None:
+            raise ValueError(f"{self._description} has no TCP port")
+        return int(number)
+
+    def privilegedStartService(self) -> None:
+        """Bind.
+
+        :raises ListenError: it can't be bound; the log says so too.
+        """
+        super().privilegedStartService()
+        bound: list[IListeningPort | Failure] = []
+        listening: Deferred[IListeningPort] = maybeDeferred(self._endpoint.listen, self._factory)
+        listening.addBoth(bound.append)
+        if not bound:
+            # All of Twisted's endpoints know at once. One that needs the reactor can't be bound while privileged.
+            listening.cancel()
+            raise self._failed("this kind of endpoint isn't bound at once")
+        if isinstance(bound[0], Failure):
+            raise self._failed(bound[0].getErrorMessage())
+        self._port = bound[0]
+        _set_no_delay(self._port)
+        self._on_listening(self._port)
+
+    def startService(self) -> None:
+        super().startService()
+        if self._port is None:
+            self.privilegedStartService()
+
+    def stopService(self) -> Deferred[None]:
+        """Accept no more; fires when the port is closed."""
+        super().stopService()
+        port, self._port = self._port, None
+        if port is None:
+            return succeed(None)
+        return maybeDeferred(cast(Callable[[], Deferred[None]], port.stopListening))
+
+    def _failed(self, reason: str) -> ListenError:
+        _log.critical("Can't listen on {endpoint}: {reason}", endpoint=self._description, reason=reason)
+        return ListenError(f"Can't listen on {self._description}: {reason}")
+
+
+def _set_no_delay(port: IListeningPort) -> None:
+    """Let small answers go out at once, on every connection that this port will accept.
+
+    On Linux an accepted socket inherits the option from the listening one, which saves a system call for each.
+    """
+    listening = getattr(port, "socket", None)
+    if isinstance(listening, socket.socket) and listening.family in {socket.AF_INET, socket.AF_INET6}:
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def parse_listen(text: str) -> str:
+    """Return the endpoint description that an option asks for: a bare port number means that TCP port, on every IPv4
+    interface; 0 any free one. All else is a description of Twisted's already, such as
+    ``tcp:5000:interface=127.0.0.1``, and comes back as it is.
+
+    :raises ValueError: it is neither; the text says what is wrong.
+    """
+    if text.isascii() and text.isdigit():
+        if len(text) > 5 or int(text) > 65535:
+            raise ValueError(f"{text} is no port: give one from 0 (any free one) to 65535")
+        return f"tcp:{int(text)}:backlog={BACKLOG}"
+    anything: Any = None
+    try:
+        # Only to see whether it can be read; the endpoint is made again with the reactor that it will use.
+        serverFromString(anything, text)
+    except (ValueError, TypeError, LookupError, OSError, ImportError) as error:
+        raise ValueError(
+            f"{text!r} is nothing to listen on ({type(error).__name__}: {error}): give a port, such as 5000, or an"
+            " endpoint, such as tcp:5000:interface=127.0.0.1"
+        ) from None
+    return text
+
+
+def parse_address(text: str, default_host: str = "127.0.0.1") -> tuple[str, int]:
+    """Return the host and port of ``[HOST:]PORT``; an IPv6 address stands in brackets, as in ``[::1]:8000``.
+
+    :raises ValueError: it is no such address; the text says what is wrong.
+    """
+    host, colon, port = text.rpartition(":")
+    if not colon:
+        host = default_host
+    elif host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ValueError(f"{text!r} can be read in two ways: put an IPv6 address in brackets, as in [::1]:8000")
+    if not host or host != host.strip() or not (port.isascii() and port.isdigit() and len(port) <= 5):
+        raise ValueError(f"{text!r} is no address: give HOST:PORT or PORT, such as 127.0.0.1:8000 or 8000")
+    if not 1 <= int(port) <= 65535:
+        raise ValueError(f"{text!r} has no valid port: give one from 1 to 65535")
+    return host, int(port)
+
+
+def format_address(host: str, port: int) -> str:
+    """Return the address in the form that :func:`parse_address` reads."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

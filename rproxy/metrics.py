@@ -1,0 +1,32 @@
+"""What the proxy counts, as plain integers that the way of a packet can afford.
+
+``received`` is always the sum of ``acked``, everything in ``refused``, ``client_gone`` and what is in flight
+(docs/protocol.rst, promise 2); each packet is counted once on either side, where it comes in and where it goes out.
+"""
+
+from collections import Counter
+
+from attrs import define, field
+
+
+@define
+class Counters:
+    """One proxy process's counters since its start."""
+
+    #: Packets that ask for an answer: data packets, and whatever was refused as no packet.
+    received: int = 0
+    #: ACKs written to their clients.
+    acked: int = 0
+    #: Error packets written to clients, by code.
+    refused: Counter[str] = field(factory=Counter)
+    #: Packets whose client was gone before its answer.
+    client_gone: int = 0
+    #: Packets whose ``payloadsize`` was wrong and that were let pass.
+    wrong_size: int = 0
+    #: Answers that came after their packet's deadline or client was gone, and went to nobody.
+    swallowed: int = 0
+    #: Packets given to another server because the first got not one byte of them.
+    redispatched: int = 0
+    #: Setup packets accepted, and refused by code.
+    registered: int = 0
+    setup_refused: Counter[str] = field(factory=Counter)

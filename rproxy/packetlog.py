@@ -1,0 +1,59 @@
+"""How packets are shown in logs and on terminals (docs/protocol.rst, What the terminals show)."""
+
+from __future__ import annotations
+
+import json
+
+from twisted.logger import Logger
+
+from rproxy import packets
+from rproxy.request import Request
+
+#: How much of a payload is shown, in characters.
+SHOWN = 200
+
+
+def shown(payload: str) -> str:
+    """Return the payload as JSON-escaped ASCII, cut at :data:`SHOWN` characters.
+
+    A payload is a stranger's text: with every line break and control character escaped it can neither forge a log
+    line nor speak to the terminal that shows it.
+    """
+    # No character gets shorter by escaping, so there is no need to escape what is cut off anyway. JSON escapes every
+    # control character but the last one.
+    return json.dumps(payload[:SHOWN])[1:-1].replace("\x7f", "\\u007f")[:SHOWN]
+
+
+class ProxyLog:
+    """The proxy's lines about packets, for ``--log-packets`` only: they show payloads."""
+
+    _logger = Logger(namespace="rproxy.packets")
+
+    def received(self, data: packets.Data) -> None:
+        """A client's packet came."""
+        self._logger.info(
+            "Received a message from client {client_id} payload {payload}",
+            client_id=data.srcid,
+            payload=shown(data.payload),
+        )
+
+    def forwarding(self, request: Request, host: str, port: int) -> None:
+        """A packet goes to its server."""
+        data = packets.decode(request.raw)
+        assert isinstance(data, packets.Data)
+        assert request.server is not None
+        self._logger.info(
+            "Forwarding a data message to server id {server_id} server ip {host} port {port} payload {payload}",
+            server_id=request.server.server_id,
+            host=host,
+            port=port,
+            payload=shown(data.payload),
+        )
+
+    def answered(self, ack: packets.Ack) -> None:
+        """The server's answer came."""
+        self._logger.info(
+            "Received a data message from server id {server_id} payload {payload}",
+            server_id=ack.srcid,
+            payload=shown(ack.payload),
+        )

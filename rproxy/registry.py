@@ -1,0 +1,146 @@
+"""Who serves which policy: the registrations and their leases, without a word about connections.
+
+A registration's key is its policy and its server's id (docs/protocol.rst, What a modern server adds). Whoever routes is
+told of each change through two callables, in the order in which the changes happen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+
+from attrs import define, field, frozen
+
+from rproxy.limits import CLASSIC_CONNECTIONS
+from rproxy.packets import Setup
+
+Key = tuple[str, str]
+Address = tuple[str, int]
+
+
+@frozen
+class Registration:
+    """What one setup packet said, and where it came from."""
+
+    policy: str
+    server_id: str
+    host: str
+    port: int
+    #: Packets in flight on each connection; None for a classic server, which gets one packet a connection.
+    pipeline: int | None = None
+    connections: int = CLASSIC_CONNECTIONS
+    weight: int = 1
+    draining: bool = False
+    #: Seconds; None for a registration that stands until it is replaced or revoked.
+    lease: float | None = None
+    #: Which registration this is, counted from 1 since the proxy's start.
+    number: int = 0
+
+    @property
+    def key(self) -> Key:
+        """What a second setup packet replaces."""
+        return self.policy, self.server_id
+
+    @property
+    def address(self) -> Address:
+        """Where the server listens."""
+        return self.host, self.port
+
+
+class ConflictError(Exception):
+    """Another host holds a live lease on the key."""
+
+
+@define
+class _Entry:
+    registration: Registration
+    owner: Hashable
+    #: When the lease runs out, in the clock's seconds; None without one.
+    expires: float | None
+
+
+@define
+class Registry:
+    """The registrations of one proxy.
+
+    :param seconds: the clock.
+    :param registered: called with each new registration, also when it replaces one of its key.
+    :param ended: called with each registration that ended and wasn't replaced.
+    """
+
+    _seconds: Callable[[], float]
+    _registered: Callable[[Registration], None]
+    _ended: Callable[[Registration], None]
+    _entries: dict[Key, _Entry] = field(factory=dict, init=False)
+    _owned: dict[Hashable, set[Key]] = field(factory=dict, init=False)
+    _number: int = field(default=0, init=False)
+
+    def register(self, setup: Setup, host: str, owner: Hashable) -> Registration | None:
+        """Enter what a setup packet from ``host`` says.
+
+        :param owner: whose end ends a registration with a lease: the setup connection.
+        :returns: the new registration, or None where the setup packet renewed the lease of one that stands.
+        :raises ConflictError: another host holds a live lease on the key.
+        """
+        now = self._seconds()
+        key = setup.policy, setup.id
+        held = self._entries.get(key)
+        expires = None if setup.lease is None else now + setup.lease
+        if held is not None and held.expires is not None:
+            if held.expires > now and held.registration.host != host:
+                raise ConflictError(f"another host holds server {setup.id} of policy {setup.policy}")
+            terms = self._read(setup, host, held.registration.number)
+            if expires is not None and held.owner is owner and held.registration == terms:
+                held.expires = expires
+                return None
+        self._disown(key)
+        self._number += 1
+        registration = self._read(setup, host, self._number)
+        self._entries[key] = _Entry(registration, owner, expires)
+        if expires is not None:
+            self._owned.setdefault(owner, set()).add(key)
+        self._registered(registration)
+        return registration
+
+    def release(self, owner: Hashable) -> None:
+        """End what ``owner`` holds a lease on."""
+        for key in self._owned.pop(owner, ()):
+            self._ended(self._entries.pop(key).registration)
+
+    def expire(self) -> list[Hashable]:
+        """End every registration whose lease has run out.
+
+        :returns: the owners that let it run out.
+        """
+        now = self._seconds()
+        late = [key for key, entry in self._entries.items() if entry.expires is not None and entry.expires <= now]
+        owners = [self._disown(key) for key in late]
+        for key in late:
+            self._ended(self._entries.pop(key).registration)
+        return owners
+
+    def _disown(self, key: Key) -> Hashable:
+        """The end of the registration no longer hangs on its owner, who is returned."""
+        entry = self._entries.get(key)
+        if entry is None or entry.owner not in self._owned:
+            return None
+        keys = self._owned[entry.owner]
+        keys.discard(key)
+        if not keys:
+            del self._owned[entry.owner]
+        return entry.owner
+
+    @staticmethod
+    def _read(setup: Setup, host: str, number: int) -> Registration:
+        connections = setup.connections or (1 if setup.pipeline else CLASSIC_CONNECTIONS)
+        return Registration(
+            policy=setup.policy,
+            server_id=setup.id,
+            host=host,
+            port=setup.listenport,
+            pipeline=setup.pipeline,
+            connections=connections if setup.pipeline else min(connections, CLASSIC_CONNECTIONS),
+            weight=setup.weight,
+            draining=setup.drain,
+            lease=setup.lease,
+            number=number,
+        )

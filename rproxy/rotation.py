@@ -1,0 +1,112 @@
+"""Whose turn it is within a policy: weighted round-robin in the order of registration (docs/protocol.rst, promise 5).
+
+The turns of one round lie on a wheel: a server of weight w stands on it w times, evenly spread, so with equal weights
+the wheel is the order of registration. A turn costs the same for one server and for a thousand; only a change of the
+members costs a new wheel, made when the next turn is taken.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from typing import Protocol
+
+from attrs import define, field
+
+from rproxy.registry import Registration
+from rproxy.request import Request
+
+
+class Target(Protocol):
+    """Where a member's packets go."""
+
+    def take(self, request: Request, member: Member) -> bool:
+        """Take charge of the request, or answer False: down, or full."""
+
+
+@define(eq=False)
+class Member:
+    """A registered server in the rotation of one policy."""
+
+    registration: Registration
+    target: Target
+    #: Its place in the order of registration; a successor takes it over.
+    order: int = field(default=0, init=False)
+    policy: str = field(init=False)
+    server_id: str = field(init=False)
+    #: Whether packets may be written to it: not once it drains, is replaced, or its registration ended.
+    live: bool = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        # Copied from the registration because the way of a packet reads them for each packet and each answer.
+        self.policy = self.registration.policy
+        self.server_id = self.registration.server_id
+        self.live = not self.registration.draining
+
+
+class Rotation:
+    """The servers of one policy."""
+
+    __slots__ = ("_cursor", "_marks", "_members", "_order", "_wheel")
+
+    def __init__(self) -> None:
+        self._members: dict[str, Member] = {}
+        self._order = 0
+        #: The wheel, and where on the round each of its turns lies; both are made anew when None.
+        self._wheel: list[Member] | None = []
+        self._marks: list[tuple[float, int]] = []
+        self._cursor = 0
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    @property
+    def is_classic(self) -> bool:
+        """Whether there are members and none of them is a modern server."""
+        return bool(self._members) and all(m.registration.pipeline is None for m in self._members.values())
+
+    def put(self, member: Member) -> Member | None:
+        """Add a member, or put it in the place of its predecessor of the same id, which is returned."""
+        replaced = self._members.get(member.server_id)
+        if replaced is not None:
+            member.order = replaced.order
+        else:
+            self._order += 1
+            member.order = self._order
+        self._members[member.server_id] = member
+        self._wheel = None
+        return replaced
+
+    def remove(self, server_id: str) -> Member | None:
+        """Take a member out."""
+        self._wheel = None
+        return self._members.pop(server_id, None)
+
+    def offer(self, request: Request) -> Member | None:
+        """Give the request to the next member that takes it; None if none does, and then nobody's turn is lost."""
+        wheel = self._wheel
+        if wheel is None:
+            wheel = self._turn_wheel()
+        cursor = self._cursor
+        for _ in range(len(wheel)):
+            member = wheel[cursor]
+            cursor += 1
+            if cursor == len(wheel):
+                cursor = 0
+            if member.target.take(request, member):
+                self._cursor = cursor
+                return member
+        return None
+
+    def _turn_wheel(self) -> list[Member]:
+        """Make the wheel anew and go on after the turn that was taken last, whoever came or went."""
+        last = self._marks[self._cursor - 1] if self._marks else (0.0, 0)
+        turns = {
+            ((turn + 0.5) / member.registration.weight, member.order): member
+            for member in self._members.values()
+            if member.live
+            for turn in range(member.registration.weight)
+        }
+        self._marks = sorted(turns)
+        self._wheel = wheel = [turns[mark] for mark in self._marks]
+        self._cursor = bisect_right(self._marks, last) % len(wheel) if wheel else 0
+        return wheel

@@ -1,0 +1,219 @@
+"""Which server next: from a policy to its rotation, or into its waiting line.
+
+There is no default server and no fall-through: a request is offered to the members of its own policy's rotation and to
+nobody else (docs/protocol.rst, promise 1). While its line isn't empty every server of the policy is full or down, so a
+new request goes to the end of the line, and a server with room again is served from the line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from attrs import define, field
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from rproxy import packets
+from rproxy.health import Health
+from rproxy.limits import CLASSIC_READ, Limits
+from rproxy.metrics import Counters
+from rproxy.packetlog import ProxyLog
+from rproxy.registry import Address, Registration
+from rproxy.request import Request
+from rproxy.rotation import Member, Rotation
+from rproxy.upstream import Connect, Upstream
+from rproxy.waiting import WaitingLine
+
+
+@define(eq=False)
+class Route:
+    """One policy: its servers, and who waits for them."""
+
+    line: WaitingLine
+    rotation: Rotation = field(factory=Rotation)
+    #: When the last registration ended, in the clock's seconds.
+    deserted: float | None = None
+
+
+class ForwardError(Exception):
+    """A packet was refused; the codes are those of docs/protocol.rst.
+
+    :ivar code: why.
+    :ivar delivered: ``no`` or ``unknown``.
+    """
+
+    def __init__(self, code: str, delivered: str, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+        self.delivered = delivered
+
+
+class _Caller:
+    """An asker that is a Deferred."""
+
+    def __init__(self) -> None:
+        self.answer: Deferred[bytes] = Deferred(lambda _: self.request.abandon())
+        self.request: Request
+
+    def deliver(self) -> None:
+        reply = self.request.reply
+        assert reply is not None
+        if self.request.error is None:
+            self.answer.callback(reply)
+            return
+        error = packets.decode(reply)
+        assert isinstance(error, packets.Error)
+        self.answer.errback(ForwardError(error.error, error.delivered, error.payload))
+
+
+class Router:
+    """Gives each request to the next server of its policy.
+
+    :param connect: how to reach an address.
+    :param random: numbers from 0 to 1, for jitter.
+    """
+
+    _logger = Logger(namespace="rproxy.routing")
+
+    def __init__(
+        self,
+        limits: Limits,
+        counters: Counters,
+        clock: IReactorTime,
+        connect: Connect,
+        random: Callable[[], float],
+        log: ProxyLog | None = None,
+    ) -> None:
+        self._limits = limits
+        self._counters = counters
+        self._clock = clock
+        self._connect = connect
+        self._random = random
+        self._log = log
+        self._routes: dict[str, Route] = {}
+        self._upstreams: dict[Address, Upstream] = {}
+
+    def forward(self, raw: bytes) -> Deferred[bytes]:
+        """Forward one data packet to the next server of its policy.
+
+        :returns: the bytes of the ACK; or :class:`ForwardError`.
+        :raises rproxy.packets.PacketError: ``raw`` is no data packet.
+        """
+        data = packets.decode(raw)
+        if not isinstance(data, packets.Data):
+            raise packets.PacketError("only data packets are forwarded")
+        caller = _Caller()
+        deadline = self._clock.seconds() + self._limits.timeout
+        caller.request = Request(raw, data.policy, data.srcid, deadline, caller)
+        self.submit(caller.request)
+        return caller.answer
+
+    def submit(self, request: Request) -> None:
+        """Give the request to the next server of its policy, let it wait for one, or refuse it."""
+        route = self._routes.get(request.policy)
+        if route is None:
+            request.refuse("no-server", "no", f"no server serves policy {request.policy}")
+        elif route.line or route.rotation.offer(request) is None:
+            self._wait(route, request)
+
+    def _wait(self, route: Route, request: Request) -> None:
+        request.waits_until = self._clock.seconds() + self._limits.queue_timeout
+        if len(request.raw) > CLASSIC_READ and route.rotation.is_classic:
+            text = f"the servers of policy {request.policy} are of the old kind and take at most {CLASSIC_READ} bytes"
+            request.refuse("too-large", "no", text)
+        elif not route.line.push(request):
+            request.refuse("overloaded", "no", f"too many packets wait for a server of policy {request.policy}")
+
+    def redispatch(self, request: Request) -> None:
+        """Find another server for a request of which not one byte was written (promise 6)."""
+        if request.reply is not None:
+            return
+        self._counters.redispatched += 1
+        route = self._routes.get(request.policy)
+        if route is None:
+            request.refuse("no-server", "no", f"no server serves policy {request.policy} any more")
+        elif route.rotation.offer(request) is None:
+            request.waits_until = self._clock.seconds() + self._limits.queue_timeout
+            route.line.push_back(request)
+
+    def registered(self, registration: Registration) -> None:
+        """A server serves a policy, anew or with other terms."""
+        route = self._routes.get(registration.policy)
+        if route is None:
+            route = self._routes[registration.policy] = Route(WaitingLine(self._limits))
+        route.deserted = None
+        upstream = self._upstreams.get(registration.address)
+        if upstream is None:
+            upstream = self._upstreams[registration.address] = self._make_upstream(registration.address)
+        member = Member(registration, upstream)
+        replaced = route.rotation.put(member)
+        upstream.join(member)
+        if replaced is not None:
+            self._leave(replaced)
+        self.room_made(upstream)
+
+    def ended(self, registration: Registration) -> None:
+        """A server serves a policy no more."""
+        route = self._routes[registration.policy]
+        member = route.rotation.remove(registration.server_id)
+        assert member is not None
+        if not route.rotation:
+            route.deserted = self._clock.seconds()
+        self._leave(member)
+
+    def _leave(self, member: Member) -> None:
+        upstream = self._upstreams[member.registration.address]
+        upstream.leave(member)
+
+    def _make_upstream(self, address: Address) -> Upstream:
+        return Upstream(
+            address,
+            self._connect(address),
+            Health(self._random),
+            self._limits,
+            self._counters,
+            self._clock,
+            self.room_made,
+            self.redispatch,
+            self._log,
+        )
+
+    def room_made(self, upstream: Upstream) -> None:
+        """Serve the waiting lines of the policies that the upstream stands behind, in turn."""
+        members = upstream.members
+        in_vain = 0
+        while in_vain < len(members):
+            member = members[0]
+            members.rotate(-1)
+            line = self._routes[member.policy].line
+            request = line.pop() if line and member.live else None
+            if request is None:
+                in_vain += 1
+            elif upstream.take(request, member):
+                in_vain = 0
+            else:
+                line.push_back(request)
+                return
+
+    def sweep(self) -> None:
+        """End what is past its time; called several times a second, so that no packet needs a timer of its own."""
+        now = self._clock.seconds()
+        for upstream in list(self._upstreams.values()):
+            upstream.sweep(now)
+            if upstream.idle:
+                del self._upstreams[upstream.address]
+        for policy, route in list(self._routes.items()):
+            for request in route.line.expired(now) if route.line else ():
+                self._expire(request, now)
+            if route.deserted is not None and now - route.deserted >= self._limits.queue_timeout and not route.line:
+                del self._routes[policy]
+
+    def _expire(self, request: Request, now: float) -> None:
+        if request.deadline <= now:
+            request.refuse("timeout", "no", "no server could take it before its deadline")
+        else:
+            seconds = self._limits.queue_timeout
+            request.refuse(
+                "no-server", "no", f"no server of policy {request.policy} could take it within {seconds:g} s"
+            )

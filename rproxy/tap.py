@@ -1,0 +1,90 @@
+"""``twistd rproxy``: the command's options, and the one place where the proxy's parts are put together."""
+
+from __future__ import annotations
+
+import random
+from typing import Any, ClassVar
+
+from attrs import fields
+from twisted.application.service import IService, MultiService
+from twisted.internet.endpoints import TCP4ClientEndpoint
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.python import usage
+
+from rproxy.limits import Limits
+from rproxy.listening import ListenerService, parse_listen
+from rproxy.packetlog import ProxyLog
+from rproxy.proxy import ProxyFactory
+from rproxy.registry import Address
+from rproxy.sweeping import SWEEP, SweepService
+
+_DEFAULTS = {field.name: field.default for field in fields(Limits)}
+_PORT = "8000"
+
+
+class Options(usage.Options):
+    """The options of ``twistd rproxy``."""
+
+    synopsis = "[--port N | --listen ENDPOINT ...] [options]"
+    longdesc = "A reverse proxy for JSON packets over TCP that routes every packet by the privacy policy it asks for."
+
+    optParameters: ClassVar = [
+        ["port", "p", None, f"TCP port to listen on, on all interfaces; 0 for any free one [default: {_PORT}]"],
+        ["max-packet", None, _DEFAULTS["max_packet"], "The longest packet, in bytes", int],
+        ["max-clients", None, _DEFAULTS["max_clients"], "Client connections at a time; further ones wait", int],
+        ["timeout", None, _DEFAULTS["timeout"], "From a packet to its answer at most, in seconds", float],
+        [
+            "queue-timeout",
+            None,
+            _DEFAULTS["queue_timeout"],
+            "A packet's wait for a free server, in seconds",
+            float,
+        ],
+        ["connect-timeout", None, _DEFAULTS["connect_timeout"], "For a connection to a server, in seconds", float],
+        ["idle-timeout", None, _DEFAULTS["idle_timeout"], "A silent client is disconnected after, in seconds", float],
+    ]
+    optFlags: ClassVar = [
+        ["strict", None, "Refuse packets whose payloadsize is wrong, instead of counting them"],
+        ["log-packets", None, "Show every packet, with its payload, in the log"],
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self["listen"] = []
+
+    def opt_listen(self, endpoint: str) -> None:
+        """Listen at this Twisted server endpoint, for example tcp:8000:interface=10.0.0.1 (repeatable)"""
+        self["listen"].append(endpoint)
+
+    def postOptions(self) -> None:
+        if self["listen"] and self["port"] is not None:
+            raise usage.UsageError("--listen replaces --port: give one of them")
+        try:
+            self["listen"] = [parse_listen(text) for text in self["listen"] or [self["port"] or _PORT]]
+            self["limits"] = Limits(
+                **{name: self[option] for name in _DEFAULTS if (option := name.replace("_", "-")) in self},
+            )
+        except ValueError as error:
+            raise usage.UsageError(str(error)) from None
+
+
+def makeService(options: Options) -> IService:
+    """The proxy that the options ask for."""
+    from twisted.internet import reactor as the_reactor
+
+    reactor: Any = the_reactor
+    limits: Limits = options["limits"]
+
+    def connect(address: Address) -> IStreamClientEndpoint:
+        host, port = address
+        return TCP4ClientEndpoint(reactor, host, port, timeout=limits.connect_timeout)
+
+    factory = ProxyFactory(limits, reactor, connect, random.random, ProxyLog() if options["log-packets"] else None)
+    service = MultiService()
+    for endpoint in options["listen"]:
+        ListenerService(endpoint, factory, reactor, factory.listening).setServiceParent(service)
+    SweepService(reactor, min(SWEEP, limits.timeout / 4, limits.queue_timeout / 4), factory.sweep).setServiceParent(
+        service
+    )
+    SweepService(reactor, min(5.0, limits.idle_timeout / 4), factory.sweep_idle).setServiceParent(service)
+    return service

@@ -1,0 +1,221 @@
+"""All connections to one server address: the outbound client factory.
+
+It opens connections when packets come, as many as the server asked for, through Deferreds; gives each packet to the
+connection with the most room; and closes them when the server leaves. A packet that is given to it while no connection
+is open waits here, unwritten, for the one that is being made, and goes back to the router if that fails.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import cast
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime, IStreamClientEndpoint
+from twisted.internet.protocol import Factory
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from rproxy.connection import UpstreamConnection
+from rproxy.health import Health
+from rproxy.limits import CLASSIC_READ, Limits
+from rproxy.metrics import Counters
+from rproxy.packetlog import ProxyLog
+from rproxy.registry import Address
+from rproxy.request import Request
+from rproxy.rotation import Member
+
+Connect = Callable[[Address], IStreamClientEndpoint]
+
+
+class Upstream(Factory):
+    """One server address, and the members (one for each policy it serves) that it stands behind.
+
+    :param endpoint: how to reach it.
+    :param room_made: called with this when it may take packets again.
+    :param redispatch: called with each request that it took and could not write.
+    """
+
+    noisy = False
+    _logger = Logger(namespace="rproxy.upstream")
+
+    def __init__(
+        self,
+        address: Address,
+        endpoint: IStreamClientEndpoint,
+        health: Health,
+        limits: Limits,
+        counters: Counters,
+        clock: IReactorTime,
+        room_made: Callable[[Upstream], None],
+        redispatch: Callable[[Request], None],
+        log: ProxyLog | None = None,
+    ) -> None:
+        self.address = address
+        self.health = health
+        self.members: deque[Member] = deque()
+        self._endpoint = endpoint
+        self._limits = limits
+        self._counters = counters
+        self._clock = clock
+        self._room_made = room_made
+        self._redispatch = redispatch
+        self._log = log
+        self._pipeline: int | None = None
+        self._connections = 1
+        self._open: list[UpstreamConnection] = []
+        self._connecting: set[Deferred[UpstreamConnection]] = set()
+        #: Taken while no connection had room: for those that are being made.
+        self._unwritten: deque[Request] = deque()
+        self._probe: IDelayedCall | None = None
+
+    # Members come and go.
+
+    def join(self, member: Member) -> None:
+        """Serve one more policy, or a policy anew; the newest registration says how."""
+        registration = member.registration
+        if (registration.pipeline, registration.connections) != (self._pipeline, self._connections):
+            self._pipeline, self._connections = registration.pipeline, registration.connections
+            for connection in list(self._open):
+                connection.retire()
+        self.members.append(member)
+        if not self.health.up:
+            self._probe_now()
+        self._rest_if_unused()
+
+    def leave(self, member: Member) -> None:
+        """Serve one policy less: nothing more is written for it."""
+        member.live = False
+        self.members.remove(member)
+        self._rest_if_unused()
+
+    def _rest_if_unused(self) -> None:
+        """Once nothing new may come, let go of every connection; what is in flight is finished first."""
+        if any(member.live for member in self.members):
+            return
+        if self._probe is not None:
+            self._probe.cancel()
+            self._probe = None
+        for attempt in list(self._connecting):
+            attempt.cancel()
+        for connection in list(self._open):
+            connection.retire()
+        self._give_back()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is left to wait for: no members, no connections."""
+        return not (self.members or self._open or self._connecting)
+
+    # Packets.
+
+    def take(self, request: Request, member: Member) -> bool:
+        """See :class:`rproxy.rotation.Target`."""
+        if not self.health.up:
+            return False
+        best, room = None, 0
+        for connection in self._open:
+            if connection.room > room:
+                best, room = connection, connection.room
+        if best is not None:
+            if best.in_flight and self._may_connect():
+                self._connect()
+            request.server = member
+            return best.write(request)
+        if self._pipeline is None and len(request.raw) > CLASSIC_READ:
+            return False
+        connect = self._may_connect()
+        if not connect and len(self._unwritten) >= len(self._connecting) * (self._pipeline or 1):
+            return False
+        request.server = member
+        self._unwritten.append(request)
+        if connect:
+            self._connect()
+        return True
+
+    def sweep(self, now: float) -> None:
+        """End what is past its deadline."""
+        for request in self._unwritten:
+            if request.deadline <= now:
+                request.refuse("timeout", "no", "no connection to the server was made in time")
+        for connection in list(self._open):
+            connection.sweep(now)
+
+    def _give_back(self) -> None:
+        unwritten, self._unwritten = self._unwritten, deque()
+        for request in unwritten:
+            self._redispatch(request)
+
+    # Connections.
+
+    def buildProtocol(self, addr: IAddress | None) -> UpstreamConnection:
+        return UpstreamConnection(self, self._pipeline, self._limits, self._counters, self._log)
+
+    def _may_connect(self) -> bool:
+        return len(self._open) + len(self._connecting) < self._connections
+
+    def _connect(self) -> None:
+        attempt = cast("Deferred[UpstreamConnection]", self._endpoint.connect(self))
+        self._connecting.add(attempt)
+        attempt.addBoth(self._attempted, attempt)
+        attempt.addErrback(lambda failure: self._logger.failure("A connection to a server was mishandled", failure))
+
+    def _attempted(self, result: UpstreamConnection | Failure, attempt: Deferred[UpstreamConnection]) -> None:
+        self._connecting.discard(attempt)
+        if isinstance(result, Failure):
+            if any(member.live for member in self.members):
+                self._failed(result.getErrorMessage())
+                self._give_back()
+            return
+        self._open.append(result)
+        if not self.health.up:
+            self._came_up()
+        while self._unwritten and result.room:
+            request = self._unwritten.popleft()
+            if request.reply is None and not result.write(request):
+                self._redispatch(request)
+        if not result.in_flight and (self._pipeline is None or not any(member.live for member in self.members)):
+            result.retire()
+        elif result.room:
+            self._room_made(self)
+
+    def room_made(self) -> None:
+        """See :class:`rproxy.connection.Pool`."""
+        self._room_made(self)
+
+    def answered(self) -> None:
+        """See :class:`rproxy.connection.Pool`."""
+        self.health.succeeded()
+
+    def lost(self, connection: UpstreamConnection, why: str) -> None:
+        """See :class:`rproxy.connection.Pool`."""
+        if connection in self._open:
+            self._open.remove(connection)
+        if why:
+            self._failed(why)
+        self._room_made(self)
+
+    # Up and down.
+
+    def _failed(self, why: str) -> None:
+        if self.health.failed():
+            host, port = self.address
+            self._logger.warn("Server at {host} port {port} is down: {why}", host=host, port=port, why=why)
+        if not self.health.up and self._probe is None and any(member.live for member in self.members):
+            self._probe = self._clock.callLater(self.health.probe_delay(), self._probe_now)
+
+    def _probe_now(self) -> None:
+        if self._probe is not None and self._probe.active():
+            self._probe.cancel()
+        self._probe = None
+        if not self._connecting:
+            self._connect()
+
+    def _came_up(self) -> None:
+        self.health.probed()
+        if self._probe is not None:
+            self._probe.cancel()
+            self._probe = None
+        host, port = self.address
+        self._logger.info("Server at {host} port {port} is up again", host=host, port=port)

@@ -1,0 +1,247 @@
+"""Real processes for the end-to-end tests, in blocking style: start, wait for a line in the log, stop.
+
+Nothing here sleeps for a fixed time: whatever is waited for is polled every few milliseconds, and a deadline makes a
+failing test say what it waited for, with the log so far.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Self, TypeVar
+
+T = TypeVar("T")
+
+#: The project's top folder: processes import from it, wherever they run.
+ROOT = Path(__file__).resolve().parent.parent
+#: Seconds between two looks.
+POLL_SECONDS = 0.01
+#: Seconds for a process to start or to stop, before it is taken for hung.
+PATIENCE = 20.0
+
+_given_ports: set[int] = set()
+
+
+def wait_for(predicate: Callable[[], T | None], seconds: float, what: str) -> T:
+    """Poll until the predicate returns something true, and return that.
+
+    :param what: what is waited for, as in "the second packet".
+    :raises AssertionError: it didn't within so many seconds.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        late = time.monotonic() >= deadline
+        if result := predicate():
+            return result
+        if late:
+            raise AssertionError(f"waited {seconds} s for {what}")
+        time.sleep(POLL_SECONDS)
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """Return a port that nobody listens on, another one each time.
+
+    For peers that must know their port before they bind it; whoever can should bind port 0 instead.
+    """
+    while True:
+        with socket.socket() as probe:
+            probe.bind((host, 0))
+            port: int = probe.getsockname()[1]
+        if port not in _given_ports:
+            _given_ports.add(port)
+            return port
+
+
+class Process:
+    """A process of its own whose output goes to a file that is watched for a line.
+
+    Start and stop it as a context manager, or call :meth:`start` and :meth:`stop` from a fixture.
+
+    :param argv: the command.
+    :param ready: a regular expression; :meth:`start` returns when the log has it.
+    :param cwd: the folder to run in; without one, a temporary folder that is removed by :meth:`stop`.
+    :param env: variables beside those of this process.
+    :param seconds: how long to wait for it to be ready, and to stop.
+    """
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        *,
+        ready: str,
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        seconds: float = PATIENCE,
+    ) -> None:
+        self.argv = list(argv)
+        self._ready = ready
+        self._cwd = cwd
+        self._env = dict(env or {})
+        self._seconds = seconds
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._log_path: Path | None = None
+        self._last_log = ""
+        self._process: subprocess.Popen[bytes] | None = None
+        self._match: re.Match[str] | None = None
+
+    def start(self) -> Self:
+        """Start it and wait until it is ready; it may be started again once stopped.
+
+        :raises AssertionError: it ended before, or wasn't ready in time; the log is in the text.
+        """
+        assert self._folder is None, "it runs already"
+        self._match = None
+        self._folder = tempfile.TemporaryDirectory(prefix="rproxy-test-")
+        # The log has its own folder, so that cwd holds nothing but what the process put there.
+        folder = Path(self._folder.name)
+        self._log_path = folder / "output.log"
+        cwd = self._cwd or folder / "cwd"
+        cwd.mkdir(exist_ok=True)
+        try:
+            with self._log_path.open("wb") as log:
+                self._process = subprocess.Popen(
+                    self.argv, cwd=cwd, env=self._environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                )
+            self._match = self.wait_for_log(self._ready, self._seconds)
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    def stop(self) -> int:
+        """Send SIGTERM, wait, and return the exit code: negative where the signal ended it, as it does twistd.
+
+        Stopping again, or after it ended by itself, returns the same code.
+
+        :raises AssertionError: it had to be killed.
+        """
+        process = self._started()
+        if process.poll() is None:
+            process.terminate()
+        try:
+            return process.wait(self._seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise AssertionError(f"killed, as SIGTERM didn't end it in {self._seconds} s:\n{self.log}") from None
+        finally:
+            self._clean_up()
+
+    def kill(self) -> int | None:
+        """Send SIGKILL, as a crash would, and return the exit code; None if it never started."""
+        code = None
+        if self._process is not None:
+            self._process.kill()
+            code = self._process.wait()
+        self._clean_up()
+        return code
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send any other signal."""
+        self._started().send_signal(number)
+
+    def wait(self) -> int:
+        """Wait for it to end by itself, and return the exit code; :meth:`stop` it nevertheless.
+
+        :raises AssertionError: it didn't in time.
+        """
+        try:
+            return self._started().wait(self._seconds)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"still running after {self._seconds} s:\n{self.log}") from None
+
+    def wait_for_log(self, pattern: str, seconds: float = PATIENCE) -> re.Match[str]:
+        """Wait for a regular expression anywhere in the log; ``^`` and ``$`` match at lines.
+
+        :raises AssertionError: it didn't come in time, or the process ended without it; the log is in the text.
+        """
+        process = self._started()
+        wanted = re.compile(pattern, re.MULTILINE)
+
+        def look() -> re.Match[str] | bool:
+            ended = process.poll() is not None
+            return wanted.search(self.log) or ended
+
+        try:
+            found = wait_for(look, seconds, f"{pattern!r} in the log")
+        except AssertionError as error:
+            raise AssertionError(f"{error}:\n{self.log}") from None
+        if not isinstance(found, re.Match):
+            raise AssertionError(f"ended with {process.returncode} without {pattern!r} in the log:\n{self.log}")
+        return found
+
+    @property
+    def log(self) -> str:
+        """What it wrote so far to both its outputs; after it was stopped, all that it wrote."""
+        if self._log_path is not None:
+            # Half a character may be at the end.
+            self._last_log = self._log_path.read_bytes().decode(errors="replace")
+        return self._last_log
+
+    @property
+    def ready_match(self) -> re.Match[str]:
+        """What the ready line matched."""
+        assert self._match is not None, "it was never ready"
+        return self._match
+
+    @property
+    def port(self) -> int:
+        """The first group of the ready line."""
+        return int(self.ready_match[1])
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._started().pid
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        assert self._process is not None, "it was never started"
+        return self._process
+
+    def _environment(self) -> dict[str, str]:
+        paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **self._env}
+
+    def _clean_up(self) -> None:
+        if self._folder is not None:
+            self._last_log = self.log
+            self._log_path = None
+            self._folder.cleanup()
+            self._folder = None
+
+
+class Twistd(Process):
+    """``twistd -n --pidfile= ARGUMENTS``, with the twistd of this Python: ``Twistd("rproxy", "--port", "0")``.
+
+    :param arguments: the plugin's name and its options.
+    :param ready: the line that shows that it is ready; its first group is the port. The default knows both plugins'.
+    """
+
+    READY = r"(?:Running the reverse proxy|Listening) on port (\d+)"
+
+    def __init__(
+        self,
+        *arguments: str,
+        ready: str = READY,
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        seconds: float = PATIENCE,
+    ) -> None:
+        script = str(Path(sysconfig.get_path("scripts")) / "twistd")
+        argv = [sys.executable, script, "-n", "--pidfile=", *arguments]
+        super().__init__(argv, ready=ready, cwd=cwd, env=env, seconds=seconds)

@@ -1,0 +1,347 @@
+"""A stream is cut into the same objects however it arrives, in bounded memory and with work linear in its bytes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+
+from attrs import define, field
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from rproxy.framing import Framer, StreamError
+from rproxy.limits import MAX_DEPTH
+from rproxy.packets import peek_data
+from tests.strategies import cut, cuts, objects, rubbish, spaces, streams
+
+BYTE_BY_BYTE = [1]
+WHOLE = [1 << 30]
+MAX = 64
+
+
+def reference(text: str) -> list[bytes]:
+    """The objects of a text, by the decoder of the standard library, which sees it whole."""
+    decoder = json.JSONDecoder()
+    found = []
+    position = 0
+    while position < len(text):
+        if text[position].isspace():
+            position += 1
+            continue
+        _, end = decoder.raw_decode(text, position)
+        found.append(text[position:end].encode())
+        position = end
+    return found
+
+
+@define
+class Peek:
+    """Calls ``decoder``, and counts."""
+
+    decoder: Callable[[bytes], object]
+    calls: int = 0
+    total: int = 0
+    refused: list[int] = field(factory=list)
+
+    def __call__(self, raw: bytes) -> object:
+        self.calls += 1
+        self.total += len(raw)
+        packet = self.decoder(raw)
+        if packet is None:
+            self.refused.append(len(raw))
+        return packet
+
+
+def nothing(raw: bytes) -> None:
+    """A peek that knows no packet: everything is left to the scanner."""
+
+
+def anything(raw: bytes) -> object:
+    """A peek that knows every object."""
+    try:
+        return json.loads(raw.decode())
+    except ValueError:
+        return None
+
+
+def frames(framer: Framer[object]) -> list[bytes]:
+    """All that can be taken now."""
+    return [raw for raw, _ in iter(framer.next, None)]
+
+
+def read(
+    chunks: Iterable[bytes], peek: Callable[[bytes], object] = nothing, max_packet: int = 1 << 20
+) -> list[bytes | str]:
+    """What a connection sees that is fed so: frames, and last the code of the error where there was one."""
+    framer = Framer(peek, max_packet)
+    seen: list[bytes | str] = []
+    try:
+        for chunk in chunks:
+            framer.feed(chunk)
+            for raw, _ in iter(framer.next, None):
+                seen.append(raw)
+    except StreamError as error:
+        seen.append(error.code)
+    else:
+        if framer.in_packet:
+            seen.append("unfinished")
+    return seen
+
+
+def held(framer: Framer[object]) -> int:
+    """How many bytes a framer keeps."""
+    kept = (getattr(framer, name) for name in Framer.__slots__)
+    return sum(len(value) for value in kept if isinstance(value, bytes | bytearray))
+
+
+class SameFramesTests(SynchronousTestCase):
+    """The frames are those of a parser that sees the whole text."""
+
+    @given(streams(), cuts)
+    def test_however_the_stream_is_cut(self, text: str, sizes: list[int]) -> None:
+        for peek in (nothing, peek_data, anything):
+            for pieces in (sizes, BYTE_BY_BYTE, WHOLE):
+                self.assertEqual(read(cut(text.encode(), pieces), peek), reference(text), (peek, pieces))
+
+    @given(objects, spaces, objects)
+    def test_with_more_behind_it(self, first: str, space: str, second: str) -> None:
+        unfinished = (second + space).encode().rstrip()[:-1]
+        stream = (first + space).encode() + unfinished
+        for peek in (nothing, peek_data, anything):
+            for pieces in (BYTE_BY_BYTE, WHOLE):
+                self.assertEqual(read(cut(stream, pieces), peek), [first.encode(), "unfinished"])
+
+    @given(streams(), cuts, st.lists(st.integers(0, 2), min_size=1))
+    def test_also_where_they_are_taken_late(self, text: str, sizes: list[int], appetites: list[int]) -> None:
+        framer: Framer[object] = Framer(anything, 1 << 20)
+        taken = []
+        for index, chunk in enumerate(cut(text.encode(), sizes)):
+            framer.feed(chunk)
+            for _ in range(appetites[index % len(appetites)]):
+                frame = framer.next()
+                taken += [frame[0]] if frame else []
+        self.assertEqual(taken + frames(framer), reference(text))
+
+    @given(streams(), cuts)
+    def test_each_comes_with_what_peek_made_of_it(self, text: str, sizes: list[int]) -> None:
+        framer: Framer[object] = Framer(anything, 1 << 20)
+        for chunk in cut(text.encode(), sizes):
+            framer.feed(chunk)
+            for raw, packet in iter(framer.next, None):
+                self.assertEqual(packet, json.loads(raw))
+
+    @given(rubbish, cuts, st.sampled_from([MAX, 200]))
+    def test_rubbish_ends_the_same_way_however_it_is_cut(
+        self, stream: bytes, sizes: list[int], max_packet: int
+    ) -> None:
+        for peek in (nothing, anything):
+            whole = read([stream], peek, max_packet)
+            self.assertEqual(read(cut(stream, sizes), peek, max_packet), whole)
+            self.assertEqual(read(cut(stream, BYTE_BY_BYTE), peek, max_packet), whole)
+
+    def test_a_backslash_may_be_the_last_byte_of_a_piece(self) -> None:
+        self.assertEqual(read([b'{"a":"\\', b'"}\\', b'\\"}{}']), [b'{"a":"\\"}\\\\"}', b"{}"])
+
+    def test_a_character_may_be_cut_in_two(self) -> None:
+        self.assertEqual(read([b'{"a":"\xe2\x82', b'\xac}"}']), ['{"a":"€}"}'.encode()])
+
+
+class InPacketTests(SynchronousTestCase):
+    """A framer knows whether its stream may end here."""
+
+    def setUp(self) -> None:
+        self.framer: Framer[object] = Framer(anything, MAX)
+
+    def fed(self, data: bytes) -> tuple[list[bytes], bool]:
+        self.framer.feed(data)
+        return frames(self.framer), self.framer.in_packet
+
+    def test_from_the_first_brace_to_the_last(self) -> None:
+        self.assertEqual(self.fed(b""), ([], False))
+        self.assertEqual(self.fed(b" \r\n\t"), ([], False))
+        self.assertEqual(self.fed(b"{"), ([], True))
+        self.assertEqual(self.fed(b""), ([], True))
+        self.assertEqual(self.fed(b'"a":{}'), ([], True))
+        self.assertEqual(self.fed(b"}\n"), ([b'{"a":{}}'], False))
+        self.assertEqual(self.fed(b'{}{"a"'), ([b"{}"], True))
+        self.assertEqual(self.fed(b":1} {}"), ([b'{"a":1}', b"{}"], False))
+
+
+class NoObjectTests(SynchronousTestCase):
+    """Where no object begins, the stream ends."""
+
+    def test_what_is_no_object(self) -> None:
+        for stream in (
+            *(b"[]", b'["a"]', b"1", b"-1", b'"text"', b'"{}"', b"true", b"null", b"NaN", b"}", b"]", b",{}", b"x"),
+            *(b"\xef\xbb\xbf{}", b"\xff\xfe{\0}\0", b"\0", b"\x0b{}", b"\x0c{}", b"\xc2\xa0{}", b"\xe2\x80\xa8{}"),
+            *(b"GET / HTTP/1.1\r\n", b"\x16\x03\x01", b"/* */{}"),
+        ):
+            for sizes in (BYTE_BY_BYTE, WHOLE):
+                for before in (b"", b" \n"):
+                    self.assertEqual(read(cut(before + stream, sizes), anything), ["bad-packet"], stream)
+                    self.assertEqual(read(cut(before + stream + b"{}", sizes), anything), ["bad-packet"], stream)
+
+    def test_the_objects_before_it_are_read(self) -> None:
+        for sizes in (BYTE_BY_BYTE, WHOLE):
+            self.assertEqual(read(cut(b'{"a":1},{"b":2}', sizes), anything), [b'{"a":1}', "bad-packet"])
+
+
+class DepthTests(SynchronousTestCase):
+    """An object nests at most 32 deep, itself included."""
+
+    @staticmethod
+    def nested(kinds: Iterable[str]) -> bytes:
+        """``{`` and ``[`` within each other."""
+        text = "0"
+        for kind in kinds:
+            text = f"[{text}]" if kind == "[" else f'{{"a":{text}}}'
+        return f'{{"x":{text}}}'.encode()
+
+    @given(st.lists(st.sampled_from("{["), min_size=MAX_DEPTH - 1, max_size=MAX_DEPTH - 1), cuts)
+    def test_32_are_allowed_and_33_are_not(self, kinds: list[str], sizes: list[int]) -> None:
+        allowed = self.nested(kinds)
+        for peek in (nothing, anything):
+            for pieces in (sizes, BYTE_BY_BYTE, WHOLE):
+                self.assertEqual(read(cut(allowed * 2, pieces), peek), [allowed, allowed])
+        for deeper in ([*kinds, "["], [*kinds, "{"], ["[", *kinds], ["{", *kinds]):
+            for pieces in (sizes, BYTE_BY_BYTE, WHOLE):
+                self.assertEqual(read(cut(self.nested(deeper), pieces)), ["bad-packet"])
+
+    def test_the_33rd_bracket_is_enough(self) -> None:
+        self.assertEqual(read([b'{"x":' + b"[" * (MAX_DEPTH - 1)]), ["unfinished"])
+        self.assertEqual(read([b'{"x":' + b"[" * MAX_DEPTH]), ["bad-packet"])
+
+    def test_neighbours_and_texts_are_not_nested(self) -> None:
+        for inside in (b"[]," * 100 + b"0", b"[{}]," * 100 + b"0", b'"' + b"[{" * 100 + b'"'):
+            packet = b'{"x":[' + inside + b"]}"
+            for sizes in (BYTE_BY_BYTE, WHOLE):
+                self.assertEqual(read(cut(packet * 2, sizes)), [packet, packet])
+
+    def test_far_too_deep_is_the_same_as_too_deep(self) -> None:
+        for peek in (nothing, peek_data):
+            self.assertEqual(read([b'{"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}"], peek), ["bad-packet"])
+
+
+class LengthTests(SynchronousTestCase):
+    """An object has at most ``max_packet`` bytes, and no more than that is kept of it."""
+
+    @given(st.sampled_from(["x", "}", "{", "é", '\\"', "\\\\"]), cuts)
+    def test_exactly_as_long_as_allowed_and_one_byte_longer(self, filling: str, sizes: list[int]) -> None:
+        start = b'{"payload":"' + filling.encode() * 10
+        fits = start + b"y" * (MAX - len(start) - 2) + b'"}'
+        too_long = start + b"y" * (MAX - len(start) - 1) + b'"}'
+        for peek in (nothing, peek_data, anything):
+            for pieces in (sizes, BYTE_BY_BYTE, WHOLE):
+                self.assertEqual(read(cut(fits, pieces), peek, MAX), [fits])
+                self.assertEqual(read(cut(fits + too_long, pieces), peek, MAX), [fits, "too-large"])
+
+    @given(cuts)
+    def test_white_space_between_is_not_counted(self, sizes: list[int]) -> None:
+        packet = b'{"a":"' + b"x" * (MAX - 8) + b'"}'
+        space = b" \r\n\t" * MAX
+        for pieces in (sizes, BYTE_BY_BYTE, WHOLE):
+            self.assertEqual(read(cut(space + packet + space + packet + space, pieces), anything, MAX), [packet] * 2)
+
+    def test_white_space_inside_is_counted(self) -> None:
+        self.assertEqual(read([b"{" + b" " * MAX + b"}"], anything, MAX), ["too-large"])
+
+    def test_the_first_byte_too_many_is_enough(self) -> None:
+        self.assertEqual(read([b'{"a":"', b"x" * (MAX - 6)], anything, MAX), ["unfinished"])
+        self.assertEqual(read([b'{"a":"', b"x" * (MAX - 6), b"x"], anything, MAX), ["too-large"])
+
+    def test_what_follows_the_first_byte_too_many_changes_nothing(self) -> None:
+        stream = b'{"a":"' + b"x" * (MAX - 6) + b'":' + b"[" * MAX_DEPTH
+        for sizes in (BYTE_BY_BYTE, WHOLE):
+            self.assertEqual(read(cut(stream, sizes), anything, MAX), ["too-large"])
+
+    @given(st.integers(1, 200), st.sampled_from([b'{"a":"' + b"x" * 1000, b'{"a":1}' * 200, b" " * 1000]))
+    def test_no_more_is_kept_than_one_packet_and_one_feed(self, size: int, stream: bytes) -> None:
+        framer: Framer[object] = Framer(nothing, MAX)
+        try:
+            for chunk in cut(stream, [size]):
+                framer.feed(chunk)
+                self.assertLessEqual(held(framer), MAX + size)
+                frames(framer)
+                self.assertLessEqual(held(framer), MAX + size)
+        except StreamError as error:
+            self.assertEqual(error.code, "too-large")
+            self.assertLessEqual(held(framer), MAX + size)
+
+    def test_nothing_is_kept_of_what_was_taken(self) -> None:
+        framer: Framer[object] = Framer(nothing, 1 << 20)
+        for _ in range(3):
+            for chunk in (b'{"a":"' + b"x" * 1000, b'"}', b" "):
+                framer.feed(chunk)
+                frames(framer)
+        self.assertLessEqual(held(framer), 1)
+
+
+class WorkTests(SynchronousTestCase):
+    """No byte is scanned twice, and none is decoded in vain more than once."""
+
+    def work(self, stream: bytes, sizes: list[int], decoder: Callable[[bytes], object]) -> tuple[Framer[object], Peek]:
+        """Read the stream, and check what holds for every stream."""
+        peek = Peek(decoder)
+        framer: Framer[object] = Framer(peek, 1 << 20)
+        count = 0
+        for chunk in cut(stream, sizes):
+            framer.feed(chunk)
+            count += len(frames(framer))
+        self.assertLessEqual(framer.scanned, len(stream))
+        self.assertLessEqual(peek.total, 2 * len(stream))
+        self.assertLessEqual(peek.calls, 2 * count + framer.in_packet)
+        if decoder is anything:
+            self.assertLessEqual(len(peek.refused), count + framer.in_packet)
+        return framer, peek
+
+    @given(streams(), cuts)
+    def test_for_any_stream_and_any_cut(self, text: str, sizes: list[int]) -> None:
+        for decoder in (nothing, peek_data, anything):
+            for pieces in (sizes, BYTE_BY_BYTE, WHOLE):
+                self.work(text.encode(), pieces, decoder)
+
+    @given(objects, cuts)
+    def test_what_is_not_guessed_is_scanned_once(self, text: str, sizes: list[int]) -> None:
+        for pieces in (sizes, BYTE_BY_BYTE, WHOLE):
+            framer, _ = self.work(f" {text}\n".encode(), pieces, nothing)
+            self.assertEqual(framer.scanned, len(text.encode()))
+
+    def test_the_usual_packet_is_decoded_once_and_not_scanned(self) -> None:
+        stream = b'{"type":"0","srcid":"1","privPoliId":"111","payload":"xyz1"}\n' * 100
+        framer, peek = self.work(stream, WHOLE, peek_data)
+        self.assertEqual((framer.scanned, peek.calls, peek.refused), (0, 100, []))
+
+    def test_a_large_packet_byte_by_byte_is_scanned_once_and_decoded_once(self) -> None:
+        for filling in (b"x", b"}", b"{", b'\\"', b"\\\\", "é".encode()):
+            packet = b'{"type":"0","srcid":"1","privPoliId":"111","payload":"' + filling * 20_000 + b'"}'
+            framer, peek = self.work(packet, BYTE_BY_BYTE, peek_data)
+            self.assertEqual((framer.scanned, peek.calls, peek.refused), (len(packet), 1, []), filling)
+
+    def test_a_large_packet_of_small_objects_is_scanned_once(self) -> None:
+        packet = b'{"x":[' + b'{"a":"}"},' * 20_000 + b"0]}"
+        for sizes in (BYTE_BY_BYTE, [1000], WHOLE):
+            framer, peek = self.work(packet, sizes, anything)
+            self.assertEqual(framer.scanned, len(packet))
+            self.assertLessEqual(peek.calls, 2)
+
+    def test_a_payload_of_closing_braces_costs_one_short_guess(self) -> None:
+        packet = b'{"type":"0","srcid":"1","privPoliId":"111","payload":"' + b"}" * 100_000 + b'"}'
+        for sizes in ([100], [1000], WHOLE):
+            framer, peek = self.work(packet, sizes, peek_data)
+            self.assertEqual((framer.scanned, peek.calls, peek.refused), (len(packet), 2, [packet.index(b"}") + 1]))
+
+    def test_many_packets_in_one_feed_that_all_fail_the_guess(self) -> None:
+        packet = b'{"type":"0","srcid":"1","privPoliId":"111","payload":"' + b"}" * 20 + b'"}'
+        framer, peek = self.work(packet * 1000, WHOLE, peek_data)
+        self.assertEqual((framer.scanned, peek.calls, len(peek.refused)), (1000 * len(packet), 2000, 1000))
+
+    def test_a_right_guess_that_peek_refused_is_not_asked_again(self) -> None:
+        packet = b'{"type":0,"srcid":1,"privPoliId":111,"payload":"xyz1"}'
+        _, peek = self.work(packet * 1000, WHOLE, peek_data)
+        self.assertEqual((peek.calls, len(peek.refused)), (1000, 1000))
+
+    def test_a_guess_longer_than_allowed_is_not_decoded(self) -> None:
+        peek = Peek(anything)
+        self.assertEqual(read([b'{"a":"' + b"x" * MAX + b'"}'], peek, MAX), ["too-large"])
+        self.assertEqual(peek.calls, 0)

@@ -1,0 +1,149 @@
+"""What holds the project together and no module's own test would notice: plugins, imports, sample packets."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+from twisted.application.service import IServiceMaker, ServiceMaker
+from twisted.plugin import getPlugins
+from twisted.trial.unittest import SynchronousTestCase
+
+from rproxy.packets import Data, decode
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "rproxy"
+
+#: The rooms of ``docs/architecture.rst``: a module imports only from those before it. A package is one room.
+ORDER = (
+    "limits",
+    "lingering",
+    "framing",
+    "packets",
+    "hashing",
+    "metrics",
+    "policies",
+    "health",
+    "registry",
+    "request",
+    "rotation",
+    "waiting",
+    "packetlog",
+    "connection",
+    "upstream",
+    "routing",
+    "proxy",
+    "poolserver",
+    "registrar",
+    "client",
+    "simulation",
+    "cli",
+    "tap",
+    "pooltap",
+)
+
+#: The rooms that decide and do no input or output: they know nothing of Twisted, so that no test of them needs it.
+PURE = frozenset(
+    {
+        "framing",
+        "hashing",
+        "health",
+        "limits",
+        "metrics",
+        "packets",
+        "policies",
+        "registry",
+        "request",
+        "rotation",
+        "waiting",
+    }
+)
+
+
+def room_of(path: Path) -> str:
+    """The room that a source file is in; ``""`` for the package's own ``__init__``."""
+    name = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    return "" if name == "__init__" else name
+
+
+def imports_of(path: Path) -> Iterator[tuple[str, ...]]:
+    """Every dotted name that a source file imports, wherever in the file, split at the dots."""
+    package = path.relative_to(ROOT).parent.parts
+    for node in ast.walk(ast.parse(path.read_bytes(), str(path))):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield tuple(alias.name.split("."))
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) + 1 - node.level] if node.level else ()
+            module = tuple(node.module.split(".")) if node.module else ()
+            for alias in node.names:
+                yield (*base, *module, alias.name)
+
+
+def rooms_imported(path: Path) -> set[str]:
+    """The rooms that a source file imports from."""
+    names = {name[1] for name in imports_of(path) if name[0] == "rproxy" and len(name) > 1}
+    return {name for name in names if name in ORDER or (PACKAGE / name).is_dir() or (PACKAGE / f"{name}.py").exists()}
+
+
+class PluginTests(SynchronousTestCase):
+    """twistd finds both services."""
+
+    def test_both_are_found(self) -> None:
+        """A plugin that fails to import vanishes without a word, so both are asked for by name."""
+        plugins = [plugin for plugin in getPlugins(IServiceMaker) if isinstance(plugin, ServiceMaker)]
+        found = {plugin.tapname: plugin.module for plugin in plugins}
+
+        self.assertEqual(found.get("rproxy"), "rproxy.tap")
+        self.assertEqual(found.get("rpoolserver"), "rproxy.pooltap")
+
+    def test_twisted_stays_itself(self) -> None:
+        """One of these would hide the real Twisted, the other would take its plugins along when uninstalled."""
+        self.assertFalse((ROOT / "twisted" / "__init__.py").exists())
+        self.assertFalse((ROOT / "twisted" / "plugins" / "__init__.py").exists())
+
+    def test_plugin_imports_nothing_of_ours(self) -> None:
+        """What a service needs is imported when it is started."""
+        plugin = ROOT / "twisted" / "plugins" / "rproxy_plugins.py"
+
+        self.assertNotIn("rproxy", {name[0] for name in imports_of(plugin)})
+
+
+class ImportTests(SynchronousTestCase):
+    """Imports point one way."""
+
+    sources = sorted(PACKAGE.rglob("*.py"))
+
+    def test_every_module_has_a_place(self) -> None:
+        """A new module is put into ``ORDER``."""
+        unknown = {room_of(path) for path in self.sources} - {"", *ORDER}
+
+        self.assertFalse(unknown, f"add these to ORDER in {__file__}, after everything that they import: {unknown}")
+
+    def test_imports_point_one_way(self) -> None:
+        """A module imports from its own room and those before it; the package itself imports nothing."""
+        for path in self.sources:
+            room = room_of(path)
+            allowed = {*ORDER[: ORDER.index(room) + 1]} if room in ORDER else set()
+            wrong = rooms_imported(path) - allowed
+            self.assertFalse(wrong, f"{path.relative_to(ROOT)} imports {wrong}, which ORDER doesn't put before it")
+
+    def test_pure_core_imports_no_twisted(self) -> None:
+        """Neither by themselves nor by way of a room that does."""
+        for path in self.sources:
+            if room_of(path) in PURE:
+                name = path.relative_to(ROOT)
+                self.assertNotIn("twisted", {imported[0] for imported in imports_of(path)}, f"in {name}")
+                impure = rooms_imported(path) - PURE
+                self.assertFalse(impure, f"{name} is of the pure core, and {impure} may import Twisted")
+
+
+class SampleTests(SynchronousTestCase):
+    """``pktfiles/`` holds what the documentation says it does."""
+
+    def test_samples_are_data_packets(self) -> None:
+        """Fifteen of them, for two policies, each in the form that deployed clients send."""
+        packets = [decode((ROOT / "pktfiles" / f"{number}.json").read_bytes()) for number in range(15)]
+
+        for number, packet in enumerate(packets):
+            policy = "111" if number % 2 else "222"
+            self.assertEqual(packet, Data("0", str(number), policy, f"xyz{number}"))
