@@ -26,7 +26,7 @@ demo: $(VENV)/installed ## Run a proxy, pool servers and clients on this machine
 # pytest comes last, so that its summary stands at the end.
 test: lint ## Check everything: style, types, and the tests, under trial and under pytest with coverage
 	$(BIN)/python -m twisted.trial --reporter=text tests
-	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered
+	$(BIN)/python -m pytest --cov
 
 lint: $(VENV)/installed-dev ## Check style and types only
 	$(BIN)/ruff check
@@ -40,7 +40,7 @@ clean: ## Remove what was made here, .venv included
 
 define install
 	@if [ $(VERSION) = -unsuitable ]; then \
-		echo 'rproxy needs Python 3.11 or newer, and $(or $(PYTHON),no python3 found here) is none:' \
+		echo 'rproxy needs Python 3.11 or newer, and $(if $(PYTHON),$(PYTHON) is older or missing,none was found):' \
 			'name one by make PYTHON=/path/to/python' >&2; exit 1; fi
 	@$(BIN)/python$(VERSION) -c 'import pip' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '$(1)'

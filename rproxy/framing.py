@@ -137,7 +137,7 @@ class Framer(Generic[Packet]):
         depth = self._depth
         in_string = self._in_string
         escaped = False
-        # One byte too many is enough to know: what stands behind it doesn't change the answer, however the stream is cut.
+        # One byte too many is enough: what stands behind it doesn't change the answer, however the stream is cut.
         length = min(len(data), start + self._max_packet + 1 - len(self._partial))
         end = 0
         while (position := _end(_INSIDE_STRING if in_string else _OUTSIDE_STRING, data, position)) < length:

@@ -112,17 +112,18 @@ def _set_no_delay(port: IListeningPort) -> None:
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-def parse_listen(text: str) -> str:
-    """Return the endpoint description that an option asks for: a bare port number means that TCP port, on every IPv4
-    interface; 0 any free one. All else is a description of Twisted's already, such as
-    ``tcp:5000:interface=127.0.0.1``, and comes back as it is.
+def parse_listen(text: str, *, ipv6: bool = False) -> str:
+    """Return the endpoint description that an option asks for.
 
+    :param text: a port number, for that TCP port on all interfaces, 0 for any free one; or a description already, such
+        as ``tcp:5000:interface=127.0.0.1``, which comes back as it is.
+    :param ipv6: whether a port number means IPv6 too, rather than IPv4 only.
     :raises ValueError: it is neither; the text says what is wrong.
     """
     if text.isascii() and text.isdigit():
         if len(text) > 5 or int(text) > 65535:
             raise ValueError(f"{text} is no port: give one from 0 (any free one) to 65535")
-        return f"tcp:{int(text)}:backlog={BACKLOG}"
+        return f"{'tcp6' if ipv6 else 'tcp'}:{int(text)}:backlog={BACKLOG}"
     anything: Any = None
     try:
         # Only to see whether it can be read; the endpoint is made again with the reactor that it will use.

@@ -277,7 +277,7 @@ def setup(
     The four fields that every peer knows are strings, as deployed proxies expect them; the others are left out unless
     given. ``lease`` is in seconds.
     """
-    if lease is not None and lease.is_integer():
+    if lease is not None and float(lease).is_integer():
         lease = int(lease)
     classic = {"type": "1", "id": server_id, "privPolyId": policy, "listenport": str(port)}
     modern = {"pipeline": pipeline, "connections": connections, "lease": lease, "weight": weight, "token": token}

@@ -53,6 +53,7 @@ class ConflictError(Exception):
 @define
 class _Entry:
     registration: Registration
+    #: Whose end is its end; None without a lease, as it is not to keep a connection that is long gone.
     owner: Hashable
     #: When the lease runs out, in the clock's seconds; None without one.
     expires: float | None
@@ -95,7 +96,7 @@ class Registry:
         self._disown(key)
         self._number += 1
         registration = self._read(setup, host, self._number)
-        self._entries[key] = _Entry(registration, owner, expires)
+        self._entries[key] = _Entry(registration, None if expires is None else owner, expires)
         if expires is not None:
             self._owned.setdefault(owner, set()).add(key)
         self._registered(registration)

@@ -46,7 +46,7 @@ class Member:
 class Rotation:
     """The servers of one policy."""
 
-    __slots__ = ("_cursor", "_marks", "_members", "_order", "_wheel")
+    __slots__ = ("_cursor", "_last", "_marks", "_members", "_order", "_wheel")
 
     def __init__(self) -> None:
         self._members: dict[str, Member] = {}
@@ -55,6 +55,8 @@ class Rotation:
         self._wheel: list[Member] | None = []
         self._marks: list[tuple[float, int]] = []
         self._cursor = 0
+        #: The turn taken last, as long as that wasn't on this wheel; None once it is the one before the cursor.
+        self._last: tuple[float, int] | None = (0.0, 0)
 
     def __len__(self) -> int:
         return len(self._members)
@@ -94,12 +96,13 @@ class Rotation:
                 cursor = 0
             if member.target.take(request, member):
                 self._cursor = cursor
+                self._last = None
                 return member
         return None
 
     def _turn_wheel(self) -> list[Member]:
         """Make the wheel anew and go on after the turn that was taken last, whoever came or went."""
-        last = self._marks[self._cursor - 1] if self._marks else (0.0, 0)
+        last = self._last = self._last or self._marks[self._cursor - 1]
         turns = {
             ((turn + 0.5) / member.registration.weight, member.order): member
             for member in self._members.values()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from typing import Any, ClassVar
 
@@ -18,8 +19,26 @@ from rproxy.proxy import ProxyFactory
 from rproxy.registry import Address
 from rproxy.sweeping import SWEEP, SweepService
 
-_DEFAULTS = {field.name: field.default for field in fields(Limits)}
+_DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(Limits)}
 _PORT = "8000"
+
+
+def _limit(name: str, text: str) -> list[object]:
+    """One of the limits as an option that takes a number of its kind."""
+    option = name.replace("_", "-")
+    default = _DEFAULTS[name]
+
+    def parse(value: str) -> Any:
+        try:
+            number: Any = type(default)(value)
+            Limits(**{name: number})
+        except ValueError as error:
+            raise usage.UsageError(f"--{option} {value}: {error}") from None
+        if math.isinf(number):
+            raise usage.UsageError(f"--{option} {value}: without an end it would be no limit")
+        return number
+
+    return [option, None, default, text, parse]
 
 
 class Options(usage.Options):
@@ -30,18 +49,12 @@ class Options(usage.Options):
 
     optParameters: ClassVar = [
         ["port", "p", None, f"TCP port to listen on, on all interfaces; 0 for any free one [default: {_PORT}]"],
-        ["max-packet", None, _DEFAULTS["max_packet"], "The longest packet, in bytes", int],
-        ["max-clients", None, _DEFAULTS["max_clients"], "Client connections at a time; further ones wait", int],
-        ["timeout", None, _DEFAULTS["timeout"], "From a packet to its answer at most, in seconds", float],
-        [
-            "queue-timeout",
-            None,
-            _DEFAULTS["queue_timeout"],
-            "A packet's wait for a free server, in seconds",
-            float,
-        ],
-        ["connect-timeout", None, _DEFAULTS["connect_timeout"], "For a connection to a server, in seconds", float],
-        ["idle-timeout", None, _DEFAULTS["idle_timeout"], "A silent client is disconnected after, in seconds", float],
+        _limit("max_packet", "The longest packet, in bytes"),
+        _limit("max_clients", "Client connections at a time; further ones wait"),
+        _limit("timeout", "From a packet to its answer at most, in seconds"),
+        _limit("queue_timeout", "A packet's wait for a free server, in seconds"),
+        _limit("connect_timeout", "For a connection to a server, in seconds"),
+        _limit("idle_timeout", "A silent client is disconnected after, in seconds"),
     ]
     optFlags: ClassVar = [
         ["strict", None, "Refuse packets whose payloadsize is wrong, instead of counting them"],
@@ -59,13 +72,18 @@ class Options(usage.Options):
     def postOptions(self) -> None:
         if self["listen"] and self["port"] is not None:
             raise usage.UsageError("--listen replaces --port: give one of them")
+        port = _PORT if self["port"] is None else self["port"]
         try:
-            self["listen"] = [parse_listen(text) for text in self["listen"] or [self["port"] or _PORT]]
-            self["limits"] = Limits(
-                **{name: self[option] for name in _DEFAULTS if (option := name.replace("_", "-")) in self},
-            )
+            self["listen"] = [parse_listen(text) for text in self["listen"] or [port]]
         except ValueError as error:
             raise usage.UsageError(str(error)) from None
+        self["limits"] = Limits(
+            **{
+                name: type(default)(self[option])
+                for name, default in _DEFAULTS.items()
+                if (option := name.replace("_", "-")) in self
+            }
+        )
 
 
 def makeService(options: Options) -> IService:

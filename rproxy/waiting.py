@@ -6,7 +6,6 @@ A client with a thousand packets in line delays another client's one packet by o
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
 
 from rproxy.limits import Limits
 from rproxy.request import Asker, Request
@@ -36,8 +35,14 @@ class WaitingLine:
         return True
 
     def push_back(self, request: Request) -> None:
-        """Let a request that had its turn for nothing wait again, before the others of its asker; never refused."""
+        """Let a request that had its turn for nothing wait again, before the others of its asker; never refused.
+
+        An asker that had its turn just now has the next one too: where there is room for one packet at a time, the one
+        that is always popped second would else wait for ever.
+        """
         self._line(request).appendleft(request)
+        if self._turns[-1] is request.asker:
+            self._turns.rotate(1)
 
     def pop(self) -> Request | None:
         """The request whose turn it is, None if nobody waits."""
@@ -55,18 +60,28 @@ class WaitingLine:
                 return request
         return None
 
-    def expired(self, now: float) -> Iterator[Request]:
-        """Take out every request that has waited long enough, and those that wait for nobody."""
-        for asker in [asker for asker, line in self._lines.items() if _is_over(line[0], now)]:
-            line = self._lines[asker]
-            while line and _is_over(line[0], now):
-                request = line.popleft()
-                self._packets -= 1
-                self._bytes -= len(request.raw)
-                yield request
-            if not line:
-                del self._lines[asker]
-                self._turns.remove(asker)
+    def expired(self, now: float) -> list[Request]:
+        """Take out every request that has waited long enough, and those that wait for nobody.
+
+        A line isn't in the order of the waits' ends, as one that came back begins to wait anew; so all are looked at.
+        They are returned together, because whoever hears that it waited in vain may let the next one wait.
+        """
+        over = [
+            request
+            for line in self._lines.values()
+            for request in line
+            if request.waits_until <= now or request.deadline <= now or request.reply is not None
+        ]
+        if not over:
+            return over
+        gone = set(over)
+        for asker in {request.asker for request in over}:
+            self._lines[asker] = deque(request for request in self._lines[asker] if request not in gone)
+        self._lines = {asker: line for asker, line in self._lines.items() if line}
+        self._turns = deque(asker for asker in self._turns if asker in self._lines)
+        self._packets -= len(over)
+        self._bytes -= sum(len(request.raw) for request in over)
+        return over
 
     def _line(self, request: Request) -> deque[Request]:
         self._packets += 1
@@ -76,7 +91,3 @@ class WaitingLine:
             line = self._lines[request.asker] = deque()
             self._turns.append(request.asker)
         return line
-
-
-def _is_over(request: Request, now: float) -> bool:
-    return request.reply is not None or request.waits_until <= now or request.deadline <= now

@@ -1,0 +1,61 @@
+"""The ``rproxy`` command.
+
+Each subcommand is a module that offers two functions: ``add_arguments(parser)`` declares what it takes, and
+``run(args)`` does it and returns the exit code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Protocol
+
+from rproxy import __version__, packetfiles, sending
+
+
+class Command(Protocol):
+    """What a subcommand's module offers."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare what it takes."""
+
+    def run(self, args: argparse.Namespace) -> int:
+        """Do it, and return the exit code."""
+
+
+#: The subcommands in the order of the help: their names, what they do, and their modules.
+COMMANDS: tuple[tuple[str, str, Command], ...] = (
+    ("send", "send packets through a reverse proxy, and check the answers", sending),
+    ("packets", "write sample packets to files", packetfiles),
+)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command."""
+    parser = argparse.ArgumentParser(
+        prog="rproxy",
+        description="Tools beside the reverse proxy (twistd rproxy) and the pool server (twistd rpoolserver).",
+    )
+    parser.add_argument("--version", action="version", version=f"rproxy {__version__}")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, text, command in COMMANDS:
+        subparser = subparsers.add_parser(name, help=text)
+        command.add_arguments(subparser)
+        subparser.set_defaults(run=command.run)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand, and return the exit code.
+
+    :param argv: the arguments; without them, those of the process.
+    :raises SystemExit: by :mod:`argparse`, with code 2 where the arguments can't be understood, with 0 after the help.
+    """
+    args = make_parser().parse_args(argv)
+    code: int = args.run(args)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

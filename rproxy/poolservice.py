@@ -1,0 +1,119 @@
+"""The life of a pool server: it listens, then registers; it stops being sent to, then stops serving.
+
+A proxy connects to a server as soon as it knows it, so the port has to be open by then. And it is open until the end,
+because a proxy that can't be told to send no more may still do so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, TimeoutError, gatherResults
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from rproxy.listening import ListenError, ListenerService
+from rproxy.poolserver import PoolServerFactory
+from rproxy.registrar import Registrar
+
+#: How long connections may take to send the last answers at the end, in seconds.
+CLOSE_TIMEOUT = 2.0
+
+#: A proxy's host and port.
+Address = tuple[str, int]
+
+
+class PoolService(Service):
+    """One pool server.
+
+    :param listener: where ``factory`` listens.
+    :param policies: what it serves, in the order that it says so.
+    :param register: makes the registrars for all policies at one proxy, given the port that is listened on.
+    :param drain_timeout: how long a stop may wait for what is in flight, in seconds.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        listener: ListenerService,
+        factory: PoolServerFactory,
+        policies: Sequence[str],
+        proxies: Sequence[Address],
+        register: Callable[[Address, int], Sequence[Registrar]],
+        drain_timeout: float,
+        clock: IReactorTime,
+    ) -> None:
+        self._listener = listener
+        self._factory = factory
+        self._policies = policies
+        self._proxies = proxies
+        self._register = register
+        self._drain_timeout = drain_timeout
+        self._clock = clock
+        self._port = 0
+        self._registrars: list[Registrar] = []
+
+    def privilegedStartService(self) -> None:
+        """Listen.
+
+        :raises ListenError: that isn't possible.
+        """
+        super().privilegedStartService()
+        self._log.info("Server running with id {server_id}", server_id=self._factory.handling.server_id)
+        for policy in self._policies:
+            self._log.info("Server serving privacy policy {policy}", policy=policy)
+        self._listener.privilegedStartService()
+        try:
+            self._port = self._listener.port
+        except ValueError as error:
+            raise ListenError(f"A pool server listens on TCP: {error}") from None
+        self._log.info("Listening on port {port}", port=self._port)
+
+    def startService(self) -> None:
+        """Register."""
+        super().startService()
+        self._listener.startService()
+        for proxy in self._proxies:
+            host, port = proxy
+            self._log.info("Connecting to the reverse proxy on port {port}", host=host, port=port)
+            self._registrars += self._register(proxy, self._port)
+        for registrar in self._registrars:
+            registrar.startService()
+
+    def stopService(self) -> Deferred[None]:
+        """Have what is in flight answered, then close everything; fires when that is done."""
+        super().stopService()
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        await self._drain(self._clock.seconds() + self._drain_timeout)
+        await gatherResults([registrar.stopService() for registrar in self._registrars])
+        await self._listener.stopService()
+        await self._close()
+
+    async def _drain(self, deadline: float) -> None:
+        """Ask for no more packets, and wait for those that are there."""
+        drained = await gatherResults([registrar.drain() for registrar in self._registrars])
+        # A proxy closes its connections to a server that drains when they are idle, so then nothing is on its way any
+        # more. One that doesn't know of draining sends on, and keeps its connections for as long as it likes.
+        over = self._factory.when_closed() if any(drained) else self._factory.when_idle()
+        try:
+            await over.addTimeout(max(0.0, deadline - self._clock.seconds()), self._clock)
+        except TimeoutError:
+            self._log.warn(
+                "Stopping with {in_flight} packets in flight, {seconds:g} seconds after being told to",
+                in_flight=self._factory.in_flight.number,
+                seconds=self._drain_timeout,
+            )
+
+    async def _close(self) -> None:
+        for connection in list(self._factory.connections):
+            connection.close()
+        try:
+            await self._factory.when_closed().addTimeout(CLOSE_TIMEOUT, self._clock)
+        except TimeoutError:
+            for connection in list(self._factory.connections):
+                connection.abort()
+            await self._factory.when_closed()

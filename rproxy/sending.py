@@ -1,0 +1,197 @@
+"""``rproxy send``: send data packets through a reverse proxy, one after the other, and check what comes back."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any, TextIO
+
+import msgspec
+from attrs import frozen
+from twisted.internet.endpoints import HostnameEndpoint
+from twisted.internet.task import react
+
+from rproxy import packets
+from rproxy.arguments import identifier, seconds
+from rproxy.client import DEFAULT_TIMEOUT, Answer, Client, ProxyError, is_correct
+from rproxy.listening import format_address, parse_address
+from rproxy.packetfiles import parse_packet, read_packet
+from rproxy.packetlog import shown
+from rproxy.packets import Ack, Data
+
+#: The exit codes.
+ALL_CORRECT, SOMETHING_WRONG, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
+
+
+@frozen
+class Outgoing:
+    """A packet to send, as it goes, and what it says."""
+
+    raw: bytes
+    data: Data
+
+
+class Terminal:
+    """What people see, in the words of the client that they know (docs/protocol.rst, What the terminals show).
+
+    :param proxy: its host and port.
+    """
+
+    def __init__(self, out: TextIO, err: TextIO, proxy: tuple[str, int]) -> None:
+        self._out = out
+        self._err = err
+        self._proxy = proxy
+
+    def sending(self, packet: Outgoing) -> None:
+        """A packet goes out."""
+        data = packet.data
+        self._say(
+            f"Sending message {shown(data.payload)} to privacy policy {data.policy}"
+            f" through reverse proxy running on port {self._proxy[1]}"
+        )
+
+    def received(self, answer: Answer, *, correct: bool) -> None:
+        """Something came back."""
+        self._say(f"Receiving a response from the server payload: {shown(answer.packet.payload)}")
+        self._say(f"Hash of payload is {'correct' if correct else 'incorrect'}")
+        if not isinstance(answer.packet, Ack):
+            self.failed(ProxyError(answer.packet.error, answer.packet.delivered, answer.packet.payload))
+
+    def failed(self, error: ProxyError) -> None:
+        """There is no ACK."""
+        print(
+            f"rproxy send: {format_address(*self._proxy)}: {shown(error.code)} (delivered: {error.delivered}),"
+            f" {shown(error.text)}",
+            file=self._err,
+        )
+
+    def _say(self, line: str) -> None:
+        print(line, file=self._out, flush=True)
+
+
+class JsonTerminal(Terminal):
+    """What programs read: the packets as they go and come, one on each line."""
+
+    def sending(self, packet: Outgoing) -> None:
+        self._say(_one_line(packet.raw))
+
+    def received(self, answer: Answer, *, correct: bool) -> None:
+        self._say(_one_line(answer.raw))
+
+
+def _one_line(raw: bytes) -> str:
+    """Return a packet's text, with the white space taken out where it goes over several lines."""
+    if b"\n" in raw or b"\r" in raw:
+        raw = msgspec.json.format(raw, indent=-1)
+    return raw.decode("utf-8")
+
+
+async def send_all(
+    client: Client, outgoing: Iterable[Outgoing], terminal: Terminal, check: Callable[[str, Ack], bool] = is_correct
+) -> int:
+    """Send each packet when the one before was answered; return the exit code."""
+    code = ALL_CORRECT
+    try:
+        for packet in outgoing:
+            terminal.sending(packet)
+            try:
+                answer = await client.exchange(packet.raw, packet.data.srcid)
+            except ProxyError as error:
+                terminal.failed(error)
+                code = SOMETHING_WRONG
+                continue
+            correct = isinstance(answer.packet, Ack) and check(packet.data.payload, answer.packet)
+            terminal.received(answer, correct=correct)
+            if not correct:
+                code = SOMETHING_WRONG
+    finally:
+        await client.close()
+    return code
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what ``rproxy send`` takes."""
+    parser.description = "Send data packets through a reverse proxy, and check that the SHA-1 of each comes back."
+    parser.add_argument("--id", type=identifier, metavar="ID", help="the client's id; replaces the srcid of a file")
+    parser.add_argument(
+        "--revproc",
+        type=address,
+        default="127.0.0.1:8000",
+        metavar="[HOST:]PORT",
+        help="the reverse proxy (default: %(default)s)",
+    )
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "--pkt", action="append", metavar="FILE", help="a file with a data packet, - for standard input (repeatable)"
+    )
+    what.add_argument("--payload", metavar="TEXT", help="a payload, with --id and --pp; - for what standard input has")
+    parser.add_argument("--pp", type=identifier, metavar="POLICY", help="the privacy policy to ask for, with --payload")
+    parser.add_argument(
+        "--timeout",
+        type=seconds,
+        default=DEFAULT_TIMEOUT,
+        metavar="SECONDS",
+        help="how long an answer may take (default: %(default)g)",
+    )
+    parser.add_argument("--json", action="store_true", help="print the packets instead, one on each line")
+
+
+def address(text: str) -> tuple[str, int]:
+    """Take ``[HOST:]PORT``.
+
+    :raises ArgumentTypeError: it is none.
+    """
+    try:
+        return parse_address(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def run(args: argparse.Namespace) -> int:
+    """Send the packets; return the exit code."""
+    try:
+        outgoing = read_outgoing(args)
+    except ValueError as error:
+        print(f"rproxy send: {error}", file=sys.stderr)
+        return BAD_USAGE
+    terminal = (JsonTerminal if args.json else Terminal)(sys.stdout, sys.stderr, args.revproc)
+    codes: list[int] = []
+
+    async def main(reactor: Any) -> None:
+        host, port = args.revproc
+        endpoint = HostnameEndpoint(reactor, host, port, timeout=args.timeout)
+        codes.append(await send_all(Client(endpoint, "", reactor, args.timeout), outgoing, terminal))
+
+    try:
+        react(main)
+    except SystemExit as end:
+        # Without a code of ours it was stopped before, by a failure that is logged or from the keyboard.
+        return codes[0] if codes else int(end.code or INTERRUPTED)
+
+
+def read_outgoing(args: argparse.Namespace) -> list[Outgoing]:
+    """Return the packets that the arguments ask for.
+
+    :raises ValueError: there is none, or something is amiss with them; the text says what.
+    """
+    if args.payload is not None:
+        if args.id is None or args.pp is None:
+            raise ValueError("--payload needs --id and --pp")
+        payload = sys.stdin.read() if args.payload == "-" else args.payload
+        try:
+            raw = packets.data(args.id, args.pp, payload)
+        except UnicodeEncodeError:
+            raise ValueError("--payload is no UTF-8") from None
+        return [Outgoing(raw, parse_packet(raw, "--payload"))]
+    if args.pp is not None:
+        raise ValueError("--pp goes with --payload: a packet in a file has its own policy")
+    return [_with_id(*read_packet(name), args.id) for name in args.pkt]
+
+
+def _with_id(raw: bytes, data: Data, client_id: str | None) -> Outgoing:
+    """Return the packet as it is, unless another client is to send it; then only its ``srcid`` is changed."""
+    if client_id is not None and client_id != data.srcid:
+        raw = msgspec.json.encode(msgspec.json.decode(raw) | {"srcid": client_id})
+        data = msgspec.structs.replace(data, srcid=client_id)
+    return Outgoing(raw, data)
