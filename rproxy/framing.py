@@ -4,7 +4,7 @@ Two ways, one after the other. First a guess: a packet seldom has a ``}`` before
 next one are handed to ``peek``, a decoder that answers with the packet or with None. No JSON object is a proper prefix
 of another, so a guess that decodes is a whole packet, and it was framed for the price of decoding it. Where the guess
 fails, a scanner walks the bytes, strings and brackets only, and remembers where it was: no byte is scanned twice,
-however the stream was cut, and a packet costs at most one decode that came to nothing.
+however the stream was cut, and what ``peek`` is asked in vain is at most twice the bytes of the packet.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ Packet = TypeVar("Packet")
 
 _OPEN_BRACE = ord("{")
 _QUOTE = ord('"')
-_OPENING = b"{["
-_CLOSING = b"}]"
+_CLOSING = {ord("{"): ord("}"), ord("["): ord("]")}
 _SPACE = re.compile(rb"[ \t\n\r]*+")
 _OUTSIDE_STRING = re.compile(rb'[^"{}\[\]]*+')
 _INSIDE_STRING = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
@@ -46,8 +45,8 @@ class Framer(Generic[Packet]):
     """
 
     __slots__ = (
+        "_brackets",
         "_buffer",
-        "_depth",
         "_escaped",
         "_guess",
         "_in_string",
@@ -64,9 +63,10 @@ class Framer(Generic[Packet]):
         #: What was fed and not yet taken: ``_buffer`` from ``_start`` on.
         self._buffer = b""
         self._start = 0
-        #: The object that the scanner is in the middle of, and the scanner's state at its end.
+        #: The object that the scanner is in the middle of, and the scanner's state at its end: the brackets that are to
+        #: be closed, innermost last, and whether it stands in a string, behind a backslash.
         self._partial = bytearray()
-        self._depth = 0
+        self._brackets = bytearray()
         self._in_string = False
         self._escaped = False
         #: How long the object would be that ``peek`` has refused.
@@ -134,7 +134,7 @@ class Framer(Generic[Packet]):
     def _find_end(self, data: bytes, start: int) -> int:
         """Where the object ends in ``data``, 0 if it doesn't yet; the state at the end of ``data`` is kept."""
         position = start + 1 if self._escaped else start
-        depth = self._depth
+        brackets = self._brackets
         in_string = self._in_string
         escaped = False
         # One byte too many is enough: what stands behind it doesn't change the answer, however the stream is cut.
@@ -145,19 +145,20 @@ class Framer(Generic[Packet]):
             position += 1
             if byte == _QUOTE:
                 in_string = not in_string
-            elif byte in _OPENING:
-                depth += 1
-                if depth > MAX_DEPTH:
-                    raise StreamError("bad-packet", f"a packet may nest at most {MAX_DEPTH} deep")
             elif byte in _CLOSING:
-                depth -= 1
-                if not depth:
+                brackets.append(_CLOSING[byte])
+                if len(brackets) > MAX_DEPTH:
+                    raise StreamError("bad-packet", f"a packet may nest at most {MAX_DEPTH} deep")
+            elif byte == brackets[-1]:
+                brackets.pop()
+                if not brackets:
                     end = position
                     break
+            elif not in_string:
+                raise StreamError("bad-packet", "a bracket is closed by one of another kind")
             else:  # a backslash inside a string, and the byte that it escapes isn't there yet
                 escaped = True
         self._escaped = escaped
-        self._depth = depth
         self._in_string = in_string
         self.scanned += (end or length) - start
         return end

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from typing import Annotated, Any, Literal, NoReturn
 
 import msgspec
@@ -157,6 +158,9 @@ def decode(raw: bytes) -> Packet:
         wanted = _TYPES.get(fields.get("type", ""))
         if wanted is None:
             raise PacketError('type must be "0" (data), "1" (setup), "2" (ACK) or "3" (error)')
+        if wanted is Error and fields.get("delivered") not in ("no", "unknown"):
+            # msgspec would quote all of it.
+            raise PacketError('delivered must be "no" or "unknown"')
         packet = msgspec.convert(fields, wanted)
         for name in ("srcid", "destid", "id", "policy"):
             if not getattr(packet, name, "").isprintable():
@@ -176,12 +180,21 @@ def size_is_wrong(packet: Data | Ack | Error) -> bool:
 
 
 def _parse(raw: bytes) -> dict[str, Any]:
+    refused = ""
     try:
-        fields = _parser.decode(raw.decode("utf-8"))
+        text = raw.decode("utf-8")
+        try:
+            fields = _parser.decode(text)
+        except PacketError as error:
+            # What stands behind the fault must be JSON too, or the stream can't be trusted; and it may say whose it is.
+            refused = str(error)
+            fields = _lenient_parser.decode(text)
     except (ValueError, RecursionError) as error:
         raise StreamError("bad-packet", f"not JSON: {error}") from None
     if not isinstance(fields, dict):
         raise StreamError("bad-packet", "a packet is a JSON object")
+    if refused:
+        raise PacketError(refused, _sender(fields))
     if _SURROGATE.search(raw):
         try:
             json.dumps(fields, ensure_ascii=False).encode("utf-8")
@@ -195,6 +208,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len({key.casefold() for key, _ in pairs}) != len(pairs):
         raise PacketError("a key stands twice")
     return dict(pairs)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object less the keys that stand twice: whichever of them counts, it isn't read."""
+    times = Counter(key.casefold() for key, _ in pairs)
+    return {key: value for key, value in pairs if times[key.casefold()] == 1}
 
 
 def _integer(digits: str) -> int | float:
@@ -217,6 +236,11 @@ def _refuse_constant(name: str) -> NoReturn:
 
 _parser = json.JSONDecoder(
     object_pairs_hook=_unique, parse_int=_integer, parse_float=_float, parse_constant=_refuse_constant
+)
+_lenient_parser = json.JSONDecoder(
+    object_pairs_hook=_once,
+    parse_int=lambda digits: _integer(digits) if len(digits) <= 20 else math.inf,
+    parse_constant=_refuse_constant,
 )
 
 

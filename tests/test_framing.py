@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections.abc import Callable, Iterable
 
 from attrs import define, field
@@ -90,8 +91,8 @@ def read(
 
 
 def held(framer: Framer[object]) -> int:
-    """How many bytes a framer keeps."""
-    kept = (getattr(framer, name) for name in Framer.__slots__)
+    """How many bytes of the stream a framer keeps; the brackets that are open (at most 33) are no part of it."""
+    kept = (getattr(framer, name) for name in Framer.__slots__ if name != "_brackets")
     return sum(len(value) for value in kept if isinstance(value, bytes | bytearray))
 
 
@@ -142,6 +143,12 @@ class SameFramesTests(SynchronousTestCase):
 
     def test_a_backslash_may_be_the_last_byte_of_a_piece(self) -> None:
         self.assertEqual(read([b'{"a":"\\', b'"}\\', b'\\"}{}']), [b'{"a":"\\"}\\\\"}', b"{}"])
+
+    def test_any_byte_may_follow_a_backslash(self) -> None:
+        for byte in (b"\n", b"\r", b"\0", b"}", b'"', b"\xff"):
+            packet = b'{"a":"\\' + byte + b'"}'
+            for length in range(1, len(packet)):
+                self.assertEqual(read([packet[:length], packet[length:] + b"{}"]), [packet, b"{}"])
 
     def test_a_character_may_be_cut_in_two(self) -> None:
         self.assertEqual(read([b'{"a":"\xe2\x82', b'\xac}"}']), ['{"a":"€}"}'.encode()])
@@ -318,6 +325,22 @@ class WorkTests(SynchronousTestCase):
             framer, peek = self.work(packet, BYTE_BY_BYTE, peek_data)
             self.assertEqual((framer.scanned, peek.calls, peek.refused), (len(packet), 1, []), filling)
 
+    def test_a_feed_copies_nothing_of_what_came_before(self) -> None:
+        framer: Framer[object] = Framer(nothing, 1 << 20)
+        # Two feeds, so that there is room for more.
+        for chunk in (b'{"a":"' + b"x" * 100_000, b"x"):
+            framer.feed(chunk)
+            self.assertEqual(frames(framer), [])
+        tracemalloc.start()
+        try:
+            for _ in range(20):
+                framer.feed(b"x" * 100)
+                self.assertEqual(frames(framer), [])
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        self.assertLess(peak, 50_000)
+
     def test_a_large_packet_of_small_objects_is_scanned_once(self) -> None:
         packet = b'{"x":[' + b'{"a":"}"},' * 20_000 + b"0]}"
         for sizes in (BYTE_BY_BYTE, [1000], WHOLE):
@@ -345,3 +368,22 @@ class WorkTests(SynchronousTestCase):
         peek = Peek(anything)
         self.assertEqual(read([b'{"a":"' + b"x" * MAX + b'"}'], peek, MAX), ["too-large"])
         self.assertEqual(peek.calls, 0)
+
+
+class BracketsTests(SynchronousTestCase):
+    """Brackets that don't match end the stream at once: waiting for their end would swallow what comes behind."""
+
+    def test_a_bracket_closed_by_another_kind(self) -> None:
+        for text in (b'{"a":[1}', b'{"a":{]', b'{"a":[{}}'):
+            for step in (1, len(text)):
+                framer: Framer[object] = Framer(nothing, 1 << 20)
+                with self.assertRaises(StreamError) as caught:
+                    for chunk in cut(text, [step]):
+                        framer.feed(chunk)
+                        frames(framer)
+                self.assertEqual(caught.exception.code, "bad-packet")
+
+    def test_brackets_in_strings_are_no_brackets(self) -> None:
+        framer: Framer[object] = Framer(nothing, 1 << 20)
+        framer.feed(b'{"a":["}]{[",{"b":"]"}]}')
+        self.assertEqual(len(frames(framer)), 1)

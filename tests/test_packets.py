@@ -73,6 +73,18 @@ def answers(chunks: Iterable[bytes], peek: Callable[[bytes], object] = peek_data
     return seen
 
 
+def is_object(raw: bytes) -> bool:
+    """Whether this is a JSON object, by the standard library."""
+
+    def refuse(name: str) -> None:
+        raise ValueError(name)
+
+    try:
+        return isinstance(json.loads(raw.decode(), parse_constant=refuse, parse_int=len), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
 class AnswerCase(SynchronousTestCase):
     """Shows a packet to a connection in every way that it may come: whole, byte by byte, and with more behind it."""
 
@@ -296,6 +308,19 @@ class NoJsonTests(AnswerCase):
         ):
             self.assert_answer(CLOSED, raw)
 
+    def test_what_is_no_packet_anyway_must_still_be_json(self) -> None:
+        for field in (
+            b'"srcid":"2"',
+            b'"x":{"a":1,"a":1}',
+            b'"x":1e400',
+            b'"x":' + b"9" * 5000,
+            b'"x":[{"a":1,"A":1}]',
+        ):
+            self.assert_answer(GOES_ON, with_raw(field))
+            for behind in (b",nonsense", b',"y":NaN', b',"y":"\xff"', b',"y":01', b",", b',"y":[1]]', b',"y":"\\x"'):
+                self.assert_answer(CLOSED, with_raw(field + behind))
+            self.assertRaises(StreamError, decode, b"[" + with_raw(field) + b"]")
+
     def test_numbers_that_are_no_json(self) -> None:
         for number in (b"NaN", b"Infinity", b"-Infinity", b"nan", b"inf"):
             self.assert_answer(CLOSED, with_raw(b'"x":' + number), with_raw(b'"payloadsize":' + number))
@@ -360,6 +385,15 @@ class AnyBytesTests(SynchronousTestCase):
             decode(raw)
         except (StreamError, PacketError) as refused:
             self.assertTrue(str(refused))
+
+    @given(st.binary() | rubbish | st.sampled_from(KINDS).flatmap(nearly_packets))
+    def test_exactly_what_is_no_json_object_ends_the_stream(self, raw: bytes) -> None:
+        try:
+            decode(raw)
+        except StreamError:
+            self.assertFalse(is_object(raw))
+        except PacketError:
+            self.assertTrue(is_object(raw))
 
     @given(nearly_packets(DATA) | nearly_packets(SETUP) | nearly_packets(ACK) | nearly_packets(ERROR))
     def test_what_is_read_keeps_the_rules(self, raw: bytes) -> None:
@@ -472,6 +506,13 @@ class SenderTests(SynchronousTestCase):
         self.assert_for("-5", wire(DATA, "payload", srcid=-5))
         self.assert_for("k" * 256, wire(DATA, "payload", srcid="k" * 256))
 
+    def test_the_client_of_a_packet_with_a_key_twice_or_a_number_out_of_range(self) -> None:
+        self.assert_for("1", with_raw(b'"payload":""'), with_raw(b'"x":[{"a":1,"A":1}]'), with_raw(b'"x":1e400'))
+        self.assert_for("1", with_raw(b'"type":"0"'), with_raw(b'"x":' + b"9" * 5000))
+        self.assert_for("100", b'{"a":1,"a":2,"id":100,"type":1}', b'{"a":1e400,"type":"1","srcid":"7","id":"100"}')
+        self.assert_for("", with_raw(b'"srcid":"1"'), with_raw(b'"SRCID":"2"'), with_raw(rb'"\u0073rcid":"2"'))
+        self.assert_for("", b'{"srcid":1e400}', b'{"srcid":' + b"9" * 5000 + b',"a":1e400}', b'{"srcid":1e1,"a":1e400}')
+
     def test_the_server_of_a_setup_packet(self) -> None:
         self.assert_for("100", wire(SETUP, listenport=0), wire(SETUP, type=1, id=100, listenport="x"))
         self.assert_for("100", wire(SETUP, "listenport", srcid="7"), wire(SETUP, "privPolyId", srcid=7))
@@ -485,6 +526,13 @@ class SenderTests(SynchronousTestCase):
             self.assert_for("", wire(DATA, srcid=sender, payload=1), wire(SETUP, id=sender, listenport=0))
         self.assert_for("", b"{}", wire(DATA, "srcid"), wire(SETUP, "id"), wire(SETUP, "id", srcid="1"))
         self.assert_for("", wire(DATA).replace(b'"1"', rb'"\ud800"'))
+
+    def test_what_is_refused_is_not_sent_back(self) -> None:
+        for fields in KINDS:
+            for name in fields:
+                if name != "payload":
+                    refused = self.assertRaises(PacketError, decode, wire(fields, **{name: "\n" * 100_000}))
+                    self.assertTrue(str(refused).isprintable() and len(str(refused)) < 200, str(refused)[:200])
 
     @given(nearly_packets(DATA) | nearly_packets(SETUP) | nearly_packets(ACK))
     def test_it_can_always_be_answered(self, raw: bytes) -> None:
