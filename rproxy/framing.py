@@ -1,21 +1,25 @@
 """Cuts a byte stream into JSON objects; knows nothing of what they mean.
 
-Two ways, one after the other. First a guess: a packet seldom has a ``}`` before its last byte, so the bytes up to the
-next one are handed to ``peek``, a decoder that answers with the packet or with None. No JSON object is a proper prefix
+First a guess: a packet seldom has a ``}`` before its last byte, so the bytes up to the next one are handed to ``peek``,
+a decoder that answers with the packet or with None. No JSON object is a proper prefix
 of another, so a guess that decodes is a whole packet, and it was framed for the price of decoding it. Where the guess
 fails, a scanner walks the bytes, strings and brackets only, and remembers where it was: no byte is scanned twice,
 however the stream was cut, and what ``peek`` is asked in vain is at most twice the bytes of the packet.
+
+Where many packets came at once, ``peek_many`` may know a way to decode them together.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 from rproxy.limits import MAX_DEPTH
 
 Packet = TypeVar("Packet")
+Peek = Callable[[bytes], Packet | None]
+PeekMany = Callable[[bytes], list[tuple[bytes, Packet]] | None]
 
 _OPEN_BRACE = ord("{")
 _QUOTE = ord('"')
@@ -37,11 +41,12 @@ class StreamError(Exception):
 
 
 class Framer(Generic[Packet]):
-    """An incremental reader of one connection: :meth:`feed` it bytes, take frames from :meth:`next`.
+    """An incremental reader of one connection: :meth:`feed` it bytes, and :meth:`take` the frames.
 
     :param peek: decodes the usual packet, or answers None for whatever it isn't sure of, cut-off bytes included. It
         must not raise.
     :param max_packet: the longest object, in bytes; no more than that and one feed are ever held.
+    :param peek_many: does the same for bytes that may be several packets and nothing else, all of them or none.
     """
 
     __slots__ = (
@@ -53,12 +58,18 @@ class Framer(Generic[Packet]):
         "_max_packet",
         "_partial",
         "_peek",
+        "_peek_many",
+        "_ready",
         "_start",
+        "error",
         "scanned",
     )
 
-    def __init__(self, peek: Callable[[bytes], Packet | None], max_packet: int) -> None:
+    def __init__(
+        self, peek: Peek[Packet], max_packet: int, peek_many: PeekMany[Packet] = lambda chunk: None
+    ) -> None:
         self._peek = peek
+        self._peek_many = peek_many
         self._max_packet = max_packet
         #: What was fed and not yet taken: ``_buffer`` from ``_start`` on.
         self._buffer = b""
@@ -71,6 +82,10 @@ class Framer(Generic[Packet]):
         self._escaped = False
         #: How long the object would be that ``peek`` has refused.
         self._guess = 0
+        #: Frames that were read together with those that were taken.
+        self._ready: list[tuple[bytes, Packet | None]] = []
+        #: Why :meth:`take` will give no more frames.
+        self.error: StreamError | None = None
         #: How many bytes the scanner has walked so far.
         self.scanned = 0
 
@@ -86,6 +101,41 @@ class Framer(Generic[Packet]):
     def in_packet(self) -> bool:
         """Whether the stream would end in the middle of a packet if it ended here."""
         return bool(self._partial)
+
+    def take(self, most: int) -> list[tuple[bytes, Packet | None]]:
+        """The next whole objects, and what ``peek`` made of each.
+
+        If they are fewer than ``most``, there are no more until more is fed, or :attr:`error` says why there will be
+        none.
+        """
+        frames = self._ready or self._read_together()
+        if len(frames) > most:
+            self._ready = frames[most:]
+            return frames[:most]
+        self._ready = []
+        while len(frames) < most and self._start < len(self._buffer) and self.error is None:
+            try:
+                frame = self.next()
+            except StreamError as error:
+                self.error = error
+                break
+            if frame is not None:
+                frames.append(frame)
+        return frames
+
+    def _read_together(self) -> list[tuple[bytes, Packet | None]]:
+        """Frames that ``peek_many`` could read, if it is worth asking it."""
+        buffer = self._buffer
+        if self._start or self._partial or not -1 < buffer.find(b"}") < len(buffer) - 1:
+            return []
+        if len(buffer) > self._max_packet or self.error is not None:
+            return []
+        end = buffer.rfind(b"}") + 1
+        frames = self._peek_many(buffer[:end])
+        if frames is None:
+            return []
+        self._start = len(buffer) if buffer[end:].isspace() else end
+        return cast("list[tuple[bytes, Packet | None]]", frames)
 
     def next(self) -> tuple[bytes, Packet | None] | None:
         """The next whole object and what ``peek`` made of it, or None until more is fed.

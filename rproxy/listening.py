@@ -10,7 +10,6 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IReactorCore
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 #: Connections that the kernel holds ready until they are accepted. Twisted's default of 50 is soon full when each
@@ -18,15 +17,13 @@ from twisted.python.failure import Failure
 #: (net.core.somaxconn, 4096 on Linux).
 BACKLOG = 1024
 
-_log = Logger()
-
 
 class ListenError(SystemExit, Exception):
     """Nothing can be listened on, so there is nothing to run for.
 
     As an ``Exception`` it makes twistd remove its pidfile and, where it daemonizes, tell the terminal why. As a
-    ``SystemExit`` it then ends the process with that one sentence on standard error and exit code 1, not with a
-    traceback.
+    ``SystemExit`` it then ends the process with exit code 1 and that one sentence on standard error, which twistd's log
+    has too, not with a traceback.
     """
 
 
@@ -68,7 +65,7 @@ class ListenerService(Service):
     def privilegedStartService(self) -> None:
         """Bind.
 
-        :raises ListenError: it can't be bound; the log says so too.
+        :raises ListenError: it can't be bound.
         """
         super().privilegedStartService()
         bound: list[IListeningPort | Failure] = []
@@ -77,9 +74,9 @@ class ListenerService(Service):
         if not bound:
             # All of Twisted's endpoints know at once. One that needs the reactor can't be bound while privileged.
             listening.cancel()
-            raise self._failed("this kind of endpoint isn't bound at once")
+            raise ListenError(f"Can't listen on {self._description}: this kind of endpoint isn't bound at once")
         if isinstance(bound[0], Failure):
-            raise self._failed(bound[0].getErrorMessage())
+            raise ListenError(f"Can't listen on {self._description}: {bound[0].getErrorMessage()}")
         self._port = bound[0]
         _set_no_delay(self._port)
         self._on_listening(self._port)
@@ -96,10 +93,6 @@ class ListenerService(Service):
         if port is None:
             return succeed(None)
         return maybeDeferred(cast(Callable[[], Deferred[None]], port.stopListening))
-
-    def _failed(self, reason: str) -> ListenError:
-        _log.critical("Can't listen on {endpoint}: {reason}", endpoint=self._description, reason=reason)
-        return ListenError(f"Can't listen on {self._description}: {reason}")
 
 
 def _set_no_delay(port: IListeningPort) -> None:

@@ -61,9 +61,10 @@ class PoolServerProtocol(Protocol):
         self._framer = Framer(packets.peek_data, factory.handling.max_packet)
         #: Packets that have no answer yet, or one that must wait for those before it.
         self._queue: deque[_Slot] = deque()
-        #: Answers to be joined into the next write.
+        #: Answers to be joined into the next write, and how many of them were in flight.
         self._out: list[bytes] = []
         self._out_bytes = 0
+        self._out_awaited = 0
         self._working = False
         #: Whether the transport reads, and whether the peer reads too slowly.
         self._reading = True
@@ -157,11 +158,10 @@ class PoolServerProtocol(Protocol):
         self._working = False
         if exhausted and not self._queue and (self._half_closed or self._distrusted):
             self._finish()
-        else:
-            self._set_reading()
+        self._set_reading()
 
     def _has_room(self) -> bool:
-        return not self._blocked and len(self._queue) < self._pipeline
+        return not (self._blocked or self._finished) and len(self._queue) < self._pipeline
 
     def _take_next(self) -> bool:
         """Take the next packet, or answer False: there is none, for now or for good."""
@@ -205,12 +205,15 @@ class PoolServerProtocol(Protocol):
             queue.popleft()
             self._out.append(answer)
             self._out_bytes += len(answer)
-            self._factory.in_flight.change(-1)
+            self._out_awaited += 1
 
     def _write(self) -> None:
         if self._out:
             out, self._out, self._out_bytes = self._out, [], 0
             self._transport.write(b"".join(out))
+            # Not before, as whoever waits for this may close the connection.
+            awaited, self._out_awaited = self._out_awaited, 0
+            self._factory.in_flight.change(-awaited)
 
     def _set_reading(self) -> None:
         """Read from the transport as long as there is room."""
@@ -225,7 +228,7 @@ class PoolServerProtocol(Protocol):
 
     def _finish(self) -> None:
         """The last answer is written: close, and where the peer may still be sending, linger."""
-        if self._half_closed:
+        if self._half_closed or self._finished:
             self.close()
             return
         self._set_reading()

@@ -31,9 +31,9 @@ from rproxy.packetlog import shown
 OLD_PROXY_INTERVAL = 60.0
 #: How many silent connections in a row make an old proxy of one that has answered before.
 SILENCES = 3
-#: How long to wait for a proxy that is gone, at first and at most, in seconds. It is likely to be back soon, and the
-#: packets of a policy without a server wait there for 5 seconds.
-RETRY = (0.1, 3.0)
+#: How long to wait for a proxy that is gone, at first and at most, in seconds. It is likely to be back soon, and until
+#: it is found it may know no server for our policy, and refuse its clients' packets.
+RETRY = (0.1, 1.0)
 #: How long to wait after a refusal, which is likely to be repeated until somebody changes something.
 RETRY_REFUSED = (1.0, 30.0)
 

@@ -178,10 +178,10 @@ def read_outgoing(args: argparse.Namespace) -> list[Outgoing]:
     if args.payload is not None:
         if args.id is None or args.pp is None:
             raise ValueError("--payload needs --id and --pp")
-        payload = sys.stdin.read() if args.payload == "-" else args.payload
         try:
+            payload = sys.stdin.buffer.read().decode("utf-8") if args.payload == "-" else args.payload
             raw = packets.data(args.id, args.pp, payload)
-        except UnicodeEncodeError:
+        except UnicodeError:
             raise ValueError("--payload is no UTF-8") from None
         return [Outgoing(raw, parse_packet(raw, "--payload"))]
     if args.pp is not None:

@@ -13,6 +13,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from rproxy.arguments import identifiers, seconds, whole
+
 #: How long everything may take, in seconds, unless told otherwise.
 DEFAULT_TIMEOUT = 60.0
 
@@ -26,50 +28,56 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " answered rightly, 1 if not, 2 if there was nothing to start."
     )
     parser.add_argument(
-        "--servers", type=_number, default=4, metavar="N", help="pool servers, with the ids 100, 200, ... [default: 4]"
+        "--servers",
+        type=whole(1, 1000),
+        default=4,
+        metavar="N",
+        help="pool servers, with the ids 100, 200, ... (default: 4)",
     )
     parser.add_argument(
         "--policies",
-        type=_policies,
-        default=("111", "222"),
-        metavar="A,B,...",
-        help="policies, dealt out to the servers in turn [default: 111,222]",
+        type=identifiers,
+        default="111,222",
+        metavar="POLICY,...",
+        help="policies, dealt out to the servers in turn (default: 111,222)",
     )
     parser.add_argument(
         "--packets",
         type=Path,
         metavar="DIR",
-        help="send the packets in this folder's *.json, in the order of their numbers [default: pktfiles, if it is"
-        " there and all its policies are served, else generated packets]",
+        help="send the packets in this folder's *.json, in the order of their numbers (default: pktfiles, if it is"
+        " there and all its policies are served, else generated ones, as rproxy packets writes them)",
     )
     parser.add_argument(
         "--count",
-        type=_number,
+        type=whole(1, 1_000_000),
         metavar="N",
-        help="packets to send; files are sent repeatedly if there are fewer [default: each file once, or 15]",
+        help="packets to send; files are sent repeatedly if there are fewer (default: each file once, or 15)",
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="generate other packets [default: 0]")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="generate other packets (default: %(default)s)"
+    )
     parser.add_argument(
         "--clients",
-        type=_number,
+        type=whole(1, 1_000_000),
         metavar="N",
         help="client connections, dealt the packets in turn; each is made for its first packet and closed after its"
-        " last [default: one for each packet]",
+        " last (default: one for each packet)",
     )
     parser.add_argument(
         "--concurrency",
-        type=_number,
+        type=whole(1, 1_000_000),
         default=1,
         metavar="N",
         help="packets in flight at a time, over all connections together; with more than 1 the servers' turns are"
-        " reported and not judged [default: 1, one after the other]",
+        " reported and not judged (default: 1, one after the other)",
     )
     parser.add_argument(
         "--timeout",
-        type=_seconds,
+        type=seconds,
         default=DEFAULT_TIMEOUT,
         metavar="SECONDS",
-        help=f"give up after so long [default: {DEFAULT_TIMEOUT:g}]",
+        help="give up after so long (default: %(default)g)",
     )
     parser.add_argument(
         "--plot",
@@ -86,26 +94,3 @@ def run(args: argparse.Namespace) -> int:
     from rproxy.simulation.running import run as run_simulation
 
     return run_simulation(args)
-
-
-def _number(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is too few")
-    return number
-
-
-def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is no time to wait")
-    return seconds
-
-
-def _policies(text: str) -> tuple[str, ...]:
-    policies = tuple(text.split(","))
-    if len(set(policies)) < len(policies):
-        raise argparse.ArgumentTypeError("a policy stands twice")
-    if not all(0 < len(policy) <= 256 and policy.isprintable() for policy in policies):
-        raise argparse.ArgumentTypeError("a policy has 1 to 256 printable characters")
-    return policies

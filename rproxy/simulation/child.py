@@ -7,8 +7,6 @@ input, and that is what each of them waits for.
 import os
 import threading
 
-from twisted.scripts.twistd import run
-
 _STANDARD_INPUT = 0
 
 
@@ -23,6 +21,9 @@ def main() -> None:
     """Run twistd in a process group of its own, so that a terminal's Ctrl-C is for the simulation alone."""
     os.setpgrp()
     threading.Thread(target=follow_parent, daemon=True).start()
+    # Loading twistd takes most of the start, in which the parent may also go.
+    from twisted.scripts.twistd import run
+
     run()
 
 

@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import random
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import cycle, islice
 from pathlib import Path
 
 from attrs import frozen
 
-from rproxy import packets
-from rproxy.framing import StreamError
-from rproxy.packets import Data, PacketError
+from rproxy.packetfiles import make_packets, parse_packet, read_packet
+from rproxy.packets import Data
 
 #: Where packets are looked for unless told otherwise, and how many are generated if there are none.
 SAMPLES = Path("pktfiles")
 GENERATED = 15
-
-#: What generated payloads are made of: also what JSON has to escape, and characters of two to four bytes.
-_ALPHABET = 'abcdefghijklmnopqrstuvwxyz0123456789 {}[]"\\/\n\tßéλ€😀'
-_LONGEST = 64
-
-
-class PlanError(Exception):
-    """There is nothing that could be started; the text says why."""
 
 
 @frozen
@@ -81,19 +71,26 @@ def make_plan(
     """Return the plan that the options ask for.
 
     :param folder: where the packets are; None for :data:`SAMPLES`, if they fit.
-    :raises PlanError: there are too few servers for the policies, or the folder holds no packets.
+    :raises ValueError: there are too few servers for the policies, or the folder holds no packets; the text says it.
     """
     if servers < len(policies):
-        raise PlanError(f"{servers} servers can't serve {len(policies)} policies: name fewer, or start more")
+        raise ValueError(
+            f"{in_words(servers, 'server')} can't serve {len(policies)} policies: name fewer, or start more servers"
+        )
     to_send, origin = _choose_packets(folder, policies, count, seed)
     return Plan(
         servers=spread(servers, policies),
         packets=to_send,
-        source=f"{len(to_send)} packets {origin}",
+        source=f"{in_words(len(to_send), 'packet')} {origin}",
         clients=min(clients or len(to_send), len(to_send)),
         concurrency=concurrency,
         timeout=timeout,
     )
+
+
+def in_words(count: int, what: str) -> str:
+    """Return "1 packet", "2 packets"."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def spread(count: int, policies: Iterable[str]) -> tuple[Server, ...]:
@@ -106,21 +103,18 @@ def spread(count: int, policies: Iterable[str]) -> tuple[Server, ...]:
 def read_packets(folder: Path) -> tuple[Packet, ...]:
     """Return the data packets in a folder's ``*.json``, in the order of the numbers in their names.
 
-    :raises PlanError: it has none, or a file that can't be read or is no data packet.
+    :raises ValueError: it has none, or a file that can't be read or is no data packet; the text says which.
     """
     paths = sorted(folder.glob("*.json"), key=lambda path: _natural(path.name))
     if not paths:
-        raise PlanError(f"{folder} has no packets: there is no *.json in it")
-    return tuple(_read_packet(path) for path in paths)
+        raise ValueError(f"{folder} has no packets: there is no *.json in it")
+    return tuple(_packet(path.name, *read_packet(str(path))) for path in paths)
 
 
 def generate_packets(count: int, policies: Sequence[str], seed: int) -> tuple[Packet, ...]:
-    """Return so many data packets of changing payloads, the same ones for the same seed, for the policies in turn."""
-    choose = random.Random(seed)
-    return tuple(
-        _data_packet(str(number), policy, "".join(choose.choices(_ALPHABET, k=choose.randint(1, _LONGEST))))
-        for number, policy in enumerate(islice(cycle(policies), count))
-    )
+    """Return so many data packets, as ``rproxy packets`` writes them, the same ones for the same seed."""
+    texts = make_packets(count, list(policies), seed)
+    return tuple(_packet(name, raw := text.strip().encode(), parse_packet(raw, name)) for name, text in texts)
 
 
 def _choose_packets(
@@ -133,7 +127,7 @@ def _choose_packets(
     return tuple(islice(cycle(files), count or len(files))), f"from {folder or SAMPLES}"
 
 
-def _samples(policies: Collection[str]) -> tuple[Packet, ...]:
+def _samples(policies: Sequence[str]) -> tuple[Packet, ...]:
     """The sample packets, if they are there and could be answered rightly."""
     if not SAMPLES.is_dir():
         return ()
@@ -141,19 +135,8 @@ def _samples(policies: Collection[str]) -> tuple[Packet, ...]:
     return samples if {packet.policy for packet in samples} <= set(policies) else ()
 
 
-def _read_packet(path: Path) -> Packet:
-    try:
-        raw = path.read_bytes().strip()
-        data = packets.decode(raw)
-    except (OSError, StreamError, PacketError) as error:
-        raise PlanError(f"{path} is no data packet: {error}") from None
-    if not isinstance(data, Data):
-        raise PlanError(f"{path} is no data packet, but of type {data.type}")
-    return Packet(path.name, raw, data.srcid, data.policy, data.payload)
-
-
-def _data_packet(client_id: str, policy: str, payload: str) -> Packet:
-    return Packet(client_id, packets.data(client_id, policy, payload), client_id, policy, payload)
+def _packet(name: str, raw: bytes, data: Data) -> Packet:
+    return Packet(name, raw, data.srcid, data.policy, data.payload)
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

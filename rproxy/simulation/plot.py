@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from math import isqrt
 from pathlib import Path
 from typing import Any
 
@@ -13,32 +14,31 @@ _HEIGHT = 4.5
 _PANEL_WIDTH = 5.5
 _SERVER_WIDTH = 0.45
 _MOST_WIDTH = 30.0
-
-
-class PlotError(Exception):
-    """It can't be drawn; the text says why."""
+_LEAST_BINS, _MOST_BINS = 10, 60
 
 
 def check(path: Path) -> None:
     """Make sure that it can be drawn, before there is anything to draw.
 
-    :raises PlotError: there is no matplotlib, no such folder, or no format of that name.
+    :raises ValueError: there is no matplotlib, no such folder, or no format of that name; the text says which.
     """
     try:
         backend = import_module("matplotlib.backend_bases")
     except ImportError:
-        raise PlotError("--plot needs matplotlib, which is not installed: pip install 'rproxy[plot]'") from None
+        raise ValueError("--plot needs matplotlib, which is not installed: pip install 'rproxy[plot]'") from None
     formats = backend.FigureCanvasBase.get_supported_filetypes()
     if path.suffix.lower().removeprefix(".") not in formats:
-        raise PlotError(f"--plot {path}: the ending says the format, and has to be one of {', '.join(sorted(formats))}")
+        raise ValueError(
+            f"--plot {path}: the ending says the format, and has to be one of {', '.join(sorted(formats))}"
+        )
     if not path.parent.is_dir() or path.is_dir():
-        raise PlotError(f"--plot {path}: a file can't be written there")
+        raise ValueError(f"--plot {path}: a file can't be written there")
 
 
 def draw(result: Result, path: Path) -> None:
     """Write the picture of a result: each server's share of its policy, and how long the answers took.
 
-    :raises PlotError: it can't be written.
+    :raises OSError: it can't be written.
     """
     servers_width = min(_MOST_WIDTH, max(_PANEL_WIDTH, _SERVER_WIDTH * len(result.servers)))
     # A Figure of its own needs neither a display nor pyplot's global state.
@@ -48,10 +48,7 @@ def draw(result: Result, path: Path) -> None:
     shares, latencies = figure.subplots(1, 2, width_ratios=(servers_width, _PANEL_WIDTH))
     _draw_shares(result, shares)
     _draw_latencies(result, latencies)
-    try:
-        figure.savefig(path)
-    except OSError as error:
-        raise PlotError(f"--plot {path}: {error.strerror or error}") from None
+    figure.savefig(path)
 
 
 def _draw_shares(result: Result, axes: Any) -> None:
@@ -81,7 +78,9 @@ def _draw_latencies(result: Result, axes: Any) -> None:
     if latency is None:
         axes.text(0.5, 0.5, "no packet was answered", ha="center", va="center", transform=axes.transAxes)
         return
-    axes.hist([1000 * seconds for seconds in result.seconds], bins="auto", color="0.7", edgecolor="white")
+    # A rule that looks at the values makes thousands of bins where one answer took much longer than the others.
+    bins = max(_LEAST_BINS, min(_MOST_BINS, isqrt(len(result.seconds))))
+    axes.hist([1000 * seconds for seconds in result.seconds], bins=bins, color="0.7", edgecolor="white")
     for value, name, colour in ((latency.median, "median", "C2"), (latency.p95, "95th percentile", "C3")):
         axes.axvline(1000 * value, color=colour, linestyle="--", label=f"{name}: {1000 * value:.2f} ms")
     axes.set_xlim(left=0)

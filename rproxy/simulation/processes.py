@@ -154,7 +154,7 @@ class Cluster:
         await self._stop([self._proxy] if self._proxy is not None else [])
 
     async def _stop(self, children: Sequence[Child]) -> None:
-        kill = self._reactor.callLater(GRACE, lambda: [child.kill() for child in children])
+        kill = self._reactor.callLater(GRACE, _kill, children)
         for child in children:
             child.stop()
         for child in children:
@@ -175,6 +175,11 @@ class Cluster:
         argv = [sys.executable, "-m", "rproxy.simulation.child", "-n", "--pidfile=", *arguments]
         self._reactor.spawnProcess(child, sys.executable, argv, env=_environment(), path=self._folder)
         return child
+
+
+def _kill(children: Iterable[Child]) -> None:
+    for child in children:
+        child.kill()
 
 
 def _registration_of(server: Server) -> re.Pattern[str]:

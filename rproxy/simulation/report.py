@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console, RenderableType
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from rproxy.simulation.verdict import Latency, Outcome, Result
+from rproxy.simulation.plan import in_words
+from rproxy.simulation.verdict import Latency, Outcome, Result, Share
 
 #: With more packets than that, only those that went wrong are listed, and no more of them than that.
 LISTED = 100
 
-_NOTHING = "–"  # noqa: RUF001  # a dash, as in any table
+_NOTHING = "-"
 
 Told = Callable[[int], object]
 
@@ -35,45 +36,25 @@ def progress(console: Console, total: int) -> Iterator[Told]:
 
 def show(result: Result, console: Console) -> None:
     """Print the tables and the verdict."""
-    console.print(_packet_table(result))
-    if len(result.outcomes) > LISTED:
-        unlisted = len(result.outcomes) - min(result.wrong, LISTED)
-        console.print(f"{unlisted} of {len(result.outcomes)} packets ({result.source}) are not listed.\n")
-    console.print(_server_table(result))
-    if result.latency is not None:
-        console.print(_latency_line(result.latency))
-    if not result.judge_turns:
-        console.print("Several packets were in flight at a time, so whether the servers took turns is not judged.")
-    console.print(Text(plain(result.verdict), "bold green" if result.ok else "bold red"))
+    _say(console, f"{result.source}, {in_words(len(result.servers), 'server')}")
+    if result.outcomes:
+        _show_outcomes(result, console)
+    _say(console, result.verdict, "bold green" if result.ok else "bold red")
 
 
 def as_json(result: Result) -> dict[str, Any]:
     """Return the result as JSON's types: times in milliseconds, shares from 0 to 1."""
-    latency = result.latency
     return {
         "ok": result.ok,
         "verdict": result.verdict,
         "source": result.source,
-        "sent": len(result.outcomes),
+        "planned": result.planned,
         "right": len(result.outcomes) - result.wrong,
         "wrong": result.wrong,
-        "uneven_policies": list(result.uneven),
-        "latency_ms": latency
-        and {
-            "min": _milliseconds(latency.least),
-            "median": _milliseconds(latency.median),
-            "p95": _milliseconds(latency.p95),
-            "max": _milliseconds(latency.most),
-        },
-        "servers": [
-            {
-                "id": share.server.server_id,
-                "policy": share.server.policy,
-                "answered": share.count,
-                "share_of_policy": round(share.of_policy, 4),
-            }
-            for share in result.shares
-        ],
+        "given_up": result.unfinished,
+        "differences": result.differences,
+        "latency_ms": None if result.latency is None else _latency_as_json(result.latency),
+        "servers": [_share_as_json(share) for share in result.shares],
         "packets": [
             _outcome_as_json(outcome, problem)
             for outcome, problem in zip(result.outcomes, result.problems, strict=True)
@@ -83,23 +64,44 @@ def as_json(result: Result) -> dict[str, Any]:
 
 def plain(text: str) -> str:
     """Return the text with everything replaced that could speak to a terminal."""
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+    return "".join(character if character.isprintable() else "?" for character in text)
 
 
-def _packet_table(result: Result) -> RenderableType:
+def _say(console: Console, text: str, style: str = "") -> None:
+    """Print a line; where it is too long, the terminal breaks it."""
+    console.print(Text(plain(text), style), soft_wrap=True)
+
+
+def _show_outcomes(result: Result, console: Console) -> None:
     rows = list(zip(result.outcomes, result.problems, strict=True))
     if len(rows) > LISTED:
         rows = [row for row in rows if row[1]][:LISTED]
-        if not rows:
-            return ""
-    table = Table(title=plain(result.source), title_justify="left")
+    if rows:
+        console.print(_packet_table(rows))
+    if len(rows) < len(result.outcomes):
+        _say(console, f"{in_words(len(result.outcomes) - len(rows), 'packet')} more, not listed here")
+    console.print(_server_table(result))
+    if result.latency is not None:
+        _say(console, _latency_line(result.latency))
+    if not result.judge_turns:
+        _say(
+            console,
+            "Packets were in flight at the same time, so whether servers took turns is not judged; the counts of a"
+            f" policy's servers differ by at most {max(result.differences.values())}.",
+        )
+
+
+def _packet_table(rows: Sequence[tuple[Outcome, str]]) -> Table:
+    """A row for each outcome, and for what is wrong with it."""
+    any_wrong = any(problem for _, problem in rows)
+    table = Table()
     for title in ("Packet", "Policy", "Server", "Hash"):
         table.add_column(title, overflow="fold")
     table.add_column("Time (ms)", justify="right")
-    if result.wrong:
+    if any_wrong:
         table.add_column("Problem", overflow="fold")
     for outcome, problem in rows:
-        cells = [*_cells(outcome), *([problem] if result.wrong else [])]
+        cells = (*_cells(outcome), problem) if any_wrong else _cells(outcome)
         table.add_row(*(Text(plain(cell)) for cell in cells), style="red" if problem else "")
     return table
 
@@ -131,6 +133,24 @@ def _latency_line(latency: Latency) -> str:
         f"From packet to answer: median {_milliseconds(latency.median):.2f} ms,"
         f" 95% within {_milliseconds(latency.p95):.2f} ms, at most {_milliseconds(latency.most):.2f} ms."
     )
+
+
+def _latency_as_json(latency: Latency) -> dict[str, float]:
+    return {
+        "min": _milliseconds(latency.least),
+        "median": _milliseconds(latency.median),
+        "p95": _milliseconds(latency.p95),
+        "max": _milliseconds(latency.most),
+    }
+
+
+def _share_as_json(share: Share) -> dict[str, Any]:
+    return {
+        "id": share.server.server_id,
+        "policy": share.server.policy,
+        "answered": share.count,
+        "share_of_policy": share.of_policy,
+    }
 
 
 def _outcome_as_json(outcome: Outcome, problem: str) -> dict[str, Any]:

@@ -20,9 +20,9 @@ from twisted.internet.task import react
 
 from rproxy.client import Client
 from rproxy.simulation import plot, report
-from rproxy.simulation.plan import Plan, PlanError, make_plan
+from rproxy.simulation.plan import Plan, make_plan
 from rproxy.simulation.processes import HOST, ChildDied, Cluster
-from rproxy.simulation.traffic import Traffic
+from rproxy.simulation.traffic import Heard, Traffic
 from rproxy.simulation.verdict import Outcome, Result
 
 WRONG = 1
@@ -100,17 +100,17 @@ async def simulate(plan: Plan, reactor: Any, stopper: Stopper, told: report.Told
             if deadline.active():
                 deadline.cancel()
             await cluster.stop()
-    missing = "" if why is None else f"not answered: {why}"
     return Result(
-        plan.servers,
-        tuple(outcomes.get(number, Outcome(packet, error=missing)) for number, packet in enumerate(plan.packets)),
-        plan.source,
+        servers=plan.servers,
+        planned=len(plan.packets),
+        outcomes=tuple(outcome for _, outcome in sorted(outcomes.items())),
+        source=plan.source,
         judge_turns=plan.concurrency == 1,
         aborted="" if why is None else str(why),
     )
 
 
-async def _send_through(plan: Plan, reactor: Any, cluster: Cluster, heard: Any, told: report.Told) -> None:
+async def _send_through(plan: Plan, reactor: Any, cluster: Cluster, heard: Heard, told: report.Told) -> None:
     """Start the processes and send the packets."""
     endpoint = TCP4ClientEndpoint(reactor, HOST, await cluster.start(plan.servers))
     told(0)
@@ -127,27 +127,39 @@ async def _send_through(plan: Plan, reactor: Any, cluster: Cluster, heard: Any, 
 
 def run(args: argparse.Namespace) -> int:
     """Simulate, report, and return the exit code."""
+    stopper = Stopper()
     try:
-        plan = make_plan(
-            servers=args.servers,
-            policies=args.policies,
-            folder=args.packets,
-            count=args.count,
-            seed=args.seed,
-            clients=args.clients,
-            concurrency=args.concurrency,
-            timeout=args.timeout,
-        )
-        if args.plot is not None:
-            plot.check(args.plot)
-    except (PlanError, plot.PlotError) as error:
+        plan = _plan(args)
+        result = _run_reactor(plan, stopper)
+    except ValueError as error:
         _complain(str(error))
         return NOT_STARTED
-    stopper = Stopper()
-    result = _run_reactor(plan, stopper)
+    except KeyboardInterrupt:
+        # From the reactor's start on, signals are handled there.
+        _complain("interrupted before anything was started")
+        return _BY_SIGNAL + signal.SIGINT
     if result is None:
         return WRONG
     return _report(result, stopper.why, args)
+
+
+def _plan(args: argparse.Namespace) -> Plan:
+    """Return what the options ask for.
+
+    :raises ValueError: it can't be done; the text says why.
+    """
+    if args.plot is not None:
+        plot.check(args.plot)
+    return make_plan(
+        servers=args.servers,
+        policies=args.policies,
+        folder=args.packets,
+        count=args.count,
+        seed=args.seed,
+        clients=args.clients,
+        concurrency=args.concurrency,
+        timeout=args.timeout,
+    )
 
 
 def _run_reactor(plan: Plan, stopper: Stopper) -> Result | None:
@@ -189,14 +201,14 @@ def _report(result: Result, why: Exception | None, args: argparse.Namespace) -> 
     else:
         report.show(result, Console())
     if isinstance(why, ChildDied):
-        _complain(f"{why}; the last lines of its log:")
+        _complain(f"{why}; {'the last lines of its log:' if why.lines else 'its log is empty'}")
         for line in why.lines:
             print("   ", report.plain(line), file=sys.stderr)
     if args.plot is not None:
         try:
             plot.draw(result, args.plot)
-        except plot.PlotError as error:
-            _complain(str(error))
+        except OSError as error:
+            _complain(f"--plot {args.plot} can't be written: {error.strerror or error}")
             return WRONG
     return 0 if result.ok else WRONG
 

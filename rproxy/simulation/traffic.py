@@ -14,6 +14,9 @@ from rproxy.packets import Error
 from rproxy.simulation.plan import Packet
 from rproxy.simulation.verdict import Outcome
 
+#: Called with the number of each packet, from 0, and what came of it.
+Heard = Callable[[int, Outcome], object]
+
 
 class Connection(Protocol):
     """What is needed of :class:`rproxy.client.Client`."""
@@ -32,14 +35,13 @@ class Traffic:
     :param clients: connections, each with every ``clients``-th packet.
     :param connect: gives a connection, which is made when it is first used.
     :param seconds: a monotonic clock.
-    :param heard: called with the number of each packet, from 0, and what came of it.
     """
 
     _packets: Sequence[Packet]
     _clients: int
     _connect: Callable[[], Connection]
     _seconds: Callable[[], float]
-    _heard: Callable[[int, Outcome], object]
+    _heard: Heard
     _connections: dict[int, Connection] = field(factory=dict, init=False)
     #: How many packets each connection still has to carry.
     _left: Counter[int] = field(factory=Counter, init=False)

@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 
-from attrs import field, frozen
+from attrs import frozen
 
-from rproxy.simulation.plan import Packet, Server
+from rproxy.simulation.plan import Packet, Server, in_words
 
 
 @frozen
@@ -31,9 +31,9 @@ class Outcome:
 
 @frozen
 class Share:
-    """How many of its policy's packets a server answered.
+    """How many packets a server answered.
 
-    :ivar of_policy: the share of all answered packets of its policy, from 0 to 1.
+    :ivar of_policy: its share of what all servers of its policy answered, from 0 to 1.
     """
 
     server: Server
@@ -51,21 +51,23 @@ class Latency:
     most: float
 
 
-@frozen(slots=False)
+@frozen(kw_only=True, slots=False)
 class Result:
     """What came of a simulation.
 
-    :ivar outcomes: one for each packet, in the order in which they were sent.
+    :ivar planned: how many packets were to be sent.
+    :ivar outcomes: one for each packet that is through, in the order in which they were to be sent.
     :ivar judge_turns: whether the servers of a policy have to have taken turns: packets that are sent at the same time
         may be answered by any.
     :ivar aborted: why it ended before its time, else ``""``.
     """
 
     servers: tuple[Server, ...]
+    planned: int
     outcomes: tuple[Outcome, ...]
     source: str = ""
     judge_turns: bool = True
-    aborted: str = field(default="", kw_only=True)
+    aborted: str = ""
 
     @cached_property
     def problems(self) -> tuple[str, ...]:
@@ -78,26 +80,36 @@ class Result:
         """How many packets went wrong."""
         return sum(1 for problem in self.problems if problem)
 
+    @property
+    def unfinished(self) -> int:
+        """How many packets were not sent, or not waited for any more."""
+        return self.planned - len(self.outcomes)
+
     @cached_property
     def shares(self) -> tuple[Share, ...]:
-        """What each server answered of its policy's packets."""
-        counts = Counter((outcome.server_id, outcome.packet.policy) for outcome in self.outcomes)
-        answered = [counts[server.server_id, server.policy] for server in self.servers]
-        totals: Counter[str] = Counter()
-        for server, count in zip(self.servers, answered, strict=True):
-            totals[server.policy] += count
+        """What each server answered."""
+        counts = Counter(outcome.server_id for outcome in self.outcomes)
+        of_policy: Counter[str] = Counter()
+        for server in self.servers:
+            of_policy[server.policy] += counts[server.server_id]
         return tuple(
-            Share(server, count, count / totals[server.policy] if count else 0.0)
-            for server, count in zip(self.servers, answered, strict=True)
+            Share(server, count, count / of_policy[server.policy] if count else 0.0)
+            for server in self.servers
+            for count in (counts[server.server_id],)
         )
 
     @cached_property
-    def uneven(self) -> tuple[str, ...]:
-        """The policies whose servers' counts differ by more than 1."""
+    def differences(self) -> dict[str, int]:
+        """For each policy, how many packets more the busiest of its servers answered than the idlest."""
         counts: dict[str, list[int]] = {}
         for share in self.shares:
             counts.setdefault(share.server.policy, []).append(share.count)
-        return tuple(policy for policy, of_policy in counts.items() if max(of_policy) - min(of_policy) > 1)
+        return {policy: max(of_policy) - min(of_policy) for policy, of_policy in counts.items()}
+
+    @property
+    def uneven(self) -> tuple[str, ...]:
+        """The policies whose servers did not take turns, where they should have."""
+        return tuple(policy for policy, difference in self.differences.items() if self.judge_turns and difference > 1)
 
     @cached_property
     def latency(self) -> Latency | None:
@@ -116,23 +128,27 @@ class Result:
     @property
     def ok(self) -> bool:
         """Whether everything was right."""
-        return not (self.wrong or self.aborted or (self.judge_turns and self.uneven))
+        return not (self.wrong or self.unfinished or self.aborted or self.uneven)
 
     @property
     def verdict(self) -> str:
-        """What is right or wrong, in a sentence or two."""
-        total = len(self.outcomes)
-        sentences = [f"It was stopped: {self.aborted}."] if self.aborted else []
-        if self.wrong:
-            sentences.append(f"{self.wrong} of {_packets(total)} went wrong.")
-        elif not self.aborted:
-            answered = "was answered rightly, by" if total == 1 else "were answered rightly, each by"
-            everything = "The one packet" if total == 1 else f"All {_packets(total)}"
-            sentences.append(f"{everything} {answered} a server of its policy.")
-        if self.uneven:
-            which = " and ".join(self.uneven)
-            sentences.append(f"The servers of policy {which} did not take turns.")
-        return " ".join(sentences)
+        """What is right or wrong, in one or several sentences."""
+        if self.ok:
+            return _all_right(self.planned)
+        planned = in_words(self.planned, "packet")
+        sentences = [
+            f"It was stopped: {self.aborted}." if self.aborted else "",
+            f"{self.wrong} of {planned} went wrong." if self.wrong else "",
+            f"{self.unfinished} of {planned} were given up." if self.unfinished else "",
+            f"The servers of policy {' and '.join(self.uneven)} did not take turns." if self.uneven else "",
+        ]
+        return " ".join(sentence for sentence in sentences if sentence)
+
+
+def _all_right(count: int) -> str:
+    if count == 1:
+        return "The one packet was answered rightly, by a server of its policy."
+    return f"All {count} packets were answered rightly, each by a server of its policy."
 
 
 def _problem(outcome: Outcome, policy: str | None) -> str:
@@ -153,7 +169,3 @@ def _latency(seconds: Sequence[float]) -> Latency | None:
         return None
     p95 = statistics.quantiles(seconds, n=20, method="inclusive")[-1] if len(seconds) > 1 else seconds[0]
     return Latency(min(seconds), statistics.median(seconds), p95, max(seconds))
-
-
-def _packets(count: int) -> str:
-    return f"{count} packet" if count == 1 else f"{count} packets"

@@ -1,0 +1,637 @@
+"""A whole proxy in memory: its clients, its servers and its time, for tests that read like transcripts.
+
+The proxy runs on Twisted's own TCP transports; only what is below them, the sockets, and what is around them, the
+reactor and the far ends, is made here. So a test sees what a peer would see: segments, a shut writing side, resets that
+overtake what was sent before, a peer that reads nothing. Whatever a test does is carried through to its end before the
+call returns, unless it does several things :meth:`Proxy.at_once`; no time passes but by :meth:`Proxy.advance`.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from errno import ECONNRESET, EPIPE, EWOULDBLOCK
+from typing import Any, cast
+
+from attrs import define, field
+from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone, ConnectionRefusedError, TimeoutError
+from twisted.internet.interfaces import (
+    IAddress,
+    IHalfCloseableDescriptor,
+    IListeningPort,
+    IProtocol,
+    IProtocolFactory,
+    IStreamClientEndpoint,
+)
+from twisted.internet.task import Clock
+from twisted.internet.tcp import Connection, Server
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
+
+from rproxy.limits import Limits
+from rproxy.proxy import ProxyFactory
+from rproxy.registry import Address
+from rproxy.sweeping import SWEEP
+
+Packet = dict[str, Any]
+
+#: Where servers live unless a test says otherwise, and where clients come from.
+HOST = "10.0.0.5"
+CLIENT_HOST = "10.0.0.9"
+#: More than a transport buffers before it asks for a pause.
+BIG = "x" * 200_000
+#: A proxy that is busy for longer without being told anything new runs in a circle.
+_MAX_TURNS = 10_000
+
+
+def encode(packet: Packet | bytes) -> bytes:
+    """A packet as deployed peers write it; bytes are taken for one already."""
+    return packet if isinstance(packet, bytes) else json.dumps(packet).encode()
+
+
+def data(payload: str, policy: str = "111", client_id: str = "1", **further: Any) -> Packet:
+    """A data packet as deployed clients send it."""
+    return {"type": "0", "srcid": client_id, "privPoliId": policy, "payload": payload, **further}
+
+
+def setup(server_id: str, policy: str, port: int, **modern: Any) -> Packet:
+    """A setup packet."""
+    return {"type": "1", "id": server_id, "privPolyId": policy, "listenport": str(port), **modern}
+
+
+def ack(packet: Packet, server_id: str, **further: Any) -> Packet:
+    """A server's answer; it tells of what and by whom it is: ``xyz1 by 100``."""
+    payload = f"{packet['payload']} by {server_id}"
+    size = str(len(payload))
+    return {
+        "type": "2", "srcid": server_id, "destid": packet["srcid"], "payloadsize": size, "payload": payload, **further
+    }  # fmt: skip
+
+
+def summary(packet: Packet) -> str:
+    """What a packet says, for comparing: its payload, or of an error the code and whether it was delivered."""
+    return f"{packet['error']}/{packet['delivered']}" if str(packet["type"]) == "3" else str(packet["payload"])
+
+
+class MemorySocket:
+    """The proxy's end of one TCP connection: a non-blocking socket, as far as Twisted's transports use one."""
+
+    def __init__(self, peer: Peer, here: Address, there: Address) -> None:
+        self.peer = peer
+        #: What came and wasn't read yet, as it was cut, and what comes after it.
+        self.segments: deque[bytes] = deque()
+        self.ended = False
+        self.was_reset = False
+        self.closed = False
+        self._shut = False
+        self._abortive = False
+        self._names = here, there
+
+    @property
+    def readable(self) -> bool:
+        """Whether there is something to read, be it the end."""
+        return bool(self.segments) or self.ended or self.was_reset
+
+    @property
+    def writable(self) -> bool:
+        """Whether something can be sent, or the connection's loss be noticed by it."""
+        return self.peer.reads or self.was_reset
+
+    def fileno(self) -> int:
+        return 1
+
+    def setblocking(self, blocking: bool) -> None:
+        assert not blocking
+
+    def getsockname(self) -> Address:
+        return self._names[0]
+
+    def getpeername(self) -> Address:
+        return self._names[1]
+
+    def setsockopt(self, level: int, option: int, value: object) -> None:
+        self._abortive |= (level, option) == (socket.SOL_SOCKET, socket.SO_LINGER)
+
+    def recv(self, size: int) -> bytes:
+        if self.was_reset:
+            raise ConnectionResetError(ECONNRESET, "Connection reset by peer")
+        if not self.segments:
+            if self.ended:
+                return b""
+            raise BlockingIOError(EWOULDBLOCK, "Nothing to read")
+        segment = self.segments.popleft()
+        if len(segment) > size:
+            self.segments.appendleft(segment[size:])
+        return segment[:size]
+
+    def send(self, buffer: bytes | memoryview) -> int:
+        if self.was_reset:
+            raise ConnectionResetError(ECONNRESET, "Connection reset by peer")
+        if self._shut:
+            raise BrokenPipeError(EPIPE, "Broken pipe")
+        if not self.peer.reads:
+            raise BlockingIOError(EWOULDBLOCK, "No room")
+        if buffer and self.peer.closed:
+            self.was_reset = True
+        self.peer.received += buffer
+        return len(buffer)
+
+    def shutdown(self, how: int) -> None:
+        if how != socket.SHUT_RD:
+            self._shut = True
+            self.peer.ended = True
+
+    def close(self) -> None:
+        self.closed = True
+        if self._abortive or self.segments:
+            self.peer.be_reset()
+        else:
+            self.peer.ended = True
+
+
+class Peer:
+    """The far end of a connection of the proxy's."""
+
+    def __init__(self, proxy: Proxy, here: Address, there: Address) -> None:
+        self._proxy = proxy
+        self._socket = MemorySocket(self, there, here)
+        self._texts = json.JSONDecoder()
+        #: Whether it takes what the proxy sends; if not, even the proxy's kernel has no room for it.
+        self.reads = True
+        self.received = bytearray()
+        #: The proxy has shut its side in order: after what was received comes the end.
+        self.ended = False
+        #: The proxy has reset the connection: what was not read until then is lost.
+        self.was_reset = False
+        #: It closed its own side.
+        self.closed = False
+
+    @property
+    def gone(self) -> bool:
+        """Whether the proxy sends no more."""
+        return self.ended or self.was_reset
+
+    @property
+    def is_read_from(self) -> bool:
+        """Whether the proxy took in all that was sent."""
+        return not self._socket.segments
+
+    def send(self, *items: Packet | bytes) -> None:
+        """Send packets or other bytes as one segment."""
+        assert not self.closed, "nothing can be sent after the end"
+        if self._socket.closed:
+            self.be_reset()
+        else:
+            self._socket.segments.append(b"".join(map(encode, items)))
+            self._proxy.pump()
+
+    def half_close(self) -> None:
+        """Send the end, and go on reading."""
+        self._socket.ended = True
+        self._proxy.pump()
+
+    def close(self) -> None:
+        """Close in order."""
+        self.closed = True
+        self.half_close()
+
+    def reset(self) -> None:
+        """Go without a goodbye."""
+        self.closed = True
+        self._socket.segments.clear()
+        self._socket.was_reset = True
+        self._proxy.pump()
+
+    def read_again(self) -> None:
+        """Take again what the proxy sends."""
+        self.reads = True
+        self._proxy.pump()
+
+    def be_reset(self) -> None:
+        """What happens to the peer of a socket that is reset, or closed before it read everything."""
+        self.was_reset = True
+        self.received.clear()
+
+    def take_bytes(self) -> bytes:
+        """What was received since the last time."""
+        received = bytes(self.received)
+        self.received.clear()
+        return received
+
+    def take(self) -> list[Packet]:
+        """The packets that were received whole since the last time."""
+        text = self.received.decode()
+        packets = []
+        end = 0
+        while end < len(text):
+            try:
+                packet, end = self._texts.raw_decode(text, end)
+            except ValueError:
+                break
+            packets.append(packet)
+        self.received = bytearray(text[end:].encode())
+        return packets
+
+
+class Client(Peer):
+    """A client's or a registering server's end of its connection."""
+
+    def __init__(self, proxy: Proxy, host: str, address: IAddress | None) -> None:
+        super().__init__(proxy, (host, proxy.next_number()), proxy.port.address)
+        self._address = address
+
+    def come_in(self, factory: ProxyFactory, port: MemoryPort, reactor: MemoryReactor) -> None:
+        """Be accepted by the port."""
+        host, number = self._socket.getpeername()
+        address = self._address or IPv4Address("TCP", host, number)
+        protocol = factory.buildProtocol(address)
+        transport = MemoryServer(
+            cast(socket.socket, self._socket), protocol, (host, number), cast(Any, port), number, cast(Any, reactor)
+        )
+        transport.address = address
+        protocol.makeConnection(transport)
+
+    def ask(self, *payloads: str, policy: str = "111", client_id: str = "1") -> None:
+        """Send a data packet for each payload, all in one segment."""
+        self.send(*(data(payload, policy, client_id) for payload in payloads))
+
+    def answers(self) -> list[str]:
+        """A summary of each packet received since the last time."""
+        return [summary(packet) for packet in self.take()]
+
+
+class ServerConnection(Peer):
+    """A server's end of a connection that the proxy made to it."""
+
+    def __init__(self, server: MemoryServerHost, number: int) -> None:
+        super().__init__(server.proxy, server.address, ("10.0.0.1", number))
+        self._server = server
+        self._packets: list[Packet] = []
+        self._answered = 0
+
+    def connected(self, factory: IProtocolFactory, reactor: MemoryReactor) -> IProtocol:
+        """Be what the proxy's new connection leads to."""
+        address = IPv4Address("TCP", *self._server.address)
+        protocol = factory.buildProtocol(address)
+        assert protocol is not None
+        transport = MemoryConnection(cast(socket.socket, self._socket), protocol, cast(Any, reactor))
+        transport.connected = 1
+        transport.startReading()
+        protocol.makeConnection(transport)
+        return protocol
+
+    @property
+    def packets(self) -> list[Packet]:
+        """All that it received so far."""
+        self._packets += self.take()
+        return self._packets
+
+    @property
+    def payloads(self) -> list[str]:
+        """The payloads of all that it received so far."""
+        return [packet["payload"] for packet in self.packets]
+
+    @property
+    def unanswered(self) -> list[Packet]:
+        """What it hasn't answered yet."""
+        return self.packets[self._answered :]
+
+    def answer(self, count: int | None = None, **changes: Any) -> None:
+        """Answer the oldest packets, or all, in one segment.
+
+        :param changes: fields that get another value in the answers, or None to be left out.
+        """
+        packets = self.unanswered[:count]
+        self._answered += len(packets)
+        answers = [ack(packet, self._server.id_for(packet)) | changes for packet in packets]
+        self.send(*({k: v for k, v in answer.items() if v is not None} for answer in answers))
+
+
+@define(eq=False)
+class Attempt:
+    """An attempt of the proxy's to connect to a server."""
+
+    server: MemoryServerHost
+    factory: IProtocolFactory
+    deferred: Deferred[IProtocol]
+
+    def accept(self) -> ServerConnection:
+        """Let it succeed."""
+        self.server.attempts.remove(self)
+        proxy = self.server.proxy
+        connection = ServerConnection(self.server, proxy.next_number())
+        self.server.connections.append(connection)
+        self.deferred.callback(connection.connected(self.factory, proxy.reactor))
+        proxy.pump()
+        return connection
+
+    def refuse(self, error: Exception | None = None) -> None:
+        """Let it fail."""
+        self.server.attempts.remove(self)
+        self.deferred.errback(Failure(error or ConnectionRefusedError()))
+        self.server.proxy.pump()
+
+
+@implementer(IStreamClientEndpoint)
+class MemoryServerHost:
+    """One address, and whatever listens there, or doesn't."""
+
+    def __init__(self, proxy: Proxy, address: Address) -> None:
+        self.proxy = proxy
+        self.address = address
+        self.connections: list[ServerConnection] = []
+        #: Attempts of the proxy's that neither succeeded nor failed yet.
+        self.attempts: list[Attempt] = []
+        #: How many there were so far.
+        self.attempted = 0
+        self._mode = "refuse"
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        deferred: Deferred[IProtocol] = Deferred(lambda _: self.attempts.remove(attempt))
+        attempt = Attempt(self, protocolFactory, deferred)
+        self.attempts.append(attempt)
+        self.attempted += 1
+        self.proxy.reactor.callLater(self.proxy.limits.connect_timeout, self._time_out, attempt)
+        return deferred
+
+    def _time_out(self, attempt: Attempt) -> None:
+        if attempt in self.attempts:
+            attempt.refuse(TimeoutError())
+
+    def accept(self) -> None:
+        """Let attempts to connect succeed from now on."""
+        self._set_mode("accept")
+
+    def refuse(self) -> None:
+        """Let attempts to connect fail from now on."""
+        self._set_mode("refuse")
+
+    def hang(self) -> None:
+        """Let attempts to connect neither succeed nor fail."""
+        self._set_mode("hang")
+
+    def _set_mode(self, mode: str) -> None:
+        self._mode = mode
+        self.proxy.pump()
+
+    def settle(self) -> bool:
+        """Decide the attempts to connect, and answer whether there were any."""
+        attempts = self.attempts if self._mode != "hang" else []
+        for attempt in list(attempts):
+            if attempt in self.attempts:
+                if self._mode == "accept":
+                    attempt.accept()
+                else:
+                    attempt.refuse()
+                return True
+        return False
+
+    def id_for(self, packet: Packet) -> str:
+        """The id that this server registered for the packet's policy."""
+        policy = packet.get("privPoliId", packet.get("privPolyId"))
+        return self.proxy.ids[str(policy), *self.address]
+
+    @property
+    def open(self) -> list[ServerConnection]:
+        """The connections that neither side has closed."""
+        return [connection for connection in self.connections if not (connection.gone or connection.closed)]
+
+    @property
+    def connection(self) -> ServerConnection:
+        """The latest connection."""
+        return self.connections[-1]
+
+    @property
+    def packets(self) -> list[Packet]:
+        """All that was received so far, connection by connection."""
+        return [packet for connection in self.connections for packet in connection.packets]
+
+    @property
+    def payloads(self) -> list[str]:
+        """The payloads of all that was received so far, connection by connection."""
+        return [packet["payload"] for packet in self.packets]
+
+    def answer(self) -> None:
+        """Answer everything that isn't answered yet, on each open connection."""
+        for connection in self.open:
+            if connection.unanswered:
+                connection.answer()
+
+
+class MemoryReactor(Clock):
+    """Time, and turns: each lets whoever waits for something to read or for room to write have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._readers: dict[Connection, None] = {}
+        self._writers: dict[Connection, None] = {}
+
+    def addReader(self, reader: Connection) -> None:
+        self._readers[reader] = None
+
+    def addWriter(self, writer: Connection) -> None:
+        self._writers[writer] = None
+
+    def removeReader(self, reader: Connection) -> None:
+        self._readers.pop(reader, None)
+
+    def removeWriter(self, writer: Connection) -> None:
+        self._writers.pop(writer, None)
+
+    def turn(self) -> bool:
+        """Take a turn, and answer whether anything happened."""
+        due = bool(self.calls) and self.calls[0].getTime() <= self.seconds()
+        self.advance(0)
+        happened = due
+        for reader in list(self._readers):
+            if reader in self._readers and _socket_of(reader).readable:
+                happened = True
+                if (why := reader.doRead()) is not None:
+                    self._disconnect(reader, why, reading=True)
+        for writer in list(self._writers):
+            if writer in self._writers and _socket_of(writer).writable:
+                happened = True
+                if (why := writer.doWrite()) is not None:
+                    self._disconnect(writer, why, reading=False)
+        return happened
+
+    def _disconnect(self, selectable: Connection, why: Exception, reading: bool) -> None:
+        """The same as every reactor of Twisted's."""
+        self.removeReader(selectable)
+        if reading and isinstance(why, ConnectionDone) and IHalfCloseableDescriptor.providedBy(selectable):
+            selectable.readConnectionLost(Failure(why))
+        else:
+            self.removeWriter(selectable)
+            selectable.connectionLost(Failure(why))
+
+
+def _socket_of(selectable: Connection) -> MemorySocket:
+    handle = cast(object, selectable.getHandle())
+    assert isinstance(handle, MemorySocket)
+    return handle
+
+
+class MemoryServer(Server):
+    """The transport of a client's connection; a peer may have another kind of address."""
+
+    address: IAddress
+
+    def getPeer(self) -> IAddress:
+        return self.address
+
+
+class MemoryConnection(Connection):
+    """The transport of a connection to a server."""
+
+    def getHost(self) -> IPv4Address:
+        return IPv4Address("TCP", *self.socket.getsockname())
+
+    def getPeer(self) -> IPv4Address:
+        return IPv4Address("TCP", *self.socket.getpeername())
+
+
+@implementer(IListeningPort)
+class MemoryPort:
+    """Where clients come in. Those that aren't accepted yet stand in its backlog."""
+
+    address = ("10.0.0.1", 8000)
+    _realPortNumber = 8000
+
+    def __init__(self) -> None:
+        self.reading = True
+        self.backlog: deque[Client] = deque()
+
+    def startListening(self) -> None:
+        raise NotImplementedError("it listens already")
+
+    def stopListening(self) -> None:
+        self.reading = False
+
+    def getHost(self) -> IPv4Address:
+        return IPv4Address("TCP", *self.address)
+
+    def startReading(self) -> None:
+        self.reading = True
+
+    def stopReading(self) -> None:
+        self.reading = False
+
+
+@define(eq=False)
+class Proxy:
+    """The proxy and its world."""
+
+    limits: Limits = field(factory=Limits)
+    reactor: MemoryReactor = field(factory=MemoryReactor, init=False)
+    port: MemoryPort = field(factory=MemoryPort, init=False)
+    factory: ProxyFactory = field(init=False)
+    #: Who registered from where: policy, host and port to id.
+    ids: dict[tuple[str, str, int], str] = field(factory=dict, init=False)
+    _servers: dict[Address, MemoryServerHost] = field(factory=dict, init=False)
+    _number: int = field(default=40_000, init=False)
+    _busy: bool = field(default=False, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.factory = ProxyFactory(self.limits, cast(Any, self.reactor), self.server_at, lambda: 0.5)
+        self.factory.listening(self.port)
+
+    def next_number(self) -> int:
+        """An ephemeral port."""
+        self._number += 1
+        return self._number
+
+    def client(self, host: str = CLIENT_HOST, address: IAddress | None = None) -> Client:
+        """A new client connection.
+
+        :param address: what the transport says of its peer, if that isn't an address with the host.
+        """
+        client = Client(self, host, address)
+        self.port.backlog.append(client)
+        self.pump()
+        return client
+
+    def register(self, server_id: str, policy: str, port: int, host: str = HOST, **modern: Any) -> Client:
+        """Register a server as it would itself, and return the connection; a classic server has closed it."""
+        connection = self.client(host)
+        self.ids[policy, host, port] = server_id
+        connection.send(setup(server_id, policy, port, **modern))
+        if "lease" not in modern:
+            connection.close()
+        return connection
+
+    def server(self, port: int, host: str = HOST) -> MemoryServerHost:
+        """Let a server listen at a port, where every connection was refused until now."""
+        server = self.server_at((host, port))
+        server.accept()
+        return server
+
+    def server_at(self, address: Address) -> MemoryServerHost:
+        """What is at an address, as it is: how the proxy reaches servers."""
+        if address not in self._servers:
+            self._servers[address] = MemoryServerHost(self, address)
+        return self._servers[address]
+
+    def pump(self) -> None:
+        """Take turns until nothing happens any more."""
+        with self.at_once():
+            pass
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Let several things happen before the proxy can look."""
+        if self._busy:
+            yield
+            return
+        self._busy = True
+        try:
+            yield
+            for _ in range(_MAX_TURNS):
+                if not self._turn():
+                    return
+            raise AssertionError("the proxy runs in a circle")
+        finally:
+            self._busy = False
+
+    def _turn(self) -> bool:
+        happened = self.reactor.turn()
+        while self.port.reading and self.port.backlog:
+            self.port.backlog.popleft().come_in(self.factory, self.port, self.reactor)
+            happened = True
+        for server in list(self._servers.values()):
+            happened |= server.settle()
+        return happened
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass in steps, with the sweeps that the proxy's service makes."""
+        for _ in range(round(seconds / SWEEP)):
+            self.reactor.advance(SWEEP)
+            self.pump()
+            self.factory.sweep()
+            self.factory.sweep_idle()
+            self.pump()
+
+    def check_counters(self) -> None:
+        """Every packet that was received went out on one of four ways, or is still there.
+
+        :raises AssertionError: it isn't so.
+        """
+        counters = self.factory.counters
+        gone = counters.acked + sum(counters.refused.values()) + counters.client_gone
+        in_flight = self.factory.in_flight
+        if counters.received != gone + in_flight:
+            raise AssertionError(f"{counters} and {in_flight} in flight don't add up")
+
+
+class ProxyCase(SynchronousTestCase):
+    """A test with proxies whose counters must add up at its end."""
+
+    def proxy(self, **limits: Any) -> Proxy:
+        proxy = Proxy(Limits(**limits))
+        self.addCleanup(proxy.check_counters)
+        return proxy

@@ -1,0 +1,385 @@
+"""The documentation tells what is there: its examples run, and its samples and tables are those of the code."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import textwrap
+from argparse import ArgumentParser
+from collections.abc import Iterator
+from importlib.util import find_spec
+from io import StringIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from unittest import skipUnless
+
+from attrs import asdict, frozen
+from twisted.python.usage import Options
+from twisted.trial.unittest import SynchronousTestCase
+
+from rproxy import packets, pooltap, tap
+from rproxy.cli import COMMANDS, make_parser
+from rproxy.framing import Framer
+from rproxy.limits import Limits
+from rproxy.packets import Ack, Data, Error, PacketError, Setup
+from tests.support import PATIENCE, ROOT, Twistd
+from tests.test_packaging import ORDER, PACKAGE, PURE
+
+README = ROOT / "README.rst"
+PROTOCOL = ROOT / "docs" / "protocol.rst"
+ARCHITECTURE = ROOT / "docs" / "architecture.rst"
+PAGES = (README, ROOT / "CHANGELOG.rst", *sorted((ROOT / "docs").glob("*.rst")))
+
+#: In the code's table and in no packet of this version: docs/protocol.rst says so.
+RESERVED = frozenset({"shutting-down"})
+#: Options that the pages name and that are those of other commands.
+FOREIGN = frozenset({"--pidfile"})
+
+
+# Reading the pages.
+
+
+def section(page: Path, title: str) -> str:
+    """The text under a title, down to the next one of the same rank."""
+    text = page.read_text("utf-8")
+    begin = re.search(rf"^{re.escape(title)}\n([-=~])\1+\n", text, re.MULTILINE)
+    assert begin is not None, f"{page.name} has no section {title!r}"
+    end = re.compile(rf"^.+\n{re.escape(begin[1])}{{3,}}\n", re.MULTILINE).search(text, begin.end())
+    return text[begin.end() : end.start() if end else None]
+
+
+def indented_blocks(text: str, opening: str) -> Iterator[str]:
+    """What stands indented below each line that matches ``opening``, without the indentation and the options."""
+    for match in re.finditer(rf"^ *{opening}\n((?:(?: .*)?\n)+)", text, re.MULTILINE):
+        yield re.sub(r"\A(?::.*\n)*\n*", "", textwrap.dedent(match[1]))
+
+
+def code_blocks(text: str, language: str) -> list[str]:
+    """The code blocks in a language."""
+    return [f"{block.rstrip()}\n" for block in indented_blocks(text, rf"\.\. code-block:: {language}")]
+
+
+def table(text: str) -> list[list[str]]:
+    """The rows of the first list-table, without the header."""
+    block = next(indented_blocks(text, r"\.\. list-table::"))
+    rows = [re.split(r"^  - ", row, flags=re.MULTILINE) for row in re.split(r"^\* - ", block, flags=re.MULTILINE)[1:]]
+    return [[" ".join(cell.split()) for cell in row] for row in rows[1:]]
+
+
+def codes_of(page: Path) -> dict[str, list[str]]:
+    """The rows of a page's table of error codes by their code."""
+    return {row[0].strip("`"): row for row in table(section(page, "Error codes"))}
+
+
+@frozen
+class Command:
+    """What is typed, and what comes of it."""
+
+    argv: list[str]
+    output: list[str]
+
+
+def commands(text: str) -> list[Command]:
+    """The commands of the console blocks."""
+    return [
+        Command(shlex.split(typed), output)
+        for block in code_blocks(text, "console")
+        for typed, *output in (part.splitlines() for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:])
+    ]
+
+
+# Running what they show.
+
+
+def twistd_of(command: Command, *more: str, cwd: Path | None = None) -> Twistd:
+    """The service of a ``twistd`` command, but at a free port."""
+    name = "rpoolserver" if "rpoolserver" in command.argv else "rproxy"
+    _, *arguments = command.argv[command.argv.index(name) :]
+    ported = ["0" if argument in {"8000", "5000"} else argument for argument in arguments]
+    return Twistd(name, *ported, *more, cwd=cwd)
+
+
+def with_ports(text: str, proxy: Twistd, server: Twistd) -> str:
+    """The text with the ports that were free, where the documentation has its usual ones."""
+    return text.replace("8000", str(proxy.port)).replace("5000", str(server.port))
+
+
+def written(log: str) -> list[str]:
+    """What rproxy wrote to a log of ``twistd``, without the time and the logger's name."""
+    return re.findall(r"^\S+ \[rproxy\.[^\]]*\] (.*)$", log, re.MULTILINE)
+
+
+def python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """What this Python made of its arguments, in the project's folder."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, env=env, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+
+
+def send(command: Command, proxy: Twistd) -> subprocess.CompletedProcess[str]:
+    """Run an ``rproxy`` command."""
+    arguments = [str(proxy.port) if argument == "8000" else argument for argument in command.argv[1:]]
+    return python("-m", "rproxy.cli", *arguments)
+
+
+class ExampleTests(SynchronousTestCase):
+    """Whoever types what the pages show gets what they show."""
+
+    def assert_answered(self, command: Command, proxy: Twistd, code: int = 0) -> None:
+        result = send(command, proxy)
+        shown = [line.replace("8000", str(proxy.port)) for line in command.output]
+        self.assertEqual((result.returncode, result.stderr), (code, ""))
+        self.assertEqual(result.stdout.splitlines(), shown)
+
+    def test_three_terminals(self) -> None:
+        """The proxy, a server and a client, to the letter."""
+        running, serving, sending = commands(section(README, "By hand, in three terminals"))
+        with twistd_of(running) as proxy, twistd_of(serving, "--revproc", str(proxy.port)) as server:
+            proxy.wait_for_log("Received setup message")
+            server.wait_for_log("Registered")
+            self.assert_answered(sending, proxy)
+            self.assertEqual(written(proxy.log), [with_ports(line, proxy, server) for line in running.output])
+            self.assertEqual(written(server.log), [with_ports(line, proxy, server) for line in serving.output])
+
+    def test_known_lines(self) -> None:
+        """With ``--log-packets`` all lines of "What the terminals show", in their order."""
+        (block,) = code_blocks(section(PROTOCOL, "What the terminals show"), "text")
+        shown = dict(re.findall(r"^(\w+) +((?:.*\n)(?: .*\n)*)", block, re.MULTILINE))
+        running, serving, sending = commands(section(README, "By hand, in three terminals"))
+        with twistd_of(running, "--log-packets") as proxy:
+            with twistd_of(serving, "--log-packets", "--revproc", str(proxy.port)) as server:
+                proxy.wait_for_log("Received setup message")
+                output = send(sending, proxy).stdout.splitlines()
+                wrote = {"proxy": written(proxy.log), "server": written(server.log), "client": output}
+            for role, text in shown.items():
+                lines = with_ports(text.replace("172.31.21.234", "127.0.0.1"), proxy, server).splitlines()
+                expected = [line.strip() for line in lines if line.strip()]
+                self.assertEqual([line for line in wrote.pop(role) if line in expected], expected)
+        self.assertEqual(wrote, {})
+
+    def test_handlers(self) -> None:
+        """Both handlers give what is shown, one at once and the other later."""
+        text = section(README, "A handler of your own")
+        serving, sending = commands(text)
+        (code,) = code_blocks(text, "python")
+        (name,) = (argument for argument in serving.argv if argument.startswith("handlers:"))
+        functions = re.findall(r"^(?:async )?def (\w+)", code, re.MULTILINE)
+        self.assertIn(name.partition(":")[2], functions)
+        with TemporaryDirectory() as folder, twistd_of(Command(["rproxy", "--port", "0"], [])) as proxy:
+            (Path(folder) / "handlers.py").write_text(code, "utf-8")
+            for function in functions:
+                argv = [f"handlers:{function}" if argument == name else argument for argument in serving.argv]
+                with twistd_of(Command(argv, []), "--revproc", str(proxy.port), cwd=Path(folder)) as server:
+                    server.wait_for_log("Registered")
+                    self.assert_answered(sending, proxy, code=1)
+
+    def test_client_library(self) -> None:
+        """The program prints what is shown."""
+        text = section(README, "The client library")
+        (code,) = code_blocks(text, "python")
+        (output,) = code_blocks(text, "text")
+        running, serving, _ = commands(section(README, "By hand, in three terminals"))
+        with twistd_of(running) as proxy, twistd_of(serving, "--revproc", str(proxy.port)) as server:
+            server.wait_for_log("Registered")
+            result = python("-c", code.replace("8000", str(proxy.port)))
+        self.assertEqual((result.stdout.strip(), result.stderr), (output.strip(), ""))
+
+
+class SampleTests(SynchronousTestCase):
+    """Packets that the pages show are packets."""
+
+    def test_samples(self) -> None:
+        """Each is whole, and its size is right."""
+        for page in PAGES:
+            for block in code_blocks(page.read_text("utf-8"), "json"):
+                for packet in self.packets_in(block):
+                    self.assertFalse(not isinstance(packet, Setup) and packets.size_is_wrong(packet), packet)
+
+    def test_one_of_each(self) -> None:
+        """The protocol's page shows all four types, in the order of its table."""
+        block, *_ = code_blocks(section(PROTOCOL, "Packets"), "json")
+        self.assertEqual([type(packet) for packet in self.packets_in(block)], [Data, Setup, Ack, Error])
+
+    def packets_in(self, text: str) -> list[packets.Packet]:
+        framer: Framer[Data] = Framer(lambda raw: None, 1 << 20)
+        framer.feed(text.encode())
+        found = []
+        while (frame := framer.next()) is not None:
+            found.append(packets.decode(frame[0]))
+        self.assertFalse(framer.in_packet, text)
+        return found
+
+
+class ErrorCodeTests(SynchronousTestCase):
+    """The tables of error codes have those that the code uses."""
+
+    #: Whose arguments are error codes.
+    refusing = frozenset({"StreamError", "_refuse", "_refuse_setup", "error", "refuse"})
+    code = re.compile(r"[a-z]+(-[a-z]+)*")
+    delivered = frozenset({"no", "unknown"})
+
+    def used(self) -> Iterator[tuple[str, str]]:
+        """Each code that an error packet is made with, and the ``delivered`` that stands beside it, or ``""``."""
+        for path in PACKAGE.rglob("*.py"):
+            for call in ast.walk(ast.parse(path.read_bytes())):
+                if isinstance(call, ast.Call) and ast.unparse(call.func).rpartition(".")[2] in self.refusing:
+                    texts = [argument.value for argument in call.args if isinstance(argument, ast.Constant)]
+                    words = [text for text in texts if isinstance(text, str) and self.code.fullmatch(text)]
+                    delivered = next((word for word in words if word in self.delivered), "")
+                    yield from ((word, delivered) for word in words if word not in self.delivered)
+
+    def test_protocol(self) -> None:
+        """All of them, no others, and with what they say about delivery."""
+        documented = codes_of(PROTOCOL)
+        used = set(self.used())
+        self.assertEqual({*documented} - RESERVED, {code for code, _ in used})
+        for code, delivered in used:
+            self.assertIn(delivered, documented[code][2])
+
+    def test_readme(self) -> None:
+        """It has the same ones in the same order."""
+        self.assertEqual([*codes_of(README)], [*codes_of(PROTOCOL)])
+
+
+class OptionTests(SynchronousTestCase):
+    """Every option that a page names exists, and every command can be understood."""
+
+    def known(self) -> set[str]:
+        """The options of all commands."""
+        services: tuple[Options, ...] = (tap.Options(), pooltap.Options())
+        names = {f"--{name.rstrip('=')}" for options in services for name in options.longOpt}
+        for _, _, command in COMMANDS:
+            parser = ArgumentParser()
+            command.add_arguments(parser)
+            names.update(re.findall(r"--[a-z-]+", parser.format_usage()))
+        return names
+
+    def test_named(self) -> None:
+        """Wherever it is named."""
+        known = self.known()
+        for page in PAGES:
+            named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page.read_text("utf-8")))
+            self.assertEqual(named - known - FOREIGN, set(), page.name)
+
+    def test_proxy_options(self) -> None:
+        """The protocol's page is about the proxy, so each option that it names is the proxy's."""
+        known = {f"--{name.rstrip('=')}" for name in tap.Options().longOpt}
+        named = set(re.findall(r"``(--[a-z-]+)``", PROTOCOL.read_text("utf-8")))
+        self.assertEqual(named - known, set())
+
+    def test_commands(self) -> None:
+        """The options of a command are those of that command."""
+        for command in (command for page in PAGES for command in commands(page.read_text("utf-8"))):
+            if command.argv[0] == "twistd":
+                # A handler is imported when it is named: ExampleTests does that, in the folder that has it.
+                arguments = [argument for argument in command.argv if not argument.startswith("handlers:")]
+                named = [argument for argument in arguments if argument != "--handler"]
+                options = pooltap.Options() if "rpoolserver" in named else tap.Options()
+                first = next(place for place, argument in enumerate(named) if argument.startswith("rp"))
+                options.parseOptions(named[first + 1 :])
+            elif command.argv[0] == "rproxy":
+                make_parser().parse_args(command.argv[1:])
+
+    def test_limits(self) -> None:
+        """The table of limits has every limit, its option, and its value."""
+        limits = {name: value for name, value in asdict(Limits()).items() if name != "strict"}
+        rows = table(section(PROTOCOL, "Limits"))
+        self.assertEqual([float(value.split()[0]) for _, _, value in rows], [*limits.values()])
+        options = {f"--{name.rstrip('=')}" for name in tap.Options().longOpt}
+        for (_, option, _), name in zip(rows, limits, strict=True):
+            own = f"--{name.replace('_', '-')}"
+            self.assertEqual(option.strip("`"), own if own in options else "none")
+
+
+class ModernFieldTests(SynchronousTestCase):
+    """The table of a modern server's fields has those that there are, and their ranges."""
+
+    def rows(self) -> list[list[str]]:
+        return table(section(PROTOCOL, "What a modern server adds"))
+
+    def setup_with(self, field: str, value: object) -> Setup:
+        classic = {"type": "1", "id": "100", "privPolyId": "111", "listenport": "5000"}
+        packet = packets.decode(json.dumps({**classic, field: value}).encode())
+        assert isinstance(packet, Setup)
+        return packet
+
+    def test_fields(self) -> None:
+        """Each, in the order of the class."""
+        classic = {"type", "id", "policy", "listenport"}
+        fields = [field for field in Setup.__struct_fields__ if field not in classic]
+        self.assertEqual([row[0].strip("`") for row in self.rows()], fields)
+
+    def test_ranges(self) -> None:
+        """Both ends belong to a range, and what is beyond is refused; 0 is an end that doesn't."""
+        pattern = re.compile(r"(?:over )?(\d+) to ([\d,]+)(?: seconds)?")
+        found = {row[0].strip("`"): pattern.fullmatch(row[1]) for row in self.rows()}
+        ranges = {field: match for field, match in found.items() if match is not None}
+        self.assertEqual([*ranges], ["pipeline", "connections", "lease", "weight"])
+        for field, match in ranges.items():
+            least, most = int(match[1]), int(match[2].replace(",", ""))
+            for good in {max(least, 1), most}:
+                self.assertEqual(getattr(self.setup_with(field, good), field), good)
+            for bad in least - 1, 0, most + 1:
+                self.assertRaises(PacketError, self.setup_with, field, bad)
+
+
+class ArchitectureTests(SynchronousTestCase):
+    """The table of the rooms is that of the code."""
+
+    def test_rooms(self) -> None:
+        """Each one that there is, in the order of imports, and whether it is pure."""
+        _, _, rows, _ = re.split(r"^=+  =+  =+\n", section(ARCHITECTURE, "The rooms"), flags=re.MULTILINE)
+        shown = [(line.split()[0], line[14:18] == "yes ") for line in rows.splitlines()]
+        there = {path.stem if path.is_file() else path.name for path in PACKAGE.iterdir()}
+        self.assertEqual({room for room, _ in shown}, there - {"__init__", "__pycache__", "py"})
+        # What has no place in that order yet is told of by test_packaging.
+        placed = [(room, pure) for room, pure in shown if room in ORDER]
+        self.assertEqual(placed, [(room, room in PURE) for room in ORDER if room in there])
+
+    def test_one_function_writes(self) -> None:
+        """The promise about policies rests on it."""
+        path = PACKAGE / "connection.py"
+        writers = [
+            function.name
+            for function in ast.walk(ast.parse(path.read_bytes()))
+            if isinstance(function, ast.FunctionDef)
+            for call in ast.walk(function)
+            if isinstance(call, ast.Call) and ast.unparse(call.func) == "self._transport.write"
+        ]
+        self.assertEqual(writers, ["write"])
+
+
+class MarkupTests(SynchronousTestCase):
+    """The pages can be read by what shows them."""
+
+    def test_titles(self) -> None:
+        """Each is underlined over its whole length."""
+        for page in PAGES:
+            titles = re.findall(r"^(\S.*)\n((?:={3,}|-{3,}|~{3,}))\n", page.read_text("utf-8"), re.MULTILINE)
+            for title, underline in titles:
+                if "  " not in title:  # else it heads a table
+                    self.assertEqual(len(underline), len(title), f"{page.name}: {title}")
+
+    def test_links(self) -> None:
+        """Each link to a file leads to one."""
+        for page in PAGES:
+            for target in re.findall(r"<([^<>\s:]+)>`_", page.read_text("utf-8")):
+                self.assertTrue((page.parent / target).is_file(), f"{page.name}: {target}")
+
+    @skipUnless(find_spec("docutils"), "docutils isn't installed: neither rproxy nor its tests need it otherwise")
+    def test_docutils(self) -> None:
+        """It has nothing to say about them."""
+        core: Any = importlib.import_module("docutils.core")
+        for page in PAGES:
+            said = StringIO()
+            settings = {"report_level": 1, "halt_level": 5, "warning_stream": said, "_disable_config": True}
+            core.publish_doctree(page.read_text("utf-8"), source_path=page.name, settings_overrides=settings)
+            self.assertEqual(said.getvalue(), "")

@@ -1,0 +1,777 @@
+"""Which server gets a packet, how long it may wait for one, and what its client hears if there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.python.failure import Failure
+
+from rproxy.packets import PacketError
+from rproxy.routing import ForwardError
+from tests.memory import HOST, MemoryServerHost, Proxy, ProxyCase, ServerConnection, data, encode, setup
+
+#: Longer than a classic server can read.
+LONG = "x" * 2048
+
+
+class PolicyTests(ProxyCase):
+    """A data packet is only ever written to a server registered for its policy."""
+
+    def test_each_to_its_own(self) -> None:
+        """A server of policy 111 never sees a packet of 222, nor the other way round."""
+        proxy = self.proxy()
+        servers = {}
+        for port, policy in enumerate(("111", "222", "11", "1111"), start=5000):
+            proxy.register("100", policy, port)
+            servers[policy] = proxy.server(port)
+        client = proxy.client()
+        for policy in ("222", "111", "1111", "111", "11"):
+            client.ask(f"for {policy}", policy=policy)
+        for policy, server in servers.items():
+            self.assertEqual(set(server.payloads), {f"for {policy}"})
+
+    def test_unknown_policy(self) -> None:
+        """A policy nobody serves is an error at once, not a guess: there is no default server and no fall-through."""
+        proxy = self.proxy()
+        proxy.register("100", "111", 5000)
+        server = proxy.server(5000)
+        client = proxy.client()
+        for policy in ("222", "0111", "111 ", "11", "*", "default"):
+            client.ask("a", policy=policy)
+            self.assertEqual(client.answers(), ["no-server/no"], policy)
+        self.assertEqual(server.attempted, 0)
+
+    def test_no_panic(self) -> None:
+        """Nor is there a fall-through where every server of the policy is down, full or draining."""
+        proxy = self.proxy()
+        proxy.register("100", "111", 5000)
+        proxy.register("200", "111", 5001, drain=True)
+        proxy.register("300", "222", 5002)
+        draining, other = proxy.server(5001), proxy.server(5002)
+        client = proxy.client()
+        client.ask("a")
+        proxy.advance(6)
+        self.assertEqual(client.answers(), ["no-server/no"])
+        self.assertEqual((draining.attempted, other.attempted), (0, 0))
+
+    def test_one_server_of_two_policies(self) -> None:
+        """A server may serve several policies through several setup packets, and lose one of them."""
+        proxy = self.proxy()
+        leases = {policy: proxy.register("100", policy, 5000, pipeline=4, lease=60) for policy in ("111", "222")}
+        server = proxy.server(5000)
+        client = proxy.client()
+        client.ask("a")
+        client.ask("b", policy="222")
+        self.assertEqual(server.connection.payloads, ["a", "b"])
+        leases["111"].close()
+        client.ask("c")
+        client.ask("d", policy="222")
+        self.assertEqual(server.payloads, ["a", "b", "d"])
+        server.answer()
+        proxy.advance(6)
+        self.assertEqual(client.answers(), ["a by 100", "b by 100", "no-server/no", "d by 100"])
+
+    def test_packet_that_waited(self) -> None:
+        """A server that re-registers for another policy gets none of the packets that wait for its old one."""
+        proxy = self.proxy()
+        lease = proxy.register("100", "111", 5000, lease=60)
+        client = proxy.client()
+        client.ask("a")
+        lease.close()
+        proxy.register("100", "222", 5000, lease=60)
+        server = proxy.server(5000)
+        client.ask("b", policy="222")
+        proxy.advance(6)
+        self.assertEqual(server.payloads, ["b"])
+        server.answer()
+        self.assertEqual(client.answers(), ["no-server/no", "b by 100"])
+
+    def test_packet_that_waited_for_room(self) -> None:
+        """Nor does one that was full."""
+        proxy = self.proxy()
+        lease = proxy.register("100", "111", 5000, pipeline=1, lease=60)
+        server = proxy.server(5000)
+        client = proxy.client()
+        client.ask("a", "b")
+        self.assertEqual(server.payloads, ["a"])
+        lease.send(setup("100", "222", 5000, pipeline=1, lease=60), setup("100", "111", 6000, pipeline=1, lease=60))
+        server.answer()
+        self.assertEqual(server.payloads, ["a"])
+        self.assertEqual(client.answers(), ["a by 100"])
+        moved = proxy.server(6000)
+        proxy.advance(1)
+        self.assertEqual((server.payloads, moved.payloads), (["a"], ["b"]))
+
+    def test_packet_that_was_being_connected(self) -> None:
+        """Nor does one that the proxy was connecting to when it re-registered."""
+        for order in ("close first", "register first", "the other policy before"):
+            with self.subTest(order):
+                proxy = self.proxy()
+                if order == "the other policy before":
+                    proxy.register("100", "222", 5000, lease=60)
+                lease = proxy.register("100", "111", 5000, lease=60)
+                server = proxy.server(5000)
+                server.hang()
+                client = proxy.client()
+                client.ask("a")
+                self.assertEqual(len(server.attempts), 1)
+                if order == "close first":
+                    lease.close()
+                    proxy.register("100", "222", 5000, lease=60)
+                elif order == "register first":
+                    proxy.register("100", "222", 5000, lease=60)
+                    lease.close()
+                else:
+                    lease.close()
+                server.accept()
+                client.ask("b", policy="222")
+                proxy.advance(6)
+                self.assertEqual(server.payloads, ["b"])
+                server.answer()
+                self.assertEqual(client.answers(), ["no-server/no", "b by 100"])
+
+    def test_packet_that_was_redispatched(self) -> None:
+        """Nor does one that a packet of its old policy is redispatched to."""
+        proxy = self.proxy()
+        proxy.register("100", "111", 5000)
+        lease = proxy.register("200", "111", 5001, lease=60)
+        refusing, moving = proxy.server(5000), proxy.server(5001)
+        refusing.hang()
+        client = proxy.client()
+        client.ask("a")
+        lease.close()
+        proxy.register("200", "222", 5001, lease=60)
+        refusing.refuse()
+        proxy.advance(6)
+        self.assertEqual(moving.payloads, [])
+        self.assertEqual(client.answers(), ["no-server/no"])
+
+    def test_other_server_at_the_same_address(self) -> None:
+        """A connection is not a licence: what is written to an address is for the policy it serves now."""
+        proxy = self.proxy()
+        lease = proxy.register("100", "111", 5000, pipeline=4, lease=60)
+        server = proxy.server(5000)
+        client = proxy.client()
+        client.ask("a")
+        server.answer()
+        with proxy.at_once():
+            lease.close()
+            proxy.register("200", "222", 5000, pipeline=4, lease=60)
+        client.ask("b")
+        proxy.advance(6)
+        self.assertEqual(server.payloads, ["a"])
+        self.assertEqual(client.answers(), ["a by 100", "no-server/no"])
+
+
+class RotationTests(ProxyCase):
+    """Within a policy packets go round-robin in the order of registration."""
+
+    def serve(self, proxy: Proxy, count: int = 2, policy: str = "111", **modern: Any) -> list[MemoryServerHost]:
+        """Register servers 1, 2, ... of the policy."""
+        ports = range(5000, 5000 + count)
+        for number, port in enumerate(ports, start=1):
+            proxy.register(str(number), policy, port, HOST, **modern)
+        return [proxy.server(port) for port in ports]
+
+    def test_round_robin(self) -> None:
+        """With servers 1 and 2, packets 1 to 5 go to 1, 2, 1, 2, 1."""
+        proxy = self.proxy()
+        servers = self.serve(proxy)
+        client = proxy.client()
+        client.ask("1", "2", "3", "4", "5")
+        self.assertEqual([server.payloads for server in servers], [["1", "3", "5"], ["2", "4"]])
+        for server in servers:
+            server.answer()
+        self.assertEqual(client.answers(), ["1 by 1", "2 by 2", "3 by 1", "4 by 2", "5 by 1"])
+
+    def test_round_robin_over_clients(self) -> None:
+        """Whoever sends them, one packet a connection."""
+        proxy = self.proxy()
+        servers = self.serve(proxy)
+        for number in range(1, 6):
+            client = proxy.client()
+            client.ask(str(number))
+            client.close()
+        self.assertEqual([server.payloads for server in servers], [["1", "3", "5"], ["2", "4"]])
+
+    def test_policies_rotate_apart(self) -> None:
+        """Packets of another policy take no turn."""
+        proxy = self.proxy()
+        servers = self.serve(proxy)
+        proxy.register("3", "222", 6000)
+        proxy.server(6000)
+        client = proxy.client()
+        for number in range(1, 5):
+            client.ask(str(number))
+            client.ask("other", policy="222")
+        self.assertEqual([server.payloads for server in servers], [["1", "3"], ["2", "4"]])
+
+    def test_replaced_in_its_place(self) -> None:
+        """Setting up the same key again replaces it in its place in the rotation, at its new port too."""
+        proxy = self.proxy()
+        servers = self.serve(proxy, 3)
+        client = proxy.client()
+        client.ask("1")
+        proxy.register("2", "111", 6000)
+        moved = proxy.server(6000)
+        client.ask("2", "3", "4", "5")
+        self.assertEqual([server.payloads for server in servers], [["1", "4"], [], ["3"]])
+        self.assertEqual(moved.payloads, ["2", "5"])
+
+    def test_down_server_is_passed_over(self) -> None:
+        """A server that is down is passed over, and has its turns again once it is back."""
+        proxy = self.proxy()
+        servers = self.serve(proxy, 3)
+        servers[1].refuse()
+        client = proxy.client()
+        client.ask("1", "2", "3", "4", "5", "6")
+        self.assertEqual([len(server.payloads) for server in servers], [3, 0, 3])
+        servers[1].accept()
+        proxy.advance(1)
+        client.ask("7", "8", "9")
+        self.assertEqual([len(server.payloads) for server in servers], [4, 1, 4])
+
+    def test_draining_server_is_passed_over(self) -> None:
+        """So is one that drains; what is in flight there is finished."""
+        proxy = self.proxy()
+        servers = self.serve(proxy)
+        client = proxy.client()
+        client.ask("1", "2")
+        proxy.register("2", "111", 5001, drain=True)
+        client.ask("3", "4")
+        self.assertEqual([server.payloads for server in servers], [["1", "3", "4"], ["2"]])
+        for server in servers:
+            server.answer()
+        self.assertEqual(client.answers(), ["1 by 1", "2 by 2", "3 by 1", "4 by 1"])
+        proxy.register("2", "111", 5001)
+        client.ask("5", "6")
+        self.assertEqual([len(server.payloads) for server in servers], [4, 2])
+
+    def test_full_server_is_passed_over(self) -> None:
+        """So is one that has as much as it takes."""
+        proxy = self.proxy()
+        proxy.register("1", "111", 5000, pipeline=1)
+        proxy.register("2", "111", 5001, pipeline=4)
+        servers = [proxy.server(5000), proxy.server(5001)]
+        proxy.client().ask("1", "2", "3", "4")
+        self.assertEqual([server.payloads for server in servers], [["1"], ["2", "3", "4"]])
+
+    def test_weight(self) -> None:
+        """A server's weight is its share in the rotation, evenly spread."""
+        proxy = self.proxy()
+        proxy.register("1", "111", 5000, weight=3, pipeline=100)
+        proxy.register("2", "111", 5001, pipeline=100)
+        servers = [proxy.server(5000), proxy.server(5001)]
+        proxy.client().ask(*map(str, range(8)))
+        self.assertEqual([len(server.packets) for server in servers], [6, 2])
+        proxy.register("1", "111", 5000, weight=1, pipeline=100)
+        proxy.client().ask(*map(str, range(8)))
+        self.assertEqual([len(server.packets) for server in servers], [10, 6])
+
+    def test_order_of_answers(self) -> None:
+        """Two servers that answer in the opposite order change nothing about the order of the answers."""
+        proxy = self.proxy()
+        first, second = self.serve(proxy, pipeline=4)
+        client, other = proxy.client(), proxy.client()
+        client.ask("1", "2", "3")
+        other.ask("4", "5")
+        second.answer()
+        self.assertEqual((client.answers(), other.answers()), ([], ["4 by 2"]))
+        first.answer()
+        self.assertEqual((client.answers(), other.answers()), (["1 by 1", "2 by 2", "3 by 1"], ["5 by 1"]))
+
+
+class OneWriteTests(ProxyCase):
+    """A packet is tried on another server only if not one byte of it was written."""
+
+    def setUp(self) -> None:
+        self.world = self.proxy()
+        for number in (1, 2):
+            self.world.register(str(number), "111", 5000 + number)
+        self.first, self.second = self.world.server(5001), self.world.server(5002)
+        self.client = self.world.client()
+
+    def test_refused_connection(self) -> None:
+        """A packet whose connection is refused goes to the next server, and counts as redispatched."""
+        self.first.refuse()
+        self.client.ask("a")
+        self.assertEqual(self.second.payloads, ["a"])
+        self.second.answer()
+        self.assertEqual(self.client.answers(), ["a by 2"])
+        self.assertEqual(self.world.factory.counters.redispatched, 1)
+
+    def test_connection_that_is_not_made_in_time(self) -> None:
+        """So does one whose connection times out."""
+        self.first.hang()
+        self.client.ask("a")
+        self.world.advance(4.75)
+        self.assertEqual(self.second.payloads, [])
+        self.world.advance(0.5)
+        self.assertEqual(self.second.payloads, ["a"])
+
+    def test_every_server_refuses(self) -> None:
+        """Where the next one refuses too, the packet waits, and its client is told that it was not delivered."""
+        self.first.refuse()
+        self.second.refuse()
+        self.client.ask("a")
+        self.assertEqual((self.first.attempted, self.second.attempted), (1, 1))
+        self.world.advance(6)
+        self.assertEqual(self.client.answers(), ["no-server/no"])
+
+    def test_lost_after_the_write(self) -> None:
+        """A packet that was written is never written again: server-lost, delivered unknown."""
+        ways: list[Callable[[ServerConnection], None]] = [
+            ServerConnection.close,
+            ServerConnection.reset,
+            lambda connection: connection.send(b"garbage"),
+        ]
+        for way in ways:
+            self.setUp()
+            self.client.ask("a")
+            self.assertEqual(self.first.payloads, ["a"])
+            way(self.first.connection)
+            self.assertEqual(self.client.answers(), ["server-lost/unknown"])
+            self.world.advance(10)
+            self.assertEqual((self.first.payloads, self.second.payloads), (["a"], []))
+            self.assertEqual(self.world.factory.counters.redispatched, 0)
+
+    def test_timeout_after_the_write(self) -> None:
+        """Nor is one whose deadline passed."""
+        self.client.ask("a")
+        self.world.advance(31)
+        self.assertEqual(self.client.answers(), ["timeout/unknown"])
+        self.assertEqual((self.first.payloads, self.second.payloads), (["a"], []))
+
+    def test_registration_that_ends_before_the_write(self) -> None:
+        """A packet whose server leaves while the connection is made goes to another one."""
+        self.world.register("1", "111", 5001, drain=True)
+        lease = self.world.register("3", "111", 5003, lease=60)
+        hanging = self.world.server(5003)
+        hanging.hang()
+        self.client.ask("a", "b")
+        lease.close()
+        self.assertEqual(sorted(self.second.payloads), ["a", "b"])
+        hanging.accept()
+        self.assertEqual(hanging.payloads, [])
+
+
+class WaitingTests(ProxyCase):
+    """While every server of its policy is down, draining or full, a packet waits for one, but not for ever."""
+
+    def test_full(self) -> None:
+        """A packet waits until a server has room."""
+        proxy = self.proxy()
+        proxy.register("100", "111", 5000, pipeline=1)
+        server = proxy.server(5000)
+        client = proxy.client()
+        client.ask("a", "b")
+        proxy.advance(4.75)
+        self.assertEqual(client.answers(), [])
+        server.answer()
+        self.assertEqual(server.payloads, ["a", "b"])
+
+    def test_full_for_too_long(self) -> None:
+        """None came up in time: no-server, after queue_timeout, and not before."""
+        proxy = self.proxy()
+        proxy.register("100", "111", 5000, pipeline=1)
+        server = proxy.server(5000)
+        busy, client = proxy.client(), proxy.client()
+        busy.ask("a")
+        client.ask("b")
+        proxy.advance(4.75)
+        self.assertEqual(client.answers(), [])
+        proxy.advance(0.5)
+        self.assertEqual(client.answers(), ["no-server/no"])
+        server.answer()
+        self.assertEqual((busy.answers(), server.payloads), (["a by 100"], ["a"]))
+
+    def test_draining(self) -> None:
+        """A packet waits while the only server drains, for the one that comes in its stead."""
+        proxy = self.proxy()
+        proxy.register("100", "111", 5000, drain=True)
+        draining = proxy.server(5000)
+        client = proxy.client()
+        client.ask("a")
+        proxy.advance(3)
+        proxy.register("200", "111", 6000)
+        server = proxy.server(6000)
+        proxy.advance(1)
+        self.assertEqual((draining.attempted, server.payloads), (0, ["a"]))
+
+    def test_rolling_restart(self) -> None:
+        """A rolling restart loses nothing: what comes while the last server is gone waits for the next one."""
+        proxy = self.proxy()
+        lease = proxy.register("100", "111", 5000, pipeline=4, lease=60)
+        old = proxy.server(5000)
+        client = proxy.client()
+        client.ask("a")
+        lease.close()
+        client.ask("b")
+        proxy.advance(3)
+        old.answer()
+        old.refuse()
+        proxy.register("100", "111", 6000, pipeline=4, lease=60)
+        new = proxy.server(6000)
+        proxy.advance(2)
+        new.answer()
+        self.assertEqual(client.answers(), ["a by 100", "b by 100"])
+        self.assertEqual((old.payloads, new.payloads), (["a"], ["b"]))
+
+    def test_deserted_policy(self) -> None:
+        """Once the last server is gone for longer than a packet would wait, nobody serves the policy."""
+        proxy = self.proxy()
+        lease = proxy.register("100", "111", 5000, lease=60)
+        lease.close()
+        proxy.advance(6)
+        client = proxy.client()
+        client.ask("a")
+        self.assertEqual(client.answers(), ["no-server/no"])
+
+    def test_overloaded(self) -> None:
+        """The policy's queue is full: overloaded, at once; other policies have queues of their own."""
+        proxy = self.proxy(queue_packets=3)
+        for policy, port in (("111", 5000), ("222", 5001)):
+            proxy.register("100", policy, port, pipeline=1)
+        server, other = proxy.server(5000), proxy.server(5001)
+        client = proxy.client()
+        client.ask("in flight", "1", "2", "3", "4")
+        client.ask("in flight too", "5", policy="222")
+        self.assertEqual(proxy.factory.counters.refused["overloaded"], 0, "it waits for those before it")
+        for _ in range(4):
+            server.answer()
+        for _ in range(2):
+            other.answer()
+        self.assertEqual(
+            client.answers(),
+            [
+                "in flight by 100",
+                "1 by 100",
+                "2 by 100",
+                "3 by 100",
+                "overloaded/no",
+                "in flight too by 100",
+                "5 by 100",
+            ],
+        )
+
+    def test_overloaded_by_bytes(self) -> None:
+        """A queue is bounded in bytes, too."""
+        proxy = self.proxy(queue_bytes=1000)
+        proxy.register("100", "111", 5000, pipeline=1)
+        proxy.server(5000)
+        proxy.client().ask("in flight")
+        clients = [proxy.client() for _ in range(4)]
+        for client in clients:
+            client.ask("x" * 400)
+        self.assertEqual([client.answers() for client in clients], [[], [], [], ["overloaded/no"]])
+
+    def test_one_client_delays_another_by_one_turn(self) -> None:
+        """A client with many packets in line delays another client's one packet by one turn."""
+        proxy = self.proxy()
+        proxy.register("100", "111", 5000, pipeline=1)
+        server = proxy.server(5000)
+        many, one = proxy.client(), proxy.client()
+        many.ask(*map(str, range(100)))
+        one.ask("mine")
+        for _ in range(3):
+            server.answer()
+        self.assertEqual(one.answers(), ["mine by 100"])
+
+    def test_waits_in_order(self) -> None:
+        """A client's packets leave the line in the order in which they came, also after a connection in vain."""
+        proxy = self.proxy()
+        proxy.register("100", "111", 5000, pipeline=10)
+        client = proxy.client()
+        client.ask("1", "2", "3")
+        client.ask("4")
+        server = proxy.server(5000)
+        proxy.advance(1)
+        self.assertEqual(server.payloads, ["1", "2", "3", "4"])
+
+    def test_server_comes_back(self) -> None:
+        """Packets that waited while their server was down arrive when it is back, within the queue's time."""
+        for up_after in (0.25, 1, 3):
+            with self.subTest(up_after):
+                proxy = self.proxy()
+                proxy.register("100", "111", 5000)
+                client = proxy.client()
+                client.ask("a", "b")
+                proxy.advance(up_after)
+                self.assertEqual(client.answers(), [])
+                server = proxy.server(5000)
+                proxy.advance(4.75 - up_after)
+                self.assertEqual(sorted(server.payloads), ["a", "b"])
+
+
+class DeadlineTests(ProxyCase):
+    """Each packet has one deadline, from the moment it was read whole, waiting included."""
+
+    def test_in_flight(self) -> None:
+        """The deadline passed after the packet was written: timeout, delivered unknown."""
+        proxy = self.proxy()
+        proxy.register("100", "111", 5000)
+        proxy.server(5000)
+        client = proxy.client()
+        client.ask("a")
+        proxy.advance(29.75)
+        self.assertEqual(client.answers(), [])
+        proxy.advance(0.5)
+        self.assertEqual(client.answers(), ["timeout/unknown"])
+
+    def test_while_it_waits(self) -> None:
+        """It passed while the packet was waiting: timeout, delivered no."""
+        proxy = self.proxy(timeout=3)
+        proxy.register("100", "111", 5000)
+        client = proxy.client()
+        client.ask("a")
+        proxy.advance(2.75)
+        self.assertEqual(client.answers(), [])
+        proxy.advance(0.5)
+        self.assertEqual(client.answers(), ["timeout/no"])
+
+    def test_while_a_connection_is_made(self) -> None:
+        """It passed before there was a connection: timeout, delivered no, and the packet isn't written later."""
+        proxy = self.proxy(timeout=3)
+        proxy.register("100", "111", 5000)
+        server = proxy.server(5000)
+        server.hang()
+        client = proxy.client()
+        client.ask("a")
+        proxy.advance(3.25)
+        self.assertEqual(client.answers(), ["timeout/no"])
+        server.accept()
+        self.assertEqual(server.payloads, [])
+
+    def test_waiting_counts(self) -> None:
+        """What it waited for a server, the packet can't wait for its answer any more."""
+        proxy = self.proxy(timeout=6)
+        proxy.register("100", "111", 5000, pipeline=1)
+        server = proxy.server(5000)
+        proxy.client().ask("a")
+        client = proxy.client()
+        client.ask("b")
+        proxy.advance(4)
+        server.answer()
+        self.assertEqual(server.payloads, ["a", "b"])
+        proxy.advance(1.75)
+        self.assertEqual(client.answers(), [])
+        proxy.advance(0.5)
+        self.assertEqual(client.answers(), ["timeout/unknown"])
+
+    def test_from_the_last_byte(self) -> None:
+        """A packet that comes slowly isn't late for that."""
+        proxy = self.proxy(timeout=3)
+        proxy.register("100", "111", 5000)
+        server = proxy.server(5000)
+        client = proxy.client()
+        raw = encode(data("a"))
+        client.send(raw[:20])
+        proxy.advance(10)
+        client.send(raw[20:])
+        proxy.advance(2.75)
+        server.answer()
+        self.assertEqual(client.answers(), ["a by 100"])
+
+    def test_waited_in_vain_for_a_connection(self) -> None:
+        """A connection that comes to nothing gives no packet a later deadline, nor those that came before it."""
+        proxy = self.proxy(timeout=3)
+        proxy.register("100", "111", 5000, pipeline=10)
+        server = proxy.server(5000)
+        server.hang()
+        client = proxy.client()
+        client.ask("a")
+        proxy.advance(2)
+        client.ask("b")
+        proxy.advance(0.5)
+        server.refuse()
+        proxy.advance(0.75)
+        self.assertEqual(client.answers(), ["timeout/no"])
+
+    def test_late_packets_are_not_written(self) -> None:
+        """A packet that is past its deadline when its turn comes is not written any more."""
+        proxy = self.proxy(timeout=3)
+        proxy.register("100", "111", 5000, pipeline=1000)
+        server = proxy.server(5000)
+        client = proxy.client()
+        client.reads = False
+        client.ask("a")
+        server.connection.answer(payload="x" * 200_000)
+        client.ask("b")
+        proxy.advance(4)
+        client.read_again()
+        self.assertEqual(server.payloads, ["a"])
+        proxy.advance(0.25)
+        self.assertEqual(client.answers()[1:], ["timeout/no"])
+
+    def test_late_packets_break_no_connection(self) -> None:
+        """Nor do they cost others their answers."""
+        proxy = self.proxy(timeout=3)
+        proxy.register("100", "111", 5000, pipeline=1000)
+        server = proxy.server(5000)
+        deaf, other = proxy.client(), proxy.client()
+        deaf.reads = False
+        deaf.ask("a")
+        server.connection.answer(payload="x" * 200_000)
+        deaf.ask("b")
+        proxy.advance(10)
+        other.ask("c")
+        deaf.read_again()
+        proxy.advance(0.5)
+        server.answer()
+        self.assertEqual(other.answers(), ["c by 100"])
+
+    def test_more_comes_while_deadlines_pass(self) -> None:
+        """That a timeout makes room for the client's next packet disturbs none of the others' deadlines."""
+        proxy = self.proxy(timeout=3, client_packets=2)
+        proxy.register("100", "111", 5000, pipeline=10)
+        server = proxy.server(5000)
+        server.hang()
+        client, other = proxy.client(), proxy.client()
+        client.ask("1", "2", "3", "4", "5")
+        other.ask("6")
+        proxy.advance(3.25)
+        self.assertEqual(other.answers(), ["timeout/no"])
+        proxy.advance(10)
+        self.assertEqual(len(client.answers()), 5)
+
+
+class LongPacketTests(ProxyCase):
+    """Classic servers read 2,048 bytes at a time and take that for one packet."""
+
+    def test_only_classic_servers(self) -> None:
+        """A longer packet for a policy with only classic servers: too-large, without closing."""
+        proxy = self.proxy()
+        proxy.register("100", "111", 5000)
+        server = proxy.server(5000)
+        client = proxy.client()
+        client.ask(LONG, "a")
+        self.assertEqual(server.payloads, ["a"])
+        server.answer()
+        self.assertEqual(client.answers(), ["too-large/no", "a by 100"])
+        self.assertFalse(client.gone)
+
+    def test_just_fits(self) -> None:
+        """One of 2,048 bytes goes through."""
+        proxy = self.proxy()
+        proxy.register("100", "111", 5000)
+        server = proxy.server(5000)
+        payload = "x" * (2048 - len(encode(data(""))))
+        client = proxy.client()
+        client.ask(payload, payload + "x")
+        self.assertEqual(server.payloads, [payload])
+        self.assertEqual(len(server.connection.take_bytes()), 0)
+
+    def test_modern_server_beside(self) -> None:
+        """Where a modern server serves the policy too, it gets all of them."""
+        proxy = self.proxy()
+        proxy.register("100", "111", 5000)
+        proxy.register("200", "111", 6000, pipeline=10)
+        classic, modern = proxy.server(5000), proxy.server(6000)
+        proxy.client().ask(LONG, LONG, LONG)
+        self.assertEqual((classic.payloads, modern.payloads), ([], [LONG] * 3))
+
+    def test_waiting_for_the_modern_server(self) -> None:
+        """One that waits for the modern server doesn't keep the others from the classic one."""
+        proxy = self.proxy()
+        proxy.register("100", "111", 5000)
+        proxy.register("200", "111", 6000, pipeline=10)
+        classic = proxy.server(5000)
+        long, short = proxy.client(), proxy.client()
+        long.ask(LONG)
+        short.ask("a")
+        self.assertEqual(classic.payloads, ["a"])
+        classic.answer()
+        self.assertEqual(short.answers(), ["a by 100"])
+        proxy.advance(6)
+        self.assertEqual(long.answers(), ["no-server/no"])
+
+    def test_others_after_it(self) -> None:
+        """Nor for good: once it is gone from the line, the line is served again."""
+        proxy = self.proxy()
+        proxy.register("100", "111", 5000)
+        proxy.register("200", "111", 6000, pipeline=10)
+        classic = proxy.server(5000)
+        proxy.client().ask(LONG)
+        clients = []
+        for number in range(10):
+            proxy.advance(1)
+            clients.append(proxy.client())
+            clients[-1].ask(str(number))
+            classic.answer()
+        self.assertEqual([client.answers() for client in clients], [[f"{number} by 100"] for number in range(10)])
+
+    def test_server_that_becomes_classic(self) -> None:
+        """A server that registers anew as a classic one gets no long packet, not even one that it was given before."""
+        proxy = self.proxy()
+        proxy.register("100", "111", 5000, pipeline=10)
+        server = proxy.server(5000)
+        server.hang()
+        client = proxy.client()
+        client.ask(LONG)
+        proxy.register("100", "111", 5000)
+        server.accept()
+        proxy.advance(6)
+        self.assertEqual(len(server.packets), 0)
+        self.assertIn(client.answers(), (["too-large/no"], ["no-server/no"]))
+
+
+class ForwardTests(ProxyCase):
+    """``Router.forward``: one packet, a Deferred of its ACK."""
+
+    def setUp(self) -> None:
+        self.world = self.proxy()
+        self.world.register("100", "111", 5000)
+        self.server = self.world.server(5000)
+
+    def forward(self, policy: str = "111") -> Deferred[bytes]:
+        return self.world.factory.router.forward(encode(data("a", policy)))
+
+    def assert_refused(self, forwarded: Deferred[bytes], code: str, delivered: str) -> None:
+        failure: Failure = self.failureResultOf(forwarded, ForwardError)
+        error = failure.value
+        assert isinstance(error, ForwardError)
+        self.assertEqual((error.code, error.delivered), (code, delivered))
+        self.assertIn(" ", str(error))
+
+    def test_ack(self) -> None:
+        """It fires with the bytes of the ACK."""
+        forwarded = self.forward()
+        self.world.pump()
+        self.assertNoResult(forwarded)
+        answer = b'{"type":"2", "srcid":"100", "destid":"1", "payload":"done"}'
+        self.server.connection.send(answer)
+        self.assertEqual(self.successResultOf(forwarded), answer)
+
+    def test_refusals(self) -> None:
+        """It fails with the error's code, and whether the packet was delivered."""
+        self.assert_refused(self.forward("222"), "no-server", "no")
+        forwarded = self.forward()
+        self.world.pump()
+        self.server.connection.close()
+        self.assert_refused(forwarded, "server-lost", "unknown")
+
+    def test_timeout(self) -> None:
+        """It has a deadline."""
+        forwarded = self.forward()
+        self.world.pump()
+        self.world.advance(30.25)
+        self.assert_refused(forwarded, "timeout", "unknown")
+
+    def test_cancel(self) -> None:
+        """When it is cancelled, the answer is swallowed."""
+        forwarded = self.forward()
+        self.world.pump()
+        forwarded.cancel()
+        self.failureResultOf(forwarded, CancelledError)
+        client = self.world.client()
+        client.ask("b")
+        self.server.answer()
+        self.assertEqual(client.answers(), ["b by 100"])
+
+    def test_no_data_packet(self) -> None:
+        """Anything but a data packet isn't forwarded."""
+        for packet in (setup("200", "222", 6000), {"type": "0"}):
+            with self.assertRaises(PacketError):
+                self.world.factory.router.forward(encode(packet))

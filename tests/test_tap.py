@@ -1,0 +1,277 @@
+"""``twistd rproxy``: what its options mean, and the proxy that they make, on a real port."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.application.service import IService
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
+from twisted.internet.error import ConnectionRefusedError
+from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.logger import capturedLogs, formatEvent
+from twisted.python.failure import Failure
+from twisted.python.usage import UsageError
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+from zope.interface import implementer
+
+from rproxy import packets
+from rproxy.limits import Limits
+from rproxy.tap import Options, makeService
+
+LOOPBACK = "tcp:0:interface=127.0.0.1"
+
+
+def parsed(*arguments: str) -> Options:
+    """``twistd rproxy`` with these arguments."""
+    options = Options()
+    options.parseOptions(arguments)
+    return options
+
+
+class ListenOptionsTests(SynchronousTestCase):
+    """Where the proxy listens."""
+
+    def listens(self, *arguments: str) -> list[str]:
+        endpoints: list[str] = parsed(*arguments)["listen"]
+        return [endpoint.removesuffix(":backlog=1024") for endpoint in endpoints]
+
+    def test_port_8000_unless_told_otherwise(self) -> None:
+        self.assertEqual(["tcp:8000"], self.listens())
+
+    def test_another_port(self) -> None:
+        self.assertEqual(["tcp:5000"], self.listens("--port", "5000"))
+        self.assertEqual(["tcp:5000"], self.listens("-p", "5000"))
+
+    def test_any_free_port(self) -> None:
+        self.assertEqual(["tcp:0"], self.listens("--port", "0"))
+
+    def test_any_endpoint(self) -> None:
+        self.assertEqual(["tcp:8000:interface=10.0.0.1"], self.listens("--listen", "tcp:8000:interface=10.0.0.1"))
+
+    def test_several_endpoints(self) -> None:
+        self.assertEqual(["tcp:8000", LOOPBACK], self.listens("--listen", "8000", "--listen", LOOPBACK))
+
+    def test_what_is_nothing_to_listen_on(self) -> None:
+        for arguments, sentence in {
+            ("--port", "65536"): "65536 is no port",
+            ("--port", "-1"): "'-1' is nothing to listen on .*: give a port",
+            ("--port", "http"): "'http' is nothing to listen on .*: give a port",
+            ("--port", ""): "'' is nothing to listen on .*: give a port",
+            ("--listen", ""): "'' is nothing to listen on .*: give a port",
+            ("--listen", "pigeon:8000"): "'pigeon:8000' is nothing to listen on .*: give a port",
+            ("--listen", "8000", "--listen", "99999"): "99999 is no port",
+        }.items():
+            with self.subTest(arguments), self.assertRaisesRegex(UsageError, f"^{sentence}"):
+                parsed(*arguments)
+
+    def test_a_port_and_an_endpoint_at_once(self) -> None:
+        for port in ("8000", "0"):
+            with self.assertRaisesRegex(UsageError, "^--listen replaces --port: give one of them$"):
+                parsed("--port", port, "--listen", LOOPBACK)
+
+
+class LimitOptionsTests(SynchronousTestCase):
+    """How much the proxy allows."""
+
+    def test_the_defaults(self) -> None:
+        self.assertEqual(Limits(), parsed()["limits"])
+
+    def test_each_option(self) -> None:
+        for arguments, limits in {
+            ("--max-packet", "4096"): Limits(max_packet=4096),
+            ("--max-clients", "10"): Limits(max_clients=10),
+            ("--timeout", "2.5"): Limits(timeout=2.5),
+            ("--queue-timeout", "2"): Limits(queue_timeout=2.0),
+            ("--connect-timeout", "0.5"): Limits(connect_timeout=0.5),
+            ("--idle-timeout", "1e3"): Limits(idle_timeout=1000.0),
+            ("--strict",): Limits(strict=True),
+        }.items():
+            with self.subTest(arguments):
+                self.assertEqual(limits, parsed(*arguments)["limits"])
+
+    def test_they_have_the_kinds_that_the_limits_have(self) -> None:
+        limits = parsed("--max-packet", "4096", "--timeout", "2", "--strict")["limits"]
+        self.assertEqual([int, float, bool], [type(v) for v in (limits.max_packet, limits.timeout, limits.strict)])
+
+    def test_what_can_be_no_limit(self) -> None:
+        for arguments, sentence in {
+            ("--max-packet", "63"): "--max-packet 63: .* must be >= 64",
+            ("--max-packet", "1.5"): "--max-packet 1.5: invalid literal",
+            ("--max-packet", "1MiB"): "--max-packet 1MiB: invalid literal",
+            ("--max-clients", "0"): "--max-clients 0: .* must be >= 1",
+            ("--max-clients", ""): "--max-clients : invalid literal",
+            ("--timeout", "0"): "--timeout 0: .* must be > 0",
+            ("--timeout", "-1"): "--timeout -1: .* must be > 0",
+            ("--timeout", "30s"): "--timeout 30s: could not convert",
+            ("--timeout", "nan"): "--timeout nan: .* must be > 0",
+            ("--timeout", "inf"): "--timeout inf: without an end it would be no limit",
+            ("--queue-timeout", "soon"): "--queue-timeout soon: could not convert",
+            ("--connect-timeout", "0"): "--connect-timeout 0: .* must be > 0",
+            ("--idle-timeout", "never"): "--idle-timeout never: could not convert",
+        }.items():
+            with self.subTest(arguments), self.assertRaisesRegex(UsageError, f"^{sentence}"):
+                parsed(*arguments)
+
+
+class HelpTests(SynchronousTestCase):
+    """``twistd rproxy --help``."""
+
+    def setUp(self) -> None:
+        self.help = " ".join(str(Options()).split())
+
+    def test_it_names_units_and_defaults(self) -> None:
+        for line in (
+            r"-p, --port= TCP port [^\[]*\[default: 8000\]",
+            r"--max-packet= [^\[]* in bytes \[default: 1048576\]",
+            r"--max-clients= [^\[]*\[default: 10000\]",
+            r"--timeout= [^\[]* in seconds \[default: 30.0\]",
+            r"--queue-timeout= [^\[]* in seconds \[default: 5.0\]",
+            r"--connect-timeout= [^\[]* in seconds \[default: 5.0\]",
+            r"--idle-timeout= [^\[]* in seconds \[default: 300.0\]",
+            r"--listen= [^-]*\(repeatable\)",
+            r"--strict [^-]*payloadsize",
+            r"--log-packets [^-]*payload",
+        ):
+            self.assertRegex(self.help, line)
+
+    def test_it_says_what_it_is(self) -> None:
+        self.assertIn("A reverse proxy for JSON packets", self.help)
+        self.assertIn("[--port N | --listen ENDPOINT ...]", parsed().getSynopsis())
+
+    def test_what_is_no_option(self) -> None:
+        for arguments in (("--colour",), ("8000",), ("--strict=no",)):
+            with self.subTest(arguments), self.assertRaises(UsageError):
+                parsed(*arguments)
+
+
+@implementer(IHalfCloseableProtocol)
+class Client(Protocol):
+    """Collects what it reads until the proxy closes."""
+
+    def __init__(self) -> None:
+        self.received = b""
+        self.closed: Deferred[bytes] = Deferred()
+
+    def dataReceived(self, data: bytes) -> None:
+        self.received += data
+
+    def readConnectionLost(self) -> None:
+        assert self.transport is not None
+        self.transport.loseConnection()
+
+    def writeConnectionLost(self) -> None:
+        """It has said all that it has to say."""
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.closed.callback(self.received)
+
+
+class ServiceTests(TestCase):
+    """The whole proxy on a loopback port."""
+
+    timeout = 10
+
+    def setUp(self) -> None:
+        self.events = self.enterContext(capturedLogs())
+
+    def lines(self, start: str = "") -> list[str]:
+        """What was logged."""
+        return [line for event in self.events if (line := formatEvent(event)).startswith(start)]
+
+    def ports(self) -> list[int]:
+        """Where the log says that the proxy listens."""
+        return [int(line.rpartition(" ")[2]) for line in self.lines("Running the reverse proxy on port ")]
+
+    def start(self, *arguments: str) -> IService:
+        """Start it as twistd does."""
+        service = makeService(parsed(*(arguments if "--listen" in arguments else (*arguments, "--listen", LOOPBACK))))
+        service.privilegedStartService()
+        service.startService()
+        self.addCleanup(service.stopService)
+        return service
+
+    async def connect(self, port: int | None = None) -> Client:
+        from twisted.internet import reactor
+
+        endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", port or self.ports()[0])
+        client: Client = await connectProtocol(endpoint, Client())
+        return client
+
+    async def ask(self, raw: bytes, port: int | None = None) -> packets.Packet:
+        """Send one packet and shut the writing side; return the answer."""
+        client = await self.connect(port)
+        transport: Any = client.transport
+        transport.write(raw)
+        transport.loseWriteConnection()
+        return packets.decode(await client.closed)
+
+    def assert_refused(self, code: str, answer: packets.Packet) -> None:
+        assert isinstance(answer, packets.Error)
+        self.assertEqual((code, "1", "no"), (answer.error, answer.destid, answer.delivered))
+
+    async def test_it_says_where_it_listens_and_answers_there(self) -> None:
+        self.start()
+        self.assertEqual(1, len(self.ports()))
+        self.assert_refused("no-server", await self.ask(packets.data("1", "111", "xyz1")))
+
+    async def test_it_listens_at_each_endpoint(self) -> None:
+        self.start("--listen", LOOPBACK, "--listen", LOOPBACK)
+        self.assertEqual(2, len(set(self.ports())))
+        for port in self.ports():
+            self.assert_refused("no-server", await self.ask(packets.data("1", "111", "xyz1"), port))
+
+    async def test_it_shows_packets_only_where_it_was_asked_to(self) -> None:
+        line = "Received a message from client 1 payload xyz1"
+        service = self.start()
+        await self.ask(packets.data("1", "111", "xyz1"))
+        self.assertEqual([], self.lines(line))
+        await service.stopService()
+        self.start("--log-packets")
+        await self.ask(packets.data("1", "111", "xyz1"), self.ports()[-1])
+        self.assertEqual([line], self.lines(line))
+
+    async def test_it_is_strict_only_where_it_was_asked_to(self) -> None:
+        wrong = b'{"type": "0", "srcid": "1", "privPoliId": "111", "payload": "xyz1", "payloadsize": "512"}'
+        service = self.start()
+        self.assert_refused("no-server", await self.ask(wrong))
+        await service.stopService()
+        self.start("--strict")
+        self.assert_refused("bad-packet", await self.ask(wrong, self.ports()[-1]))
+
+    async def test_its_limits_hold(self) -> None:
+        self.start("--max-packet", "64")
+        answer = await self.ask(packets.data("1", "111", "x" * 64))
+        assert isinstance(answer, packets.Error)
+        self.assertEqual("too-large", answer.error)
+
+    async def test_leases_end_on_time(self) -> None:
+        self.start("--queue-timeout", "0.1")
+        server = await self.connect()
+        transport: Any = server.transport
+        transport.write(packets.setup("100", "111", 5000, lease=0.05))
+        answer = packets.decode(await server.closed)
+        self.assertIsInstance(answer, packets.Ack)
+        setup_line = "Received setup message from server id 100 ip 127.0.0.1 privacy policy 111 port 5000"
+        self.assertEqual([setup_line], self.lines("Received setup"))
+        self.assert_refused("no-server", await self.ask(packets.data("1", "111", "xyz1")))
+
+    async def test_silent_clients_are_disconnected(self) -> None:
+        self.start("--idle-timeout", "0.1")
+        client = await self.connect()
+        self.assertEqual(b"", await client.closed)
+
+    async def test_stopped_it_listens_no_more(self) -> None:
+        service = self.start()
+        port = self.ports()[0]
+        await service.stopService()
+        with self.assertRaises(ConnectionRefusedError):
+            await self.connect(port)
+
+    async def test_it_can_be_started_again(self) -> None:
+        service = self.start()
+        await service.stopService()
+        service.privilegedStartService()
+        service.startService()
+        self.assert_refused("no-server", await self.ask(packets.data("1", "111", "xyz1"), self.ports()[1]))
