@@ -25,7 +25,7 @@ from rproxy.metrics import Counters
 from rproxy.packetlog import ProxyLog
 from rproxy.packets import Ack, Error, PacketError
 from rproxy.registry import Address
-from rproxy.request import Asker, Request
+from rproxy.request import Asker, Refusal, Request
 
 
 class Pool(Protocol):
@@ -59,7 +59,7 @@ class UpstreamConnection(TwistedProtocol):
         self._limits = limits
         self._counters = counters
         self._log = log
-        self._framer = Framer(packets.peek_ack, limits.max_packet)
+        self._framer = Framer(packets.peek_ack, limits.max_packet, packets.peek_many_acks)
         self._persistent = pipeline is not None
         self._depth = pipeline or 1
         #: Written and not yet answered, oldest first; also those whose asker was answered by a deadline or is gone.
@@ -100,8 +100,9 @@ class UpstreamConnection(TwistedProtocol):
         awaited = len(self.in_flight)
         self._framer.feed(data)
         try:
-            while (frame := self._framer.next()) is not None:
-                self._match(frame[0], frame[1] or self._look_closer(frame[0]), askers)
+            self._match(self._framer.take(awaited + 1), askers)
+            if self._framer.error is not None:
+                raise self._framer.error
         except (StreamError, PacketError) as error:
             self._break(str(error))
         if len(self.in_flight) < awaited and not self._broken:
@@ -111,40 +112,49 @@ class UpstreamConnection(TwistedProtocol):
         for asker in askers:
             asker.deliver()
 
-    def _match(self, raw: bytes, answer: Ack | Error, askers: dict[Asker, None]) -> None:
-        """Give an answer to the oldest packet in flight, if it is one."""
-        if not self.in_flight:
-            raise PacketError("an answer to nothing")
-        request = self.in_flight[0]
-        server = request.server
-        assert server is not None
-        if answer.destid != request.client_id or answer.srcid != server.server_id:
-            raise PacketError("an answer to another packet, or of another server")
-        if answer.payloadsize is not UNSET and packets.size_is_wrong(answer):
-            if self._limits.strict:
-                raise PacketError("an answer with a wrong payloadsize")
-            self._counters.wrong_size += 1
-        self.in_flight.popleft()
-        if request.reply is not None:
-            self._counters.swallowed += 1
-            return
-        if answer.type == "3":
-            request.error = "failed"
-        elif self._log is not None:
-            self._log.answered(answer)
-        request.reply = raw
-        askers[request.asker] = None
+    def _match(self, frames: list[tuple[bytes, Ack | None]], askers: dict[Asker, None]) -> None:
+        """Give each answer to the packet that it must be the answer to: the oldest in flight.
+
+        :raises StreamError, PacketError: one isn't.
+        """
+        in_flight = self.in_flight
+        for frame, ack in frames:
+            raw, answer = (frame, ack) if ack is not None else self._look_closer(frame)
+            if not in_flight:
+                raise PacketError("an answer to nothing")
+            request = in_flight[0]
+            server = request.server
+            if server is None or answer.destid != request.client_id or answer.srcid != server.server_id:
+                raise PacketError("an answer to another packet, or of another server")
+            size = answer.payloadsize
+            if size is not UNSET and size != len(answer.payload) and packets.size_is_wrong(answer):
+                self._tolerate_wrong_size()
+            in_flight.popleft()
+            if request.reply is not None:
+                self._counters.swallowed += 1
+                continue
+            if self._log is not None:
+                self._log.answered(answer)
+            request.reply = raw
+            askers[request.asker] = None
+
+    def _tolerate_wrong_size(self) -> None:
+        if self._limits.strict:
+            raise PacketError("an answer with a wrong payloadsize")
+        self._counters.wrong_size += 1
 
     @staticmethod
-    def _look_closer(raw: bytes) -> Ack | Error:
-        """An answer in a form that few have.
+    def _look_closer(raw: bytes) -> tuple[bytes, Ack | Error]:
+        """An answer in a form that few have, and the reply that it makes.
 
-        :raises PacketError: no answer. An error is one only if it says that the packet may have been delivered, which
-            is all that a server can know.
+        :raises StreamError, PacketError: no answer. An error is one only if it says that the packet may have been
+            delivered, which is all that a server can know.
         """
         answer = packets.decode(raw)
-        if isinstance(answer, Ack) or (isinstance(answer, Error) and answer.delivered == "unknown"):
-            return answer
+        if isinstance(answer, Ack):
+            return raw, answer
+        if isinstance(answer, Error) and answer.delivered == "unknown":
+            return Refusal(raw, "failed"), answer
         raise PacketError("neither an ACK nor a server's error")
 
     def _update_room(self) -> None:

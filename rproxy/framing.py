@@ -65,9 +65,7 @@ class Framer(Generic[Packet]):
         "scanned",
     )
 
-    def __init__(
-        self, peek: Peek[Packet], max_packet: int, peek_many: PeekMany[Packet] = lambda chunk: None
-    ) -> None:
+    def __init__(self, peek: Peek[Packet], max_packet: int, peek_many: PeekMany[Packet] = lambda chunk: None) -> None:
         self._peek = peek
         self._peek_many = peek_many
         self._max_packet = max_packet

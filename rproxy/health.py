@@ -46,6 +46,10 @@ class Health:
         self._probes = min(self._probes + 1, 16)
         return delay * (0.75 + 0.5 * self._random())
 
+    def expected(self) -> None:
+        """The server said that it is there: probe it soon again."""
+        self._probes = 0
+
     def probed(self) -> None:
         """A probe succeeded: the server is back."""
         self.up = True

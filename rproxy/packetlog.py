@@ -26,7 +26,7 @@ def shown(payload: str) -> str:
 class ProxyLog:
     """The proxy's lines about packets, for ``--log-packets`` only: they show payloads."""
 
-    _logger = Logger(namespace="rproxy.packets")
+    _logger = Logger()
 
     def received(self, data: packets.Data) -> None:
         """A client's packet came."""
@@ -49,7 +49,7 @@ class ProxyLog:
             payload=shown(data.payload),
         )
 
-    def answered(self, ack: packets.Ack) -> None:
+    def answered(self, ack: packets.Ack | packets.Error) -> None:
         """The server's answer came."""
         self._logger.info(
             "Received a data message from server id {server_id} payload {payload}",

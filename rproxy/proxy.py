@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Literal, cast
+from typing import cast
 
 from msgspec import UNSET
 from twisted.internet.interfaces import (
@@ -27,14 +27,15 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rproxy import packets
+from rproxy.admission import Admission
 from rproxy.framing import Framer, StreamError
 from rproxy.limits import Limits
 from rproxy.lingering import close_lingering
 from rproxy.metrics import Counters
 from rproxy.packetlog import ProxyLog
-from rproxy.packets import PROXY_ID, Data, PacketError, Setup
-from rproxy.registry import ConflictError, Registration, Registry
-from rproxy.request import Request
+from rproxy.packets import Data, PacketError, Setup
+from rproxy.registry import Registration, Registry
+from rproxy.request import Refusal, Request
 from rproxy.routing import Router
 from rproxy.upstream import Connect
 
@@ -43,32 +44,35 @@ from rproxy.upstream import Connect
 class ProxyProtocol(Protocol):
     """One connection of a client, of a registering server, or of both."""
 
-    _logger = Logger(namespace="rproxy.proxy")
-
     def __init__(self, factory: ProxyFactory) -> None:
         self._factory = factory
         self._limits = factory.limits
         self._counters = factory.counters
-        self._router = factory.router
-        self._log = factory.log
-        self._seconds = factory.clock.seconds
-        self._framer = Framer(packets.peek_data, factory.limits.max_packet)
+        self._framer = Framer(packets.peek_data, factory.limits.max_packet, packets.peek_many_data)
         #: What has no answer yet, or one that must wait for those before it.
         self._pending: deque[Request] = deque()
         self._pending_bytes = 0
-        #: The peer doesn't read its answers.
-        self._blocked = False
-        #: Packets are left unread for want of room, and the transport isn't read from.
-        self._held = False
-        self._working = False
-        #: No packet will come any more, because the peer shut its writing side or because it broke its stream.
-        self._over = False
-        self._shut = False
-        self._distrusted = False
-        self._closing: IDelayedCall | None = None
-        self._holds_lease = False
-        #: When something was heard last, in the clock's seconds.
-        self.heard = self._seconds()
+        #: Since when nothing was heard, in the clock's seconds, as far as :meth:`close_if_idle` has looked.
+        self._silent_since = factory.clock.seconds()
+
+    # What follows differs for few connections, and costs the others nothing here.
+
+    #: Something was heard since :meth:`close_if_idle` looked.
+    _heard = True
+    #: The peer doesn't read its answers.
+    _blocked = False
+    #: Packets are left unread for want of room, and the transport isn't read from.
+    _held = False
+    #: Packets are being read; answers wait until that is done.
+    _working = False
+    #: No packet will come any more, because the peer shut its writing side or because it broke its stream.
+    _over = False
+    _shut = False
+    _distrusted = False
+    #: The last answer is written.
+    _finished = False
+    _lingering: IDelayedCall | None = None
+    _holds_lease = False
 
     # From the transport.
 
@@ -80,7 +84,7 @@ class ProxyProtocol(Protocol):
     def dataReceived(self, data: bytes) -> None:
         if self._distrusted:
             return
-        self.heard = self._seconds()
+        self._heard = True
         self._framer.feed(data)
         self._work()
 
@@ -88,8 +92,8 @@ class ProxyProtocol(Protocol):
         """The peer will send nothing more, and still reads its answers (promise 9)."""
         self._over = self._shut = True
         if self._framer.in_packet and not self._distrusted:
-            self._refuse(b"", "", "bad-packet", "the stream ended inside a packet")
-        if self._closing is not None:
+            self._refuse_stream("bad-packet", "the stream ended inside a packet")
+        if self._finished:
             self._transport.loseConnection()
         else:
             self._work()
@@ -98,8 +102,8 @@ class ProxyProtocol(Protocol):
         """Our writing side is shut: see :mod:`rproxy.lingering`."""
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        if self._closing is not None and self._closing.active():
-            self._closing.cancel()
+        if self._lingering is not None and self._lingering.active():
+            self._lingering.cancel()
         self._counters.client_gone += len(self._pending)
         for request in self._pending:
             request.abandon()
@@ -136,40 +140,36 @@ class ProxyProtocol(Protocol):
     def _work(self) -> None:
         """Read packets while there is room, write the answers that are there, until neither makes way for the other."""
         self._working = True
-        try:
-            while self._read_packets() and self._write_answers():
-                pass
-            self._write_answers()
-        finally:
-            self._working = False
+        while self._read_packets() and self._write_answers():
+            pass
+        self._working = False
+        self._write_answers()
         if self._over and not (self._held or self._pending):
             self._finish()
+
+    def _room(self) -> int:
+        """How many packets may be taken in."""
+        if self._blocked or self._pending_bytes >= self._limits.client_bytes:
+            return 0
+        return self._limits.client_packets - len(self._pending)
 
     def _read_packets(self) -> bool:
         """Take packets in, and answer whether some had to be left for want of room."""
         if self._distrusted:
             return False
-        limits = self._limits
-        pending = self._pending
-        framer = self._framer
-        try:
-            while not (
-                self._blocked or len(pending) >= limits.client_packets or self._pending_bytes >= limits.client_bytes
-            ):
-                frame = framer.next()
-                if frame is None:
+        while (room := self._room()) > 0:
+            try:
+                frames = self._framer.take(room)
+                self._take(frames)
+                if len(frames) < room and self._framer.error is not None:
+                    raise self._framer.error
+            except StreamError as error:
+                self._over = self._distrusted = True
+                self._refuse_stream(error.code, str(error))
+            if self._distrusted or len(frames) < room:
+                if self._held:
                     self._hold(False)
-                    return False
-                raw, data = frame
-                if data is None:
-                    self._take_other(raw)
-                else:
-                    self._take(raw, data)
-        except StreamError as error:
-            self._over = self._distrusted = True
-            self._refuse(b"", "", error.code, str(error))
-            self._hold(False)
-            return False
+                return False
         self._hold(True)
         return True
 
@@ -178,59 +178,87 @@ class ProxyProtocol(Protocol):
             self._held = hold
             if hold:
                 self._transport.pauseProducing()
-            elif not self._over:
+            elif not self._shut:
                 self._transport.resumeProducing()
 
-    def _take(self, raw: bytes, data: Data) -> None:
-        if data.payloadsize is not UNSET and packets.size_is_wrong(data):
-            if self._limits.strict:
-                self._refuse(raw, data.srcid, "bad-packet", "payloadsize is not the number of the payload's characters")
-                return
-            self._counters.wrong_size += 1
-        if self._log is not None:
-            self._log.received(data)
-        request = Request(raw, data.policy, data.srcid, self.heard + self._limits.timeout, self)
-        self._pending.append(request)
-        self._pending_bytes += len(raw)
-        self._counters.received += 1
-        self._router.submit(request)
+    def _take(self, frames: list[tuple[bytes, Data | None]]) -> None:
+        pending = self._pending
+        submit = self._factory.router.submit
+        log = self._factory.log
+        deadline = self._factory.clock.seconds() + self._limits.timeout
+        size = 0
+        before = len(pending)
+        try:
+            for raw, usual in frames:
+                data = usual or self._look_closer(raw)
+                if data is None or (data.payloadsize is not UNSET and self._refuse_wrong_size(raw, data)):
+                    continue
+                if log is not None:
+                    log.received(data)
+                request = Request(raw, data.policy, data.srcid, deadline, self)
+                pending.append(request)
+                size += len(raw)
+                submit(request)
+        finally:
+            # Nothing leaves the queue meanwhile, so this is what came.
+            self._counters.received += len(pending) - before
+            self._pending_bytes += size
 
-    def _take_other(self, raw: bytes) -> None:
-        """Take what isn't a data packet of the usual form."""
+    def _look_closer(self, raw: bytes) -> Data | None:
+        """A data packet of a form that few have; None if it is another packet or none, which is dealt with here.
+
+        :raises StreamError: it isn't JSON.
+        """
         try:
             packet = packets.decode(raw)
         except PacketError as error:
             self._refuse(raw, error.destid, "bad-packet", str(error))
-            return
+            return None
         if isinstance(packet, Data):
-            self._take(raw, packet)
-        elif isinstance(packet, Setup):
+            return packet
+        if isinstance(packet, Setup):
             self._register(packet)
         else:
             self._refuse(raw, packet.srcid, "bad-packet", "only data and setup packets are for the proxy")
+        return None
+
+    def _refuse_wrong_size(self, raw: bytes, data: Data) -> bool:
+        if not packets.size_is_wrong(data):
+            return False
+        if self._limits.strict:
+            self._refuse(raw, data.srcid, "bad-packet", "payloadsize is not the number of the payload's characters")
+            return True
+        self._counters.wrong_size += 1
+        return False
 
     def _refuse(self, raw: bytes, client_id: str, code: str, text: str) -> None:
-        """Answer something that is no data packet, in its place among the answers."""
-        request = Request(raw, "", client_id, self.heard, self)
+        """Answer something that was taken and is no data packet, in its place among the answers."""
+        request = Request(raw, "", client_id, 0.0, self)
         self._pending.append(request)
         self._pending_bytes += len(raw)
-        self._counters.received += 1
         request.refuse(code, "no", text)
+
+    def _refuse_stream(self, code: str, text: str) -> None:
+        """Answer what can't be taken, and will be the last."""
+        self._counters.received += 1
+        self._refuse(b"", "", code, text)
 
     def _write_answers(self) -> bool:
         """Write what is answered at the head of the queue, in one go; whether there was anything."""
         pending = self._pending
-        replies: list[bytes] = []
-        while pending and (reply := pending[0].reply) is not None:
-            request = pending.popleft()
-            self._pending_bytes -= len(request.raw)
-            if request.error is None:
-                self._counters.acked += 1
-            else:
-                self._counters.refused[request.error] += 1
-            replies.append(reply)
-        if not replies:
+        if not pending or pending[0].reply is None:
             return False
+        refused = self._counters.refused
+        replies: list[bytes] = []
+        size = errors = 0
+        while pending and (reply := pending[0].reply) is not None:
+            size += len(pending.popleft().raw)
+            replies.append(reply)
+            if isinstance(reply, Refusal):
+                refused[reply.code] += 1
+                errors += 1
+        self._pending_bytes -= size
+        self._counters.acked += len(replies) - errors
         self._transport.write(replies[0] if len(replies) == 1 else b"".join(replies))
         if self._over and not (self._working or self._held or pending):
             self._finish()
@@ -238,61 +266,43 @@ class ProxyProtocol(Protocol):
 
     def _finish(self) -> None:
         """The last answer is written: close, and where the peer may still be sending, linger."""
-        if self._closing is not None:
+        if self._finished:
             return
+        self._finished = True
         self._transport.unregisterProducer()
-        if not self._shut:
-            self._closing = close_lingering(self._transport, self._factory.clock, self._limits.linger)
-        else:
+        if self._shut:
             self._transport.loseConnection()
+        else:
+            self._lingering = close_lingering(self._transport, self._factory.clock, self._limits.linger)
 
     # Registration.
 
     def _register(self, setup: Setup) -> None:
         host = getattr(self._transport.getPeer(), "host", None)
-        if host is None:
-            self._refuse_setup(setup, "forbidden", "a server registers over TCP, from the address that it serves at")
-            return
-        try:
-            registration = self._factory.registry.register(setup, host.removeprefix("::ffff:"), self)
-        except ConflictError as error:
-            self._refuse_setup(setup, "conflict", str(error))
-            return
-        if setup.lease is not None:
-            self._holds_lease = True
-            text = "draining" if setup.drain else "registered"
-            self._send(packets.ack(PROXY_ID, setup.id, text))
-        if registration is not None:
-            self._counters.registered += 1
-            self._logger.info(
-                "Received setup message from server id {registration.server_id} ip {registration.host}"
-                " privacy policy {registration.policy} port {registration.port}",
-                registration=registration,
-            )
-
-    def _refuse_setup(self, setup: Setup, code: Literal["forbidden", "conflict"], text: str) -> None:
-        self._counters.setup_refused[code] += 1
-        self._logger.warn(
-            "Refused setup message from server id {server_id} privacy policy {policy}: {code}, {text}",
-            server_id=setup.id,
-            policy=setup.policy,
-            code=code,
-            text=text,
-        )
-        self._send(packets.error(PROXY_ID, setup.id, code, "no", text))
-
-    def _send(self, answer: bytes) -> None:
-        self._transport.write(answer)
+        answer = self._factory.admission.admit(setup, host, self)
+        self._holds_lease = self._factory.registry.is_owner(self)
+        if answer is not None:
+            self._transport.write(answer)
 
     def lease_ran_out(self) -> None:
-        """The peer didn't renew its lease in time: it has to begin anew."""
-        self._transport.abortConnection()
+        """A registration of this connection's wasn't renewed in time."""
+        self._holds_lease = self._factory.registry.is_owner(self)
 
-    def close_if_idle(self, silent_since: float) -> None:
-        """Close a connection that has sent nothing since, unless an answer or a lease keeps it."""
-        if self.heard <= silent_since and not self._pending and not self._holds_lease:
-            self._transport.unregisterProducer()
-            self._transport.loseConnection()
+    def close_if_idle(self, now: float) -> None:
+        """Close a connection that was silent for ``idle_timeout``, unless an answer or a lease keeps it.
+
+        What was closed before and is still there has a peer that doesn't read its last answer: it is dropped.
+        """
+        if self._heard or self._pending or self._holds_lease:
+            self._heard = False
+            self._silent_since = now
+        elif now - self._silent_since < self._limits.idle_timeout:
+            return
+        elif self._finished:
+            self._transport.abortConnection()
+        else:
+            self._shut = True
+            self._finish()
 
 
 class ProxyFactory(Factory):
@@ -304,7 +314,7 @@ class ProxyFactory(Factory):
     """
 
     noisy = False
-    _logger = Logger(namespace="rproxy.proxy")
+    _logger = Logger()
 
     def __init__(
         self,
@@ -320,6 +330,7 @@ class ProxyFactory(Factory):
         self.counters = Counters()
         self.router = Router(limits, self.counters, clock, connect, random, log)
         self.registry = Registry(clock.seconds, self.router.registered, self._ended)
+        self.admission = Admission(self.registry, self.counters)
         self.clients: set[ProxyProtocol] = set()
         #: Where clients come in; not accepted from while there are ``max_clients``.
         self.ports: list[IListeningPort] = []
@@ -366,9 +377,9 @@ class ProxyFactory(Factory):
 
     def sweep_idle(self) -> None:
         """Close the connections that have been silent for too long."""
-        silent_since = self.clock.seconds() - self.limits.idle_timeout
+        now = self.clock.seconds()
         for client in list(self.clients):
-            client.close_if_idle(silent_since)
+            client.close_if_idle(now)
 
     def _ended(self, registration: Registration) -> None:
         self._logger.info(

@@ -107,6 +107,10 @@ class Registry:
         for key in self._owned.pop(owner, ()):
             self._ended(self._entries.pop(key).registration)
 
+    def is_owner(self, owner: Hashable) -> bool:
+        """Whether ``owner`` holds any lease."""
+        return owner in self._owned
+
     def expire(self) -> list[Hashable]:
         """End every registration whose lease has run out.
 

@@ -62,9 +62,9 @@ class Rotation:
         return len(self._members)
 
     @property
-    def is_classic(self) -> bool:
-        """Whether there are members and none of them is a modern server."""
-        return bool(self._members) and all(m.registration.pipeline is None for m in self._members.values())
+    def has_classic(self) -> bool:
+        """Whether a server of the old kind is among the members."""
+        return any(member.registration.pipeline is None for member in self._members.values())
 
     def put(self, member: Member) -> Member | None:
         """Add a member, or put it in the place of its predecessor of the same id, which is returned."""
@@ -87,9 +87,9 @@ class Rotation:
         """Give the request to the next member that takes it; None if none does, and then nobody's turn is lost."""
         wheel = self._wheel
         if wheel is None:
-            wheel = self._turn_wheel()
+            wheel = self._make_wheel()
         cursor = self._cursor
-        for _ in range(len(wheel)):
+        for _ in wheel:
             member = wheel[cursor]
             cursor += 1
             if cursor == len(wheel):
@@ -100,15 +100,21 @@ class Rotation:
                 return member
         return None
 
-    def _turn_wheel(self) -> list[Member]:
-        """Make the wheel anew and go on after the turn that was taken last, whoever came or went."""
+    def _make_wheel(self) -> list[Member]:
+        """Make the wheel anew, and go on after the turn that was taken last, whoever came or went."""
         last = self._last = self._last or self._marks[self._cursor - 1]
-        turns = {
-            ((turn + 0.5) / member.registration.weight, member.order): member
-            for member in self._members.values()
-            if member.live
-            for turn in range(member.registration.weight)
-        }
+        classes: dict[int, list[Member]] = {}
+        for member in sorted(self._members.values(), key=lambda member: member.order):
+            if member.live:
+                classes.setdefault(member.registration.weight, []).append(member)
+        turns: dict[tuple[float, int], Member] = {}
+        for weight, members in classes.items():
+            for turn in range(weight):
+                for place, member in enumerate(members):
+                    # Members of one weight share its turns evenly among all others' turns. Where there is but one
+                    # weight, what counts is the order alone, so that the next turn is the next member's whoever left.
+                    share = (place + 0.5) / len(members) if len(classes) > 1 else 0.5
+                    turns[(turn + share) / weight, member.order] = member
         self._marks = sorted(turns)
         self._wheel = wheel = [turns[mark] for mark in self._marks]
         self._cursor = bisect_right(self._marks, last) % len(wheel) if wheel else 0

@@ -7,7 +7,7 @@ new request goes to the end of the line, and a server with room again is served 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from attrs import define, field
 from twisted.internet.defer import Deferred
@@ -20,7 +20,7 @@ from rproxy.limits import CLASSIC_READ, Limits
 from rproxy.metrics import Counters
 from rproxy.packetlog import ProxyLog
 from rproxy.registry import Address, Registration
-from rproxy.request import Request
+from rproxy.request import Refusal, Request
 from rproxy.rotation import Member, Rotation
 from rproxy.upstream import Connect, Upstream
 from rproxy.waiting import WaitingLine
@@ -59,7 +59,7 @@ class _Caller:
     def deliver(self) -> None:
         reply = self.request.reply
         assert reply is not None
-        if self.request.error is None:
+        if not isinstance(reply, Refusal):
             self.answer.callback(reply)
             return
         error = packets.decode(reply)
@@ -74,7 +74,7 @@ class Router:
     :param random: numbers from 0 to 1, for jitter.
     """
 
-    _logger = Logger(namespace="rproxy.routing")
+    _logger = Logger()
 
     def __init__(
         self,
@@ -114,28 +114,34 @@ class Router:
         route = self._routes.get(request.policy)
         if route is None:
             request.refuse("no-server", "no", f"no server serves policy {request.policy}")
-        elif route.line or route.rotation.offer(request) is None:
-            self._wait(route, request)
+        elif route.line.packets or route.rotation.offer(request) is None:
+            request.waits_until = request.deadline - self._limits.timeout + self._limits.queue_timeout
+            if not self._refuse_long(route, request) and not route.line.push(request):
+                request.refuse("overloaded", "no", f"too many packets wait for a server of policy {request.policy}")
 
-    def _wait(self, route: Route, request: Request) -> None:
-        request.waits_until = self._clock.seconds() + self._limits.queue_timeout
-        if len(request.raw) > CLASSIC_READ and route.rotation.is_classic:
-            text = f"the servers of policy {request.policy} are of the old kind and take at most {CLASSIC_READ} bytes"
-            request.refuse("too-large", "no", text)
-        elif not route.line.push(request):
-            request.refuse("overloaded", "no", f"too many packets wait for a server of policy {request.policy}")
-
-    def redispatch(self, request: Request) -> None:
-        """Find another server for a request of which not one byte was written (promise 6)."""
-        if request.reply is not None:
-            return
-        self._counters.redispatched += 1
-        route = self._routes.get(request.policy)
-        if route is None:
-            request.refuse("no-server", "no", f"no server serves policy {request.policy} any more")
-        elif route.rotation.offer(request) is None:
+    def redispatch(self, requests: Iterable[Request]) -> None:
+        """Find other servers for requests of which not one byte was written (promise 6), in their order."""
+        waiting = []
+        for request in requests:
+            if request.reply is not None:
+                continue
+            self._counters.redispatched += 1
+            route = self._routes.get(request.policy)
+            if route is None:
+                request.refuse("no-server", "no", f"no server serves policy {request.policy} any more")
+            elif route.rotation.offer(request) is None and not self._refuse_long(route, request):
+                waiting.append((route, request))
+        for route, request in reversed(waiting):
             request.waits_until = self._clock.seconds() + self._limits.queue_timeout
             route.line.push_back(request)
+
+    def _refuse_long(self, route: Route, request: Request) -> bool:
+        """A packet that servers of the old kind can't take doesn't wait in their line: it would stop the others."""
+        if len(request.raw) <= CLASSIC_READ or not route.rotation.has_classic:
+            return False
+        text = f"policy {request.policy} has servers of the old kind, which take at most {CLASSIC_READ} bytes"
+        request.refuse("too-large", "no", text)
+        return True
 
     def registered(self, registration: Registration) -> None:
         """A server serves a policy, anew or with other terms."""
@@ -190,7 +196,7 @@ class Router:
             request = line.pop() if line and member.live else None
             if request is None:
                 in_vain += 1
-            elif upstream.take(request, member):
+            elif upstream.take(request, member) or self._refuse_long(self._routes[member.policy], request):
                 in_vain = 0
             else:
                 line.push_back(request)

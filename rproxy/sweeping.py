@@ -20,7 +20,7 @@ class SweepService(Service):
     :param interval: seconds.
     """
 
-    _logger = Logger(namespace="rproxy.sweeping")
+    _logger = Logger()
 
     def __init__(self, clock: IReactorTime, interval: float, sweep: Callable[[], None]) -> None:
         self._interval = interval

@@ -8,7 +8,7 @@ is open waits here, unwritten, for the one that is being made, and goes back to 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import cast
 
 from twisted.internet.defer import Deferred
@@ -34,11 +34,11 @@ class Upstream(Factory):
 
     :param endpoint: how to reach it.
     :param room_made: called with this when it may take packets again.
-    :param redispatch: called with each request that it took and could not write.
+    :param redispatch: called with the requests that it took and could not write.
     """
 
     noisy = False
-    _logger = Logger(namespace="rproxy.upstream")
+    _logger = Logger()
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class Upstream(Factory):
         counters: Counters,
         clock: IReactorTime,
         room_made: Callable[[Upstream], None],
-        redispatch: Callable[[Request], None],
+        redispatch: Callable[[Iterable[Request]], None],
         log: ProxyLog | None = None,
     ) -> None:
         self.address = address
@@ -68,6 +68,8 @@ class Upstream(Factory):
         self._connecting: set[Deferred[UpstreamConnection]] = set()
         #: Taken while no connection had room: for those that are being made.
         self._unwritten: deque[Request] = deque()
+        #: The one connection, where one is all there may be, it is open, and the server is up: the way of most packets.
+        self._only: UpstreamConnection | None = None
         self._probe: IDelayedCall | None = None
 
     # Members come and go.
@@ -79,8 +81,11 @@ class Upstream(Factory):
             self._pipeline, self._connections = registration.pipeline, registration.connections
             for connection in list(self._open):
                 connection.retire()
+            self._find_only()
+            self._give_back()
         self.members.append(member)
         if not self.health.up:
+            self.health.expected()
             self._probe_now()
         self._rest_if_unused()
 
@@ -112,8 +117,15 @@ class Upstream(Factory):
 
     def take(self, request: Request, member: Member) -> bool:
         """See :class:`rproxy.rotation.Target`."""
-        if not self.health.up:
-            return False
+        only = self._only
+        if only is not None:
+            if only.room <= 0:
+                return False
+            request.server = member
+            return only.write(request)
+        return self.health.up and self._take_or_connect(request, member)
+
+    def _take_or_connect(self, request: Request, member: Member) -> bool:
         best, room = None, 0
         for connection in self._open:
             if connection.room > room:
@@ -136,7 +148,7 @@ class Upstream(Factory):
 
     def sweep(self, now: float) -> None:
         """End what is past its deadline."""
-        for request in self._unwritten:
+        for request in list(self._unwritten):
             if request.deadline <= now:
                 request.refuse("timeout", "no", "no connection to the server was made in time")
         for connection in list(self._open):
@@ -144,13 +156,17 @@ class Upstream(Factory):
 
     def _give_back(self) -> None:
         unwritten, self._unwritten = self._unwritten, deque()
-        for request in unwritten:
-            self._redispatch(request)
+        self._redispatch(unwritten)
 
     # Connections.
 
     def buildProtocol(self, addr: IAddress | None) -> UpstreamConnection:
         return UpstreamConnection(self, self._pipeline, self._limits, self._counters, self._log)
+
+    def _find_only(self) -> None:
+        """Whatever was found before doesn't hold any more."""
+        alone = self._connections == 1 and self._pipeline is not None and len(self._open) == 1
+        self._only = self._open[0] if alone and self.health.up else None
 
     def _may_connect(self) -> bool:
         return len(self._open) + len(self._connecting) < self._connections
@@ -166,15 +182,19 @@ class Upstream(Factory):
         if isinstance(result, Failure):
             if any(member.live for member in self.members):
                 self._failed(result.getErrorMessage())
+                self._find_only()
                 self._give_back()
             return
         self._open.append(result)
         if not self.health.up:
             self._came_up()
+        self._find_only()
         while self._unwritten and result.room:
             request = self._unwritten.popleft()
             if request.reply is None and not result.write(request):
-                self._redispatch(request)
+                self._redispatch((request,))
+        if not self._connecting:
+            self._give_back()
         if not result.in_flight and (self._pipeline is None or not any(member.live for member in self.members)):
             result.retire()
         elif result.room:
@@ -194,6 +214,7 @@ class Upstream(Factory):
             self._open.remove(connection)
         if why:
             self._failed(why)
+        self._find_only()
         self._room_made(self)
 
     # Up and down.

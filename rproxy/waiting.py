@@ -14,24 +14,33 @@ from rproxy.request import Asker, Request
 class WaitingLine:
     """Requests that no server could take yet. Those that were answered while they waited are passed over."""
 
-    __slots__ = ("_bytes", "_limits", "_lines", "_packets", "_turns")
+    __slots__ = ("_bytes", "_limits", "_lines", "_turns", "packets")
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._lines: dict[Asker, deque[Request]] = {}
         #: Whose turn it is; each asker stands here once.
         self._turns: deque[Asker] = deque()
-        self._packets = 0
+        #: How many wait.
+        self.packets = 0
         self._bytes = 0
 
     def __len__(self) -> int:
-        return self._packets
+        return self.packets
 
     def push(self, request: Request) -> bool:
         """Let the request wait, or answer False: the line is full."""
-        if self._packets >= self._limits.queue_packets or self._bytes >= self._limits.queue_bytes:
+        if self.packets >= self._limits.queue_packets or self._bytes >= self._limits.queue_bytes:
             return False
-        self._line(request).append(request)
+        # Not by _line: under load every packet comes this way.
+        self.packets += 1
+        self._bytes += len(request.raw)
+        line = self._lines.get(request.asker)
+        if line is None:
+            self._lines[request.asker] = deque((request,))
+            self._turns.append(request.asker)
+        else:
+            line.append(request)
         return True
 
     def push_back(self, request: Request) -> None:
@@ -50,7 +59,7 @@ class WaitingLine:
             asker = self._turns.popleft()
             line = self._lines[asker]
             request = line.popleft()
-            self._packets -= 1
+            self.packets -= 1
             self._bytes -= len(request.raw)
             if line:
                 self._turns.append(asker)
@@ -79,12 +88,12 @@ class WaitingLine:
             self._lines[asker] = deque(request for request in self._lines[asker] if request not in gone)
         self._lines = {asker: line for asker, line in self._lines.items() if line}
         self._turns = deque(asker for asker in self._turns if asker in self._lines)
-        self._packets -= len(over)
+        self.packets -= len(over)
         self._bytes -= sum(len(request.raw) for request in over)
         return over
 
     def _line(self, request: Request) -> deque[Request]:
-        self._packets += 1
+        self.packets += 1
         self._bytes += len(request.raw)
         line = self._lines.get(request.asker)
         if line is None:

@@ -6,6 +6,8 @@ failing test say what it waited for, with the log so far.
 
 from __future__ import annotations
 
+import codecs
+import json
 import os
 import re
 import signal
@@ -16,8 +18,9 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 T = TypeVar("T")
 
@@ -27,6 +30,10 @@ ROOT = Path(__file__).resolve().parent.parent
 POLL_SECONDS = 0.01
 #: Seconds for a process to start or to stop, before it is taken for hung.
 PATIENCE = 20.0
+#: What no log may have.
+FAULT = re.compile(r"Traceback|Unhandled|#(?:critical|error)\]")
+#: What twistd's log format puts in front of a message.
+_PREFIX = re.compile(r"^\S+ \[[^\]]*\] ")
 
 _given_ports: set[int] = set()
 
@@ -59,6 +66,29 @@ def free_port(host: str = "127.0.0.1") -> int:
         if port not in _given_ports:
             _given_ports.add(port)
             return port
+
+
+def script(name: str) -> list[str]:
+    """Return how to run a command that is installed beside this Python: twistd, or rproxy."""
+    return [sys.executable, str(Path(sysconfig.get_path("scripts")) / name)]
+
+
+def environment() -> dict[str, str]:
+    """Return the variables of this process, with the project to import from."""
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def run(argv: Sequence[str], cwd: Path | None = None, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    """Run a command that ends by itself; its exit code and its outputs are in what is returned."""
+    return subprocess.run(
+        argv, cwd=cwd, input=stdin, env=environment(), capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+
+
+def messages(log: str) -> list[str]:
+    """Return a twistd log's messages, without what its format puts in front."""
+    return [_PREFIX.sub("", line) for line in log.splitlines() if _PREFIX.match(line)]
 
 
 class Process:
@@ -109,7 +139,12 @@ class Process:
         try:
             with self._log_path.open("wb") as log:
                 self._process = subprocess.Popen(
-                    self.argv, cwd=cwd, env=self._environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                    self.argv,
+                    cwd=cwd,
+                    env={**environment(), **self._env},
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
                 )
             self._match = self.wait_for_log(self._ready, self._seconds)
         except BaseException:
@@ -213,10 +248,6 @@ class Process:
         assert self._process is not None, "it was never started"
         return self._process
 
-    def _environment(self) -> dict[str, str]:
-        paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-        return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **self._env}
-
     def _clean_up(self) -> None:
         if self._folder is not None:
             self._last_log = self.log
@@ -242,6 +273,155 @@ class Twistd(Process):
         env: Mapping[str, str] | None = None,
         seconds: float = PATIENCE,
     ) -> None:
-        script = str(Path(sysconfig.get_path("scripts")) / "twistd")
-        argv = [sys.executable, script, "-n", "--pidfile=", *arguments]
+        argv = [*script("twistd"), "-n", "--pidfile=", *arguments]
         super().__init__(argv, ready=ready, cwd=cwd, env=env, seconds=seconds)
+
+
+class Group:
+    """The processes of one test: stopped when it is over, the youngest first, and then looked at.
+
+    A pool server should go before its proxy: it would else try to find it again.
+    """
+
+    def __init__(self) -> None:
+        self._running: list[Twistd] = []
+        #: All that was ever started.
+        self.processes: list[Twistd] = []
+
+    def proxy(self, *arguments: str) -> Twistd:
+        """Start a proxy, at any free port unless told otherwise."""
+        if not {"--port", "--listen"}.intersection(arguments):
+            arguments = ("--port", "0", *arguments)
+        return self._start(Twistd("rproxy", *arguments))
+
+    def pool_server(
+        self,
+        proxy: int,
+        server_id: str,
+        policy: str,
+        *arguments: str,
+        cwd: Path | None = None,
+        until: str = "Registered for privacy policy",
+    ) -> Twistd:
+        """Start a pool server, and return when it is registered at that port.
+
+        :param until: what its log has then.
+        """
+        to_proxy = ("--revproc", str(proxy), "--listen", "tcp:0:interface=127.0.0.1")
+        server = Twistd("rpoolserver", "--id", server_id, "--pp", policy, *to_proxy, *arguments, cwd=cwd)
+        self._start(server).wait_for_log(until)
+        return server
+
+    def stop(self, process: Twistd, faults: int = 0) -> None:
+        """Stop one of them now, and look at it.
+
+        :param faults: how often its log may have one of :data:`FAULT`.
+        """
+        self._running.remove(process)
+        code = process.stop()
+        assert code == -signal.SIGTERM, f"exit code {code}:\n{process.log}"
+        self._look(process, faults)
+
+    def kill(self, process: Twistd) -> None:
+        """Let one of them crash."""
+        self._running.remove(process)
+        process.kill()
+        self._look(process, 0)
+
+    def close(self) -> None:
+        """Stop what still runs."""
+        with ExitStack() as stack:
+            for process in self._running:
+                stack.callback(self.stop, process)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _start(self, process: Twistd) -> Twistd:
+        process.start()
+        self._running.append(process)
+        self.processes.append(process)
+        return process
+
+    def _look(self, process: Twistd, faults: int) -> None:
+        assert len(FAULT.findall(process.log)) == faults, f"something went wrong there:\n{process.log}"
+
+
+def data_packet(client_id: str, policy: str, payload: str, **further: Any) -> bytes:
+    """Return a data packet in the form of those in the field, with further fields if need be."""
+    return json.dumps({"type": "0", "srcid": client_id, "privPoliId": policy, "payload": payload, **further}).encode()
+
+
+class Talk:
+    """A client's connection, in blocking style: whole answers, however TCP cut them.
+
+    :param where: a port of this machine, or the path of a Unix socket.
+    :param receive_bytes: how much the kernel may hold for it.
+    """
+
+    def __init__(self, where: int | Path, receive_bytes: int | None = None) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self._received = ""
+        self.socket = socket.socket(socket.AF_INET if isinstance(where, int) else socket.AF_UNIX)
+        self.socket.settimeout(PATIENCE)
+        if receive_bytes is not None:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+        try:
+            self.socket.connect(("127.0.0.1", where) if isinstance(where, int) else str(where))
+        except BaseException:
+            self.socket.close()
+            raise
+
+    def send(self, *packets: bytes) -> None:
+        """Send packets, all in one."""
+        self.socket.sendall(b"".join(packets))
+
+    def shut(self) -> None:
+        """Send nothing more; answers may still come."""
+        self.socket.shutdown(socket.SHUT_WR)
+
+    def answer(self, read_bytes: int = 1 << 16) -> dict[str, Any]:
+        """Return the next answer.
+
+        :param read_bytes: how much to take from the socket at a time.
+        :raises AssertionError: the connection ended before one was there.
+        """
+        while True:
+            try:
+                packet, end = json.JSONDecoder().raw_decode(self._received)
+            except ValueError:
+                assert self._read(read_bytes), f"the connection ended with {self._received!r}"
+            else:
+                self._received = self._received[end:]
+                assert isinstance(packet, dict), packet
+                return packet
+
+    def ask(self, packet: bytes) -> dict[str, Any]:
+        """Send a packet and return the next answer."""
+        self.send(packet)
+        return self.answer()
+
+    def assert_end(self) -> None:
+        """Wait until the other side closes, in an orderly way and without a further word."""
+        while self._read(1 << 16):
+            pass
+        assert not self._received, f"more came: {self._received!r}"
+
+    def close(self) -> None:
+        """Leave."""
+        self.socket.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _read(self, most: int) -> bool:
+        """Take what came; False at the end."""
+        read = self.socket.recv(most)
+        self._received += self._decoder.decode(read)
+        return bool(read)

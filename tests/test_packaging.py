@@ -22,6 +22,7 @@ ORDER = (
     "listening",
     "framing",
     "packets",
+    "arguments",
     "packetfiles",
     "hashing",
     "metrics",
@@ -35,6 +36,7 @@ ORDER = (
     "connection",
     "upstream",
     "routing",
+    "admission",
     "proxy",
     "handling",
     "poolserver",
@@ -52,6 +54,7 @@ ORDER = (
 #: The rooms that decide and do no input or output: they know nothing of Twisted, so that no test of them needs it.
 PURE = frozenset(
     {
+        "arguments",
         "framing",
         "hashing",
         "health",

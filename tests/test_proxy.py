@@ -605,15 +605,22 @@ class SetupTests(ProxyCase):
         self.assertFalse(connection.gone)
 
     def test_lease_runs_out(self) -> None:
-        """A server that doesn't renew its lease in time is disconnected, so that it notices."""
-        proxy = self.proxy()
+        """A registration that isn't renewed in time ends; its connection doesn't, and may register again."""
+        proxy = self.proxy(queue_timeout=1)
         connection = proxy.register("100", "111", 5000, lease=10)
+        server = proxy.server(5000)
         proxy.advance(9.75)
         connection.send(setup("100", "111", 5000, lease=10))
         proxy.advance(9.75)
-        self.assertFalse(connection.gone)
-        proxy.advance(0.5)
-        self.assertTrue(connection.gone)
+        client = proxy.client()
+        client.ask("a")
+        server.answer()
+        proxy.advance(2)
+        client.ask("b")
+        connection.send(setup("100", "111", 5000, lease=10))
+        client.ask("c")
+        server.answer()
+        self.assertEqual(client.answers(), ["a by 100", "no-server/no", "c by 100"])
 
     def test_conflict(self) -> None:
         """A setup packet for a key that another host holds a live lease on is refused, and changes nothing."""

@@ -278,19 +278,19 @@ class WeightTests(RotationCase):
 
 
 class ClassicTests(RotationCase):
-    """Whether all servers of a policy are of the old kind."""
+    """Whether a server of a policy is of the old kind."""
 
     def test_nobody_is_of_no_kind(self) -> None:
-        self.assertFalse(self.rotation.is_classic)
+        self.assertFalse(self.rotation.has_classic)
 
-    def test_all_are(self) -> None:
-        self.put("1", "2")
-        self.assertTrue(self.rotation.is_classic)
+    def test_none_is(self) -> None:
+        self.put("1", "2", pipeline=16)
+        self.assertFalse(self.rotation.has_classic)
 
-    def test_one_is_not_even_though_it_drains(self) -> None:
-        self.put("1", "2")
-        self.put("3", pipeline=16, draining=True)
-        self.assertFalse(self.rotation.is_classic)
+    def test_one_is_even_though_it_drains(self) -> None:
+        self.put("1", "2", pipeline=16)
+        self.put("3", draining=True)
+        self.assertTrue(self.rotation.has_classic)
 
 
 #: Servers come, drain, go and are given packets.

@@ -10,6 +10,7 @@ from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.error import ConnectionRefusedError
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.task import deferLater
 from twisted.logger import capturedLogs, formatEvent
 from twisted.python.failure import Failure
 from twisted.python.usage import UsageError
@@ -247,12 +248,15 @@ class ServiceTests(TestCase):
         self.assertEqual("too-large", answer.error)
 
     async def test_leases_end_on_time(self) -> None:
+        from twisted.internet import reactor
+
         self.start("--queue-timeout", "0.1")
         server = await self.connect()
         transport: Any = server.transport
         transport.write(packets.setup("100", "111", 5000, lease=0.05))
-        answer = packets.decode(await server.closed)
-        self.assertIsInstance(answer, packets.Ack)
+        while not self.lines("Registration of server id 100"):
+            await deferLater(reactor, 0.01)
+        self.assertIsInstance(packets.decode(server.received), packets.Ack)
         setup_line = "Received setup message from server id 100 ip 127.0.0.1 privacy policy 111 port 5000"
         self.assertEqual([setup_line], self.lines("Received setup"))
         self.assert_refused("no-server", await self.ask(packets.data("1", "111", "xyz1")))

@@ -1,0 +1,493 @@
+"""Whatever happens, in whatever order: what docs/protocol.rst promises holds after each step.
+
+A machine makes clients come, ask, break their streams, fall silent and go; servers register, drain, lose their leases,
+refuse, hang, answer, answer wrongly and break; and time pass. It knows what is registered and what was asked, and
+after each step it compares that with all that arrived anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+
+from attrs import asdict, define, field
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
+
+from rproxy.limits import CLASSIC_READ, Limits
+from rproxy.sweeping import SWEEP
+from tests.memory import BIG, Client, MemoryServerHost, Packet, Proxy, ServerConnection, ack, data, encode, setup
+
+POLICIES = ("111", "222")
+#: Each port's server has one id; two of them share theirs, so that a key moves from one address to the other.
+IDS = {5000: "1", 5001: "2", 5002: "3", 5003: "1"}
+CLIENTS = 6
+#: What an error may say of a packet that no server got.
+UNDELIVERED = {"no-server", "overloaded", "timeout", "too-large"}
+LIMITS = Limits(
+    timeout=4, queue_timeout=3, connect_timeout=5, linger=1, idle_timeout=100_000, client_packets=5, queue_packets=6
+)
+
+
+@define(eq=False)
+class Asker:
+    """A client, what it asked for, and how much of that is answered."""
+
+    peer: Client
+    client_id: str
+    #: Payload by payload; None for what was no packet.
+    asked: list[str | None] = field(factory=list)
+    answered: int = 0
+    #: It sent its end, or broke its stream.
+    over: bool = False
+    #: The rest of a packet of which a part was sent.
+    rest: bytes = b""
+
+    @property
+    def open(self) -> bool:
+        """Whether it may send more."""
+        return not (self.over or self.peer.closed or self.peer.gone)
+
+
+@define
+class Entry:
+    """A registration as the machine knows it."""
+
+    port: int
+    owner: Client | None
+    expires: float
+    draining: bool
+
+
+@define
+class Place:
+    """What the machine knows of one address."""
+
+    server: MemoryServerHost
+    #: The policies whose packets it may get.
+    allowed: set[str] = field(factory=set)
+    #: Whether it is a classic server by its latest registration, and the most that it ever asked for.
+    classic: bool = True
+    depth: int = 1
+    connections: int = 0
+    #: How many packets were seen on each connection.
+    seen: dict[ServerConnection, int] = field(factory=dict)
+
+
+@define
+class Terms:
+    """What a setup packet says beside where and what."""
+
+    pipeline: int | None = None
+    connections: int | None = None
+    lease: int | None = None
+    weight: int | None = None
+    drain: bool | None = None
+
+
+indices = st.integers(0, 999)
+registrations = st.builds(
+    Terms,
+    pipeline=st.sampled_from([None, None, 1, 2, 3]),
+    connections=st.sampled_from([None, 1, 2]),
+    lease=st.sampled_from([None, None, 2, 5, 30]),
+    weight=st.sampled_from([None, None, 2]),
+    drain=st.sampled_from([None, None, None, True]),
+)
+
+
+@implementer(ILogObserver)
+class Traffic(RuleBasedStateMachine):
+    """One proxy, two policies, four addresses, and whoever comes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.proxy = Proxy(LIMITS)
+        self.places = {port: Place(self.proxy.server(port)) for port in IDS}
+        self.entries: dict[tuple[str, str], Entry] = {}
+        self.leases: list[Client] = []
+        #: All that ever came, and those who may still send.
+        self.askers: list[Asker] = []
+        self.present: list[Asker] = []
+        #: Of each payload: its packet, and how often it arrived at a server.
+        self.packets: dict[str, Packet] = {}
+        self.arrived: dict[str, int] = {}
+        self.undelivered: set[str] = set()
+        self.together = ExitStack()
+        self.is_together = False
+        self.errors: list[LogEvent] = []
+        globalLogPublisher.addObserver(self)
+
+    def __call__(self, event: LogEvent) -> None:
+        """Remember what went wrong where nobody could be told but the log."""
+        if "log_failure" in event:
+            self.errors.append(event)
+
+    # Clients.
+
+    @initialize(terms=st.lists(st.tuples(st.sampled_from(POLICIES), registrations), min_size=1, max_size=4))
+    def begins(self, terms: list[tuple[str, Terms]]) -> None:
+        """Not with nothing: a proxy that nobody serves refuses everything."""
+        for port, (policy, term) in zip(IDS, terms, strict=False):
+            self.registers(port, policy, term, renews=False)
+
+    def asker(self, index: int) -> Asker:
+        """Some client; a new one in the place of one that can send no more."""
+        index %= CLIENTS
+        while index >= len(self.present):
+            self.present.append(self.new_asker())
+        if not self.present[index].open:
+            self.present[index] = self.new_asker()
+        return self.present[index]
+
+    def new_asker(self) -> Asker:
+        asker = Asker(self.proxy.client(), f"c{len(self.askers)}")
+        self.askers.append(asker)
+        return asker
+
+    def packet_of(self, asker: Asker, policy: str, long: bool) -> bytes:
+        """A packet like no other."""
+        payload = f"p{len(self.packets)}" + ("x" * CLASSIC_READ if long else "")
+        self.packets[payload] = data(payload, policy, asker.client_id)
+        asker.asked.append(payload)
+        return encode(self.packets[payload])
+
+    @rule(
+        index=indices,
+        policies=st.lists(st.sampled_from((*POLICIES, *POLICIES, "333")), min_size=1, max_size=8),
+        long=st.integers(0, 7).map(lambda number: number == 0),
+        cut=st.integers(0, 80),
+    )
+    def asks(self, index: int, policies: list[str], long: bool, cut: int) -> None:
+        """Several packets in one segment; sometimes the last one's end is missing for the moment."""
+        asker = self.asker(index)
+        stream = asker.rest + b"".join(self.packet_of(asker, policy, long) for policy in policies)
+        asker.rest = stream[len(stream) - cut :] if cut < 60 and cut < len(stream) else b""
+        asker.peer.send(stream[: len(stream) - len(asker.rest)])
+
+    @rule(index=indices)
+    def asks_the_rest(self, index: int) -> None:
+        asker = self.asker(index)
+        if asker.rest:
+            rest, asker.rest = asker.rest, b""
+            asker.peer.send(rest)
+
+    @rule(index=indices, fatal=st.booleans())
+    def sends_what_is_no_packet(self, index: int, fatal: bool) -> None:
+        asker = self.asker(index)
+        if asker.rest:
+            return
+        asker.asked.append(None)
+        asker.over = fatal
+        asker.peer.send(b"garbage" if fatal else b'{"type": "17"}')
+
+    @rule(index=indices)
+    def shuts_its_side(self, index: int) -> None:
+        asker = self.asker(index)
+        asker.over = True
+        if asker.rest:
+            asker.asked[-1] = None
+        asker.peer.half_close()
+
+    @rule(index=indices, politely=st.booleans())
+    def goes(self, index: int, politely: bool) -> None:
+        askers = [asker for asker in self.askers if not asker.peer.closed]
+        if askers:
+            peer = askers[index % len(askers)].peer
+            if politely:
+                peer.close()
+            else:
+                peer.reset()
+
+    @rule(index=indices)
+    def stops_reading(self, index: int) -> None:
+        self.asker(index).peer.reads = False
+
+    @rule()
+    def all_read_again(self) -> None:
+        for asker in self.askers:
+            asker.peer.read_again()
+
+    # Servers register.
+
+    @precondition(lambda self: not self.is_together)
+    @rule(port=st.sampled_from(list(IDS)), policy=st.sampled_from(POLICIES), terms=registrations, renews=st.booleans())
+    def registers(self, port: int, policy: str, terms: Terms, renews: bool) -> None:
+        """Over a connection of its own, or over one that holds a lease on the key."""
+        modern = asdict(terms, filter=lambda _, value: value is not None)
+        key = policy, IDS[port]
+        held = self.entries.get(key)
+        owner = held.owner if held is not None and renews and held.port == port else None
+        self.note_terms(port, terms)
+        entry = self.entries[key] = Entry(port, None, 0.0, bool(terms.drain))
+        if owner is not None:
+            owner.send(setup(key[1], policy, port, **modern))
+        else:
+            owner = self.proxy.register(key[1], policy, port, **modern)
+        if terms.lease is not None:
+            entry.owner, entry.expires = owner, self.proxy.reactor.seconds() + terms.lease
+            self.leases.append(owner)
+        self.note_policies()
+
+    def note_terms(self, port: int, terms: Terms) -> None:
+        place = self.places[port]
+        place.classic = terms.pipeline is None
+        place.depth = max(place.depth, terms.pipeline or 1)
+        place.connections = max(place.connections, terms.connections or (8 if terms.pipeline is None else 1))
+
+    def note_policies(self) -> None:
+        """What each address may get from now on: also what it might get before, while that may still be under way."""
+        for port, place in self.places.items():
+            if not self.is_together and all(connection.reads for connection in place.server.open):
+                place.allowed.clear()
+            live = (key for key, entry in self.entries.items() if entry.port == port and not entry.draining)
+            place.allowed.update(policy for policy, _ in live)
+
+    @precondition(lambda self: self.leases)
+    @rule(index=indices, politely=st.booleans())
+    def lease_ends(self, index: int, politely: bool) -> None:
+        owner = self.leases.pop(index % len(self.leases))
+        if owner.closed:
+            return
+        for key in [key for key, entry in self.entries.items() if entry.owner is owner]:
+            del self.entries[key]
+        if politely:
+            owner.close()
+        else:
+            owner.reset()
+        self.note_policies()
+
+    # Servers answer, or do something else.
+
+    @rule(port=st.sampled_from(list(IDS)), mode=st.sampled_from(["accept", "accept", "refuse", "hang"]))
+    def server_changes(self, port: int, mode: str) -> None:
+        getattr(self.places[port].server, mode)()
+
+    def connection(self, index: int) -> ServerConnection | None:
+        """One of the connections to a server on which a packet isn't answered."""
+        connections = [
+            connection
+            for place in self.places.values()
+            for connection in place.server.open
+            if connection.unanswered and connection.reads
+        ]
+        return connections[index % len(connections)] if connections else None
+
+    @rule(index=indices, count=st.integers(1, 5))
+    def answers(self, index: int, count: int) -> None:
+        if (connection := self.connection(index)) is not None:
+            connection.answer(count)
+
+    @rule()
+    def all_answer(self) -> None:
+        for place in self.places.values():
+            place.server.answer()
+
+    @rule(index=indices)
+    def answers_big(self, index: int) -> None:
+        """So much that a client has to read it."""
+        if (connection := self.connection(index)) is not None:
+            payload = connection.unanswered[0]["payload"]
+            connection.answer(1, payload=f"{payload} by {BIG}")
+
+    @rule(index=indices)
+    def answers_with_an_error(self, index: int) -> None:
+        if (connection := self.connection(index)) is not None:
+            connection.answer(1, type="3", error="failed", delivered="unknown")
+
+    @rule(index=indices, size=st.integers(1, 80))
+    def answers_half_and_closes(self, index: int, size: int) -> None:
+        if (connection := self.connection(index)) is not None:
+            connection.send(encode(ack(connection.unanswered[0], "1"))[:size])
+            connection.close()
+
+    @rule(
+        index=indices,
+        wrong=st.sampled_from(
+            [
+                lambda packet: b"garbage",
+                lambda packet: ack(packet, "1", destid="nobody"),
+                lambda packet: ack(packet, "nobody"),
+                lambda packet: packet,
+                lambda packet: {**ack(packet, "1"), "type": "3", "error": "busy", "delivered": "no"},
+            ]
+        ),
+    )
+    def answers_wrongly(self, index: int, wrong: Callable[[Packet], Packet | bytes]) -> None:
+        """The connection is closed, whatever else was on it."""
+        if (connection := self.connection(index)) is not None:
+            connection.send(wrong(connection.unanswered[0]))
+            if not self.is_together:
+                assert connection.gone, "a wrong answer was taken"
+
+    @rule(index=indices)
+    def answers_out_of_turn(self, index: int) -> None:
+        """The second packet first, where that can be seen."""
+        if (connection := self.connection(index)) is not None and len(connection.unanswered) > 1:
+            first, second = connection.unanswered[:2]
+            if first["srcid"] != second["srcid"]:
+                connection.send(ack(second, "1"), ack(first, "1"))
+
+    @rule(index=indices)
+    def answers_unasked(self, index: int) -> None:
+        connections = [connection for place in self.places.values() for connection in place.server.open]
+        if connections:
+            connections[index % len(connections)].send(ack(data("unasked", client_id="nobody"), "1"))
+
+    @rule(index=indices, politely=st.booleans())
+    def server_breaks(self, index: int, politely: bool) -> None:
+        connections = [connection for place in self.places.values() for connection in place.server.open]
+        if connections:
+            connection = connections[index % len(connections)]
+            if politely:
+                connection.close()
+            else:
+                connection.reset()
+
+    @rule(index=indices)
+    def server_stops_reading(self, index: int) -> None:
+        connections = [connection for place in self.places.values() for connection in place.server.open]
+        if connections:
+            connections[index % len(connections)].reads = False
+
+    @rule()
+    def all_servers_read_again(self) -> None:
+        for place in self.places.values():
+            for connection in place.server.connections:
+                connection.read_again()
+
+    # Time, and what happens at the same time.
+
+    @precondition(lambda self: not self.is_together)
+    @rule(seconds=st.sampled_from([0.25, 0.25, 0.5, 1.0, 3.0, 7.0]))
+    def time_passes(self, seconds: float) -> None:
+        for _ in range(round(seconds / SWEEP)):
+            self.proxy.advance(SWEEP)
+            self.check()
+            now = self.proxy.reactor.seconds()
+            for key in [key for key, entry in self.entries.items() if entry.owner is not None and entry.expires <= now]:
+                del self.entries[key]
+            self.note_policies()
+
+    @precondition(lambda self: not self.is_together)
+    @rule()
+    def much_happens_together(self) -> None:
+        self.together.enter_context(self.proxy.at_once())
+        self.is_together = True
+
+    @precondition(lambda self: self.is_together)
+    @rule()
+    def and_is_seen(self) -> None:
+        self.together.close()
+        self.is_together = False
+        self.check()
+        self.note_policies()
+
+    # What holds.
+
+    @invariant()
+    def check(self) -> None:
+        if self.is_together:
+            return
+        assert not self.errors, [event["log_failure"].getTraceback() for event in self.errors]
+        for place in self.places.values():
+            self.check_place(place)
+        for asker in self.askers:
+            self.check_answers(asker)
+        self.proxy.check_counters()
+        assert all(client.in_flight <= LIMITS.client_packets for client in self.proxy.factory.clients)
+
+    def check_place(self, place: Place) -> None:
+        """No packet at a server that isn't registered for its policy, none changed, and none twice."""
+        for connection in place.server.connections:
+            packets = connection.packets
+            for packet in packets[place.seen.get(connection, 0) :]:
+                payload = packet["payload"]
+                assert packet == self.packets[payload], "a packet was changed"
+                assert packet["privPoliId"] in place.allowed, f"{payload} came to a server of {place.allowed}"
+                assert payload not in self.arrived, f"{payload} was written twice"
+                assert payload not in self.undelivered, f"{payload} was delivered after its client was told otherwise"
+                assert len(payload) < CLASSIC_READ or not place.classic or not connection.reads, "longer than it reads"
+                self.arrived[payload] = 1
+            place.seen[connection] = len(packets)
+            assert len(connection.unanswered) <= place.depth, "more than it takes"
+        assert len(place.server.open) + len(place.server.attempts) <= place.connections, "more connections than wanted"
+
+    def check_answers(self, asker: Asker) -> None:
+        """Each answer is the one to the next packet, and there is none to anything else."""
+        for answer in asker.peer.take():
+            assert asker.answered < len(asker.asked), f"{answer} answers nothing"
+            payload = asker.asked[asker.answered]
+            asker.answered += 1
+            if payload is None:
+                assert answer["error"] == "bad-packet"
+                continue
+            assert answer["destid"] == asker.client_id
+            if answer["type"] == "2" or answer["error"] == "failed":
+                assert answer["payload"].startswith(f"{payload} by "), f"{answer['payload']} answers {payload}"
+            elif answer["delivered"] == "no":
+                assert answer["error"] in UNDELIVERED
+                assert payload not in self.arrived, f"{payload} was delivered"
+                self.undelivered.add(payload)
+            else:
+                assert answer["error"] in {"timeout", "server-lost"}
+
+    def teardown(self) -> None:
+        """After enough time nothing is in flight and nothing waits; and after that, all is as in the beginning."""
+        try:
+            if self.is_together:
+                self.and_is_seen()
+            self.all_read_again()
+            for _ in range(50):
+                self.time_passes(3.0)
+                if not self.proxy.factory.in_flight and all(asker.peer.is_read_from for asker in self.askers):
+                    break
+            self.check_settled()
+            self.check_recovered()
+        finally:
+            globalLogPublisher.removeObserver(self)
+
+    def check_settled(self) -> None:
+        """Each packet of a client that is still there has its answer."""
+        assert self.proxy.factory.in_flight == 0
+        for asker in self.askers:
+            if not asker.peer.closed:
+                whole = len(asker.asked) - bool(asker.rest and not asker.over)
+                assert asker.answered == whole, f"{asker.asked[asker.answered : whole]} had no answer"
+
+    def check_recovered(self) -> None:
+        """Whoever comes now is served, if only somebody registers and serves."""
+        for place in self.places.values():
+            place.server.accept()
+        self.all_servers_read_again()
+        self.time_passes(LIMITS.timeout)
+        client = Asker(self.proxy.client(), "last")
+        self.askers.append(client)
+        for port, policy in zip((5000, 5001), POLICIES, strict=True):
+            self.registers(port, policy, Terms(pipeline=1), renews=False)
+            client.peer.send(self.packet_of(client, policy, long=False))
+        answers: list[Packet] = []
+        for _ in range(round(LIMITS.queue_timeout / SWEEP)):
+            self.all_answer()
+            answers += client.peer.take()
+            self.proxy.advance(SWEEP)
+        assert [answer["type"] for answer in answers] == ["2", "2"], answers
+
+
+class InvariantTests(SynchronousTestCase):
+    """The machine, run many times."""
+
+    def test_traffic(self) -> None:
+        """The promises hold whatever happens."""
+        run_state_machine_as_test(Traffic, settings=settings(stateful_step_count=60))
