@@ -257,6 +257,8 @@ class ServiceTests(TestCase):
         while not self.lines("Registration of server id 100"):
             await deferLater(reactor, 0.01)
         self.assertIsInstance(packets.decode(server.received), packets.Ack)
+        transport.loseWriteConnection()
+        await server.closed
         setup_line = "Received setup message from server id 100 ip 127.0.0.1 privacy policy 111 port 5000"
         self.assertEqual([setup_line], self.lines("Received setup"))
         self.assert_refused("no-server", await self.ask(packets.data("1", "111", "xyz1")))
