@@ -106,11 +106,12 @@ class Framer(Generic[Packet]):
         If they are fewer than ``most``, there are no more until more is fed, or :attr:`error` says why there will be
         none.
         """
-        frames = self._ready or self._read_together()
+        frames = self._ready or self._read_fed(self._buffer)
         if len(frames) > most:
             self._ready = frames[most:]
             return frames[:most]
-        self._ready = []
+        if self._ready:
+            self._ready = []
         while len(frames) < most and self._start < len(self._buffer) and self.error is None:
             try:
                 frame = self.next()
@@ -121,18 +122,22 @@ class Framer(Generic[Packet]):
                 frames.append(frame)
         return frames
 
-    def _read_together(self) -> list[tuple[bytes, Packet | None]]:
-        """Frames that ``peek_many`` could read, if it is worth asking it."""
-        buffer = self._buffer
-        if self._start or self._partial or not -1 < buffer.find(b"}") < len(buffer) - 1:
+    def _read_fed(self, fed: bytes) -> list[tuple[bytes, Packet | None]]:
+        """The frames of the two feeds that are most frequent: just one packet, and just several; else none."""
+        if self._start or self._partial or not fed or fed[0] != _OPEN_BRACE or len(fed) > self._max_packet:
             return []
-        if len(buffer) > self._max_packet or self.error is not None:
-            return []
-        end = buffer.rfind(b"}") + 1
-        frames = self._peek_many(buffer[:end])
+        end = fed.find(b"}") + 1
+        if end == len(fed):
+            packet = self._peek(fed)
+            if packet is None:
+                return []
+            self._start = end
+            return [(fed, packet)]
+        end = fed.rfind(b"}") + 1
+        frames = self._peek_many(fed[:end]) if end and self.error is None else None
         if frames is None:
             return []
-        self._start = len(buffer) if buffer[end:].isspace() else end
+        self._start = len(fed) if fed[end:].isspace() else end
         return cast("list[tuple[bytes, Packet | None]]", frames)
 
     def next(self) -> tuple[bytes, Packet | None] | None:

@@ -133,36 +133,39 @@ class ProxyProtocol(Protocol):
     def deliver(self) -> None:
         """See :class:`rproxy.request.Asker`."""
         if not self._working:
-            self._write_answers()
+            if self._pending and self._pending[0].reply is not None:
+                self._write_answers()
             if self._held:
                 self._work()
 
     def _work(self) -> None:
         """Read packets while there is room, write the answers that are there, until neither makes way for the other."""
+        pending = self._pending
         self._working = True
-        while self._read_packets() and self._write_answers():
-            pass
+        while True:
+            left = self._read_packets()
+            if not pending or pending[0].reply is None:
+                break
+            self._write_answers()
+            if not left:
+                break
         self._working = False
-        self._write_answers()
-        if self._over and not (self._held or self._pending):
+        if self._over and not (self._held or pending):
             self._finish()
-
-    def _room(self) -> int:
-        """How many packets may be taken in."""
-        if self._blocked or self._pending_bytes >= self._limits.client_bytes:
-            return 0
-        return self._limits.client_packets - len(self._pending)
 
     def _read_packets(self) -> bool:
         """Take packets in, and answer whether some had to be left for want of room."""
         if self._distrusted:
             return False
-        while (room := self._room()) > 0:
+        pending, limits, framer = self._pending, self._limits, self._framer
+        while not self._blocked and (room := limits.client_packets - len(pending)) > 0:
+            if self._pending_bytes >= limits.client_bytes:
+                break
             try:
-                frames = self._framer.take(room)
+                frames = framer.take(room)
                 self._take(frames)
-                if len(frames) < room and self._framer.error is not None:
-                    raise self._framer.error
+                if framer.error is not None and len(frames) < room:
+                    raise framer.error
             except StreamError as error:
                 self._over = self._distrusted = True
                 self._refuse_stream(error.code, str(error))
@@ -243,11 +246,9 @@ class ProxyProtocol(Protocol):
         self._counters.received += 1
         self._refuse(b"", "", code, text)
 
-    def _write_answers(self) -> bool:
-        """Write what is answered at the head of the queue, in one go; whether there was anything."""
+    def _write_answers(self) -> None:
+        """Write what is answered at the head of the queue, in one go."""
         pending = self._pending
-        if not pending or pending[0].reply is None:
-            return False
         refused = self._counters.refused
         replies: list[bytes] = []
         size = errors = 0
@@ -262,7 +263,6 @@ class ProxyProtocol(Protocol):
         self._transport.write(replies[0] if len(replies) == 1 else b"".join(replies))
         if self._over and not (self._working or self._held or pending):
             self._finish()
-        return True
 
     def _finish(self) -> None:
         """The last answer is written: close, and where the peer may still be sending, linger."""

@@ -149,6 +149,12 @@ class ExampleTests(SynchronousTestCase):
             self.assertEqual(written(proxy.log), [with_ports(line, proxy, server) for line in running.output])
             self.assertEqual(written(server.log), [with_ports(line, proxy, server) for line in serving.output])
 
+    def test_demo(self) -> None:
+        """What ``make demo`` runs ends as is shown."""
+        (end,) = code_blocks(section(README, "Two commands"), "text")
+        result = python("-m", "rproxy.cli", "simulate")
+        self.assertEqual((result.returncode, result.stdout.splitlines()[-1]), (0, end.strip()))
+
     def test_known_lines(self) -> None:
         """With ``--log-packets`` all lines of "What the terminals show", in their order."""
         (block,) = code_blocks(section(PROTOCOL, "What the terminals show"), "text")

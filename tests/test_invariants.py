@@ -7,7 +7,6 @@ after each step it compares that with all that arrived anywhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import ExitStack
 
 from attrs import asdict, define, field
@@ -51,6 +50,8 @@ class Asker:
     answered: int = 0
     #: It sent its end, or broke its stream.
     over: bool = False
+    #: It broke its stream while it didn't read: it may not be waited for.
+    deaf: bool = False
     #: The rest of a packet of which a part was sent.
     rest: bytes = b""
 
@@ -58,6 +59,12 @@ class Asker:
     def open(self) -> bool:
         """Whether it may send more."""
         return not (self.over or self.peer.closed or self.peer.gone)
+
+    def end(self) -> None:
+        """Its stream ends, maybe in the middle of a packet."""
+        if self.rest and not self.over:
+            self.asked[-1] = None
+        self.over = True
 
 
 @define
@@ -165,7 +172,7 @@ class Traffic(RuleBasedStateMachine):
 
     @rule(
         index=indices,
-        policies=st.lists(st.sampled_from((*POLICIES, *POLICIES, "333")), min_size=1, max_size=8),
+        policies=st.lists(st.sampled_from((*POLICIES * 4, "333")), min_size=1, max_size=8),
         long=st.integers(0, 7).map(lambda number: number == 0),
         cut=st.integers(0, 80),
     )
@@ -176,48 +183,59 @@ class Traffic(RuleBasedStateMachine):
         asker.rest = stream[len(stream) - cut :] if cut < 60 and cut < len(stream) else b""
         asker.peer.send(stream[: len(stream) - len(asker.rest)])
 
-    @rule(index=indices)
-    def asks_the_rest(self, index: int) -> None:
-        asker = self.asker(index)
+    @rule(
+        index=indices,
+        what=st.sampled_from(
+            ["asks_the_rest"] * 3
+            + [
+                "stops_reading",
+                "reads_again",
+                "sends_no_packet",
+                "breaks_its_stream",
+                "shuts_its_side",
+                "closes",
+                "goes",
+            ]
+        ),
+    )
+    def client_does(self, index: int, what: str) -> None:
+        """Something else than to ask."""
+        getattr(self, what)(self.asker(index))
+
+    def asks_the_rest(self, asker: Asker) -> None:
         if asker.rest:
             rest, asker.rest = asker.rest, b""
             asker.peer.send(rest)
 
-    @rule(index=indices, fatal=st.booleans())
-    def sends_what_is_no_packet(self, index: int, fatal: bool) -> None:
-        asker = self.asker(index)
-        if asker.rest:
-            return
-        asker.asked.append(None)
-        asker.over = fatal
-        asker.peer.send(b"garbage" if fatal else b'{"type": "17"}')
+    def stops_reading(self, asker: Asker) -> None:
+        asker.peer.reads = False
 
-    @rule(index=indices)
-    def shuts_its_side(self, index: int) -> None:
-        asker = self.asker(index)
-        asker.over = True
-        if asker.rest:
-            asker.asked[-1] = None
+    def reads_again(self, asker: Asker) -> None:
+        asker.peer.read_again()
+
+    def sends_no_packet(self, asker: Asker) -> None:
+        """A well-formed object that is none: the connection goes on."""
+        if not asker.rest:
+            asker.asked.append(None)
+            asker.peer.send(b'{"type": "17"}')
+
+    def breaks_its_stream(self, asker: Asker) -> None:
+        if not asker.rest:
+            asker.asked.append(None)
+            asker.over = True
+            asker.deaf = not asker.peer.reads
+            asker.peer.send(b"garbage")
+
+    def shuts_its_side(self, asker: Asker) -> None:
+        asker.end()
         asker.peer.half_close()
 
-    @rule(index=indices, politely=st.booleans())
-    def goes(self, index: int, politely: bool) -> None:
-        askers = [asker for asker in self.askers if not asker.peer.closed]
-        if askers:
-            peer = askers[index % len(askers)].peer
-            if politely:
-                peer.close()
-            else:
-                peer.reset()
+    def closes(self, asker: Asker) -> None:
+        asker.end()
+        asker.peer.close()
 
-    @rule(index=indices)
-    def stops_reading(self, index: int) -> None:
-        self.asker(index).peer.reads = False
-
-    @rule()
-    def all_read_again(self) -> None:
-        for asker in self.askers:
-            asker.peer.read_again()
+    def goes(self, asker: Asker) -> None:
+        asker.peer.reset()
 
     # Servers register.
 
@@ -274,97 +292,87 @@ class Traffic(RuleBasedStateMachine):
     def server_changes(self, port: int, mode: str) -> None:
         getattr(self.places[port].server, mode)()
 
-    def connection(self, index: int) -> ServerConnection | None:
-        """One of the connections to a server on which a packet isn't answered."""
-        connections = [
-            connection
-            for place in self.places.values()
-            for connection in place.server.open
-            if connection.unanswered and connection.reads
-        ]
-        return connections[index % len(connections)] if connections else None
+    def connections(self) -> list[ServerConnection]:
+        """The connections to servers that both sides hold open."""
+        return [connection for place in self.places.values() for connection in place.server.open]
 
+    def asked_connections(self) -> list[ServerConnection]:
+        """Those on which a packet isn't answered."""
+        return [connection for connection in self.connections() if connection.unanswered]
+
+    @precondition(lambda self: self.asked_connections())
     @rule(index=indices, count=st.integers(1, 5))
     def answers(self, index: int, count: int) -> None:
-        if (connection := self.connection(index)) is not None:
-            connection.answer(count)
+        connections = self.asked_connections()
+        connections[index % len(connections)].answer(count)
 
+    @precondition(lambda self: self.asked_connections())
     @rule()
     def all_answer(self) -> None:
         for place in self.places.values():
             place.server.answer()
 
-    @rule(index=indices)
-    def answers_big(self, index: int) -> None:
-        """So much that a client has to read it."""
-        if (connection := self.connection(index)) is not None:
-            payload = connection.unanswered[0]["payload"]
-            connection.answer(1, payload=f"{payload} by {BIG}")
-
-    @rule(index=indices)
-    def answers_with_an_error(self, index: int) -> None:
-        if (connection := self.connection(index)) is not None:
-            connection.answer(1, type="3", error="failed", delivered="unknown")
-
-    @rule(index=indices, size=st.integers(1, 80))
-    def answers_half_and_closes(self, index: int, size: int) -> None:
-        if (connection := self.connection(index)) is not None:
-            connection.send(encode(ack(connection.unanswered[0], "1"))[:size])
-            connection.close()
-
+    @precondition(lambda self: self.asked_connections())
     @rule(
         index=indices,
-        wrong=st.sampled_from(
-            [
-                lambda packet: b"garbage",
-                lambda packet: ack(packet, "1", destid="nobody"),
-                lambda packet: ack(packet, "nobody"),
-                lambda packet: packet,
-                lambda packet: {**ack(packet, "1"), "type": "3", "error": "busy", "delivered": "no"},
-            ]
+        what=st.sampled_from(
+            ["answers_much", "answers_with_an_error", "answers_by_halves", "answers_wrongly", "answers_out_of_turn"]
         ),
+        cut=st.integers(1, 80),
     )
-    def answers_wrongly(self, index: int, wrong: Callable[[Packet], Packet | bytes]) -> None:
+    def server_answers_otherwise(self, index: int, what: str, cut: int) -> None:
+        connections = self.asked_connections()
+        getattr(self, what)(connections[index % len(connections)], cut)
+
+    def answers_much(self, connection: ServerConnection, _: int) -> None:
+        """So much that its client has to read it before more can come."""
+        payload = connection.unanswered[0]["payload"]
+        connection.answer(1, payload=f"{payload} by {BIG}")
+
+    def answers_with_an_error(self, connection: ServerConnection, _: int) -> None:
+        connection.answer(1, type="3", error="failed", delivered="unknown")
+
+    def answers_by_halves(self, connection: ServerConnection, cut: int) -> None:
+        """The first half and then the end."""
+        connection.send(encode(ack(connection.unanswered[0], "1"))[:cut])
+        connection.close()
+
+    def answers_wrongly(self, connection: ServerConnection, cut: int) -> None:
         """The connection is closed, whatever else was on it."""
-        if (connection := self.connection(index)) is not None:
-            connection.send(wrong(connection.unanswered[0]))
-            if not self.is_together:
-                assert connection.gone, "a wrong answer was taken"
+        packet = connection.unanswered[0]
+        wrong: list[Packet | bytes] = [
+            b"garbage",
+            packet,
+            ack(packet, "1", destid="nobody"),
+            ack(packet, "nobody"),
+            {**ack(packet, "1"), "type": "3", "error": "busy", "delivered": "no"},
+        ]
+        connection.send(wrong[cut % len(wrong)])
+        if not self.is_together:
+            assert connection.gone, "a wrong answer was taken"
 
-    @rule(index=indices)
-    def answers_out_of_turn(self, index: int) -> None:
+    def answers_out_of_turn(self, connection: ServerConnection, _: int) -> None:
         """The second packet first, where that can be seen."""
-        if (connection := self.connection(index)) is not None and len(connection.unanswered) > 1:
-            first, second = connection.unanswered[:2]
-            if first["srcid"] != second["srcid"]:
-                connection.send(ack(second, "1"), ack(first, "1"))
+        first, second = connection.unanswered[0], connection.unanswered[-1]
+        if first["srcid"] != second["srcid"]:
+            connection.send(ack(second, "1"), ack(first, "1"))
 
-    @rule(index=indices)
-    def answers_unasked(self, index: int) -> None:
-        connections = [connection for place in self.places.values() for connection in place.server.open]
-        if connections:
-            connections[index % len(connections)].send(ack(data("unasked", client_id="nobody"), "1"))
-
-    @rule(index=indices, politely=st.booleans())
-    def server_breaks(self, index: int, politely: bool) -> None:
-        connections = [connection for place in self.places.values() for connection in place.server.open]
-        if connections:
-            connection = connections[index % len(connections)]
-            if politely:
+    @precondition(lambda self: self.connections())
+    @rule(index=indices, what=st.sampled_from(["speaks_unasked", "closes", "goes", "stops_reading", "reads_again"]))
+    def connection_does(self, index: int, what: str) -> None:
+        """Something else than to answer."""
+        connections = self.connections()
+        connection = connections[index % len(connections)]
+        match what:
+            case "speaks_unasked":
+                connection.send(ack(data("unasked", client_id="nobody"), "1"))
+            case "closes":
                 connection.close()
-            else:
+            case "goes":
                 connection.reset()
-
-    @rule(index=indices)
-    def server_stops_reading(self, index: int) -> None:
-        connections = [connection for place in self.places.values() for connection in place.server.open]
-        if connections:
-            connections[index % len(connections)].reads = False
-
-    @rule()
-    def all_servers_read_again(self) -> None:
-        for place in self.places.values():
-            for connection in place.server.connections:
+            case "stops_reading":
+                connection.reads = False
+            case "reads_again":
                 connection.read_again()
 
     # Time, and what happens at the same time.
@@ -448,7 +456,8 @@ class Traffic(RuleBasedStateMachine):
         try:
             if self.is_together:
                 self.and_is_seen()
-            self.all_read_again()
+            for asker in self.askers:
+                asker.peer.read_again()
             for _ in range(50):
                 self.time_passes(3.0)
                 if not self.proxy.factory.in_flight and all(asker.peer.is_read_from for asker in self.askers):
@@ -462,7 +471,7 @@ class Traffic(RuleBasedStateMachine):
         """Each packet of a client that is still there has its answer."""
         assert self.proxy.factory.in_flight == 0
         for asker in self.askers:
-            if not asker.peer.closed:
+            if not (asker.peer.closed or asker.deaf):
                 whole = len(asker.asked) - bool(asker.rest and not asker.over)
                 assert asker.answered == whole, f"{asker.asked[asker.answered : whole]} had no answer"
 
@@ -470,7 +479,8 @@ class Traffic(RuleBasedStateMachine):
         """Whoever comes now is served, if only somebody registers and serves."""
         for place in self.places.values():
             place.server.accept()
-        self.all_servers_read_again()
+        for connection in self.connections():
+            connection.read_again()
         self.time_passes(LIMITS.timeout)
         client = Asker(self.proxy.client(), "last")
         self.askers.append(client)
@@ -490,4 +500,4 @@ class InvariantTests(SynchronousTestCase):
 
     def test_traffic(self) -> None:
         """The promises hold whatever happens."""
-        run_state_machine_as_test(Traffic, settings=settings(stateful_step_count=60))
+        run_state_machine_as_test(Traffic, settings=settings(stateful_step_count=100))
