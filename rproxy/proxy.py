@@ -53,7 +53,7 @@ class ProxyProtocol(Protocol):
         self._pending: deque[Request] = deque()
         self._pending_bytes = 0
         #: Since when nothing was heard, in the clock's seconds, as far as :meth:`close_if_idle` has looked.
-        self._silent_since = factory.clock.seconds()
+        self._silent_since = factory.seconds()
 
     # What follows differs for few connections, and costs the others nothing here.
 
@@ -188,7 +188,7 @@ class ProxyProtocol(Protocol):
         pending = self._pending
         submit = self._factory.router.submit
         log = self._factory.log
-        deadline = self._factory.clock.seconds() + self._limits.timeout
+        deadline = self._factory.seconds() + self._limits.timeout
         size = 0
         before = len(pending)
         try:
@@ -326,6 +326,7 @@ class ProxyFactory(Factory):
     ) -> None:
         self.limits = limits
         self.clock = clock
+        self.seconds = clock.seconds
         self.log = log
         self.counters = Counters()
         self.router = Router(limits, self.counters, clock, connect, random, log)
@@ -354,7 +355,7 @@ class ProxyFactory(Factory):
     def opened(self, client: ProxyProtocol) -> None:
         """A connection was made."""
         self.clients.add(client)
-        if len(self.clients) >= self.limits.max_clients and not self._full:
+        if len(self.clients) >= self.limits.max_clients:
             self._full = True
             for port in self.ports:
                 port.stopReading()  # type: ignore[attr-defined]  # a TCP port is a FileDescriptor

@@ -17,6 +17,7 @@ from rproxy.listening import ListenerService, parse_listen
 from rproxy.packetlog import ProxyLog
 from rproxy.proxy import ProxyFactory
 from rproxy.registry import Address
+from rproxy.sockets import SocketGroup
 from rproxy.sweeping import SWEEP, SweepService
 
 _DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(Limits)}
@@ -91,16 +92,17 @@ def makeService(options: Options) -> IService:
     from twisted.internet import reactor as the_reactor
 
     reactor: Any = the_reactor
+    sockets: Any = SocketGroup(reactor)
     limits: Limits = options["limits"]
 
     def connect(address: Address) -> IStreamClientEndpoint:
         host, port = address
-        return TCP4ClientEndpoint(reactor, host, port, timeout=limits.connect_timeout)
+        return TCP4ClientEndpoint(sockets, host, port, timeout=limits.connect_timeout)
 
     factory = ProxyFactory(limits, reactor, connect, random.random, ProxyLog() if options["log-packets"] else None)
     service = MultiService()
     for endpoint in options["listen"]:
-        ListenerService(endpoint, factory, reactor, factory.listening).setServiceParent(service)
+        ListenerService(endpoint, factory, sockets, factory.listening).setServiceParent(service)
     SweepService(reactor, min(SWEEP, limits.timeout / 4, limits.queue_timeout / 4), factory.sweep).setServiceParent(
         service
     )

@@ -27,6 +27,7 @@ from zope.interface import implementer
 from rproxy.limits import CLASSIC_READ, Limits
 from rproxy.sweeping import SWEEP
 from tests.memory import BIG, Client, MemoryServerHost, Packet, Proxy, ServerConnection, ack, data, encode, setup
+from tests.strategies import spaces
 
 POLICIES = ("111", "222")
 #: Each port's server has one id; two of them share theirs, so that a key moves from one address to the other.
@@ -175,11 +176,12 @@ class Traffic(RuleBasedStateMachine):
         policies=st.lists(st.sampled_from((*POLICIES * 4, "333")), min_size=1, max_size=8),
         long=st.integers(0, 7).map(lambda number: number == 0),
         cut=st.integers(0, 80),
+        space=spaces.map(str.encode),
     )
-    def asks(self, index: int, policies: list[str], long: bool, cut: int) -> None:
+    def asks(self, index: int, policies: list[str], long: bool, cut: int, space: bytes) -> None:
         """Several packets in one segment; sometimes the last one's end is missing for the moment."""
         asker = self.asker(index)
-        stream = asker.rest + b"".join(self.packet_of(asker, policy, long) for policy in policies)
+        stream = asker.rest + space.join(self.packet_of(asker, policy, long) for policy in policies)
         asker.rest = stream[len(stream) - cut :] if cut < 60 and cut < len(stream) else b""
         asker.peer.send(stream[: len(stream) - len(asker.rest)])
 

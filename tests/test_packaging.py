@@ -20,6 +20,7 @@ ORDER = (
     "counting",
     "sweeping",
     "listening",
+    "sockets",
     "framing",
     "packets",
     "arguments",
