@@ -367,7 +367,8 @@ class ProxyFactory(Factory):
         if self._full and len(self.clients) < self.limits.max_clients:
             self._full = False
             for port in self.ports:
-                port.startReading()  # type: ignore[attr-defined]
+                if port.connected and not port.disconnecting:  # type: ignore[attr-defined]
+                    port.startReading()  # type: ignore[attr-defined]
 
     def sweep(self) -> None:
         """End what is past its time: leases, deadlines, waits."""

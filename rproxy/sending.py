@@ -88,25 +88,32 @@ def _one_line(raw: bytes) -> str:
 
 
 async def send_all(
-    client: Client, outgoing: Iterable[Outgoing], terminal: Terminal, check: Callable[[str, Ack], bool] = is_correct
+    make_client: Callable[[], Client],
+    outgoing: Iterable[Outgoing],
+    terminal: Terminal,
+    check: Callable[[str, Ack], bool] = is_correct,
 ) -> int:
-    """Send each packet when the one before was answered; return the exit code."""
+    """Send each packet when the one before was answered; return the exit code.
+
+    Each has a connection of its own: a proxy of the old kind closes it after one packet, and what is written to a
+    connection that is being closed is lost.
+    """
     code = ALL_CORRECT
-    try:
-        for packet in outgoing:
-            terminal.sending(packet)
-            try:
-                answer = await client.exchange(packet.raw, packet.data.srcid)
-            except ProxyError as error:
-                terminal.failed(error)
-                code = SOMETHING_WRONG
-                continue
-            correct = isinstance(answer.packet, Ack) and check(packet.data.payload, answer.packet)
-            terminal.received(answer, correct=correct)
-            if not correct:
-                code = SOMETHING_WRONG
-    finally:
-        await client.close()
+    for packet in outgoing:
+        terminal.sending(packet)
+        client = make_client()
+        try:
+            answer = await client.exchange(packet.raw, packet.data.srcid)
+        except ProxyError as error:
+            terminal.failed(error)
+            code = SOMETHING_WRONG
+            continue
+        finally:
+            await client.close()
+        correct = isinstance(answer.packet, Ack) and check(packet.data.payload, answer.packet)
+        terminal.received(answer, correct=correct)
+        if not correct:
+            code = SOMETHING_WRONG
     return code
 
 
@@ -161,7 +168,7 @@ def run(args: argparse.Namespace) -> int:
     async def main(reactor: Any) -> None:
         host, port = args.revproc
         endpoint = HostnameEndpoint(reactor, host, port, timeout=args.timeout)
-        codes.append(await send_all(Client(endpoint, "", reactor, args.timeout), outgoing, terminal))
+        codes.append(await send_all(lambda: Client(endpoint, "", reactor, args.timeout), outgoing, terminal))
 
     try:
         react(main)

@@ -129,17 +129,21 @@ class GroupedServer(_GroupedConnection, tcp.Server):
         self.connected = True
         reactor.addReader(self)
 
-    def getPeer(self) -> IPv4Address | IPv6Address:
-        return (IPv4Address if len(self.client) == 2 else IPv6Address)("TCP", *self.client)
+    def getPeer(self) -> Any:
+        return _address(self.client)
 
-    def getHost(self) -> IPv4Address | IPv6Address:
-        return (IPv4Address if len(self.client) == 2 else IPv6Address)("TCP", *self.socket.getsockname())
+    def getHost(self) -> Any:
+        return _address(self.socket.getsockname())
 
     def logPrefix(self) -> str:
         return "client"
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} from {self.client}>"
+
+
+def _address(name: Any) -> IPv4Address | IPv6Address:
+    return (IPv4Address if len(name) == 2 else IPv6Address)("TCP", *name)
 
 
 class GroupedClient(_GroupedConnection, tcp.Client):

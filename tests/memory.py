@@ -502,6 +502,8 @@ class MemoryPort:
 
     address = ("10.0.0.1", 8000)
     _realPortNumber = 8000
+    connected = True
+    disconnecting = False
 
     def __init__(self) -> None:
         self.reading = True

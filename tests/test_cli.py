@@ -233,9 +233,11 @@ class SendTests(SynchronousTestCase):
         self.proxy = Peer()
 
     def send(self, *raw: bytes, terminal: Callable[..., Terminal] = Terminal) -> Deferred[int]:
-        client = Client(self.proxy, "", Clock())
         outgoing = [Outgoing(each, data) for each in raw if isinstance(data := packets.decode(each), Data)]
-        return Deferred.fromCoroutine(send_all(client, outgoing, terminal(self.out, self.err, ("10.0.0.1", 8000))))
+        return Deferred.fromCoroutine(send_all(self.client, outgoing, terminal(self.out, self.err, ("10.0.0.1", 8000))))
+
+    def client(self) -> Client:
+        return Client(self.proxy, "", Clock())
 
     def end(self, sent: Deferred[int]) -> int:
         """The connection is closed by the command, and the code is there when it is gone."""
@@ -299,12 +301,14 @@ class SendTests(SynchronousTestCase):
         )
 
     def test_one_after_the_other(self) -> None:
-        """Each when the one before was answered; one that fails is enough for exit code 1."""
+        """Each on its own connection when the one before was answered; one that fails makes the exit code 1."""
         first, second = packets.data("1", "111", "a\n"), packets.data("2", "222", "b")
         sent = self.send(first, second)
         self.proxy.accept()
         self.assertEqual(self.proxy.transport.taken(), first)
         self.proxy.answer(packets.ack("100", "1", "x"))
+        lose(self.proxy.protocol)
+        self.proxy.accept()
         self.assertEqual(self.proxy.transport.taken(), second)
         self.proxy.answer(packets.ack("100", "2", sha1_hex("b")))
 
@@ -320,6 +324,8 @@ class SendTests(SynchronousTestCase):
         ack = packets.ack("100", "1", sha1_hex("xyz1"))
         error = packets.error("rproxy", "1", "no-server", "no", "nobody")
         self.proxy.answer(ack)
+        lose(self.proxy.protocol)
+        self.proxy.accept()
         self.proxy.answer(error)
 
         self.assertEqual(self.end(sent), 1)

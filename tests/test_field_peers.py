@@ -327,7 +327,6 @@ def test_send_through_the_classic_proxy(field: Field) -> None:
     ]
 
 
-@pytest.mark.xfail(strict=True, reason="the second packet is written to a connection that is just being closed")
 def test_send_several_through_the_classic_proxy(field: Field) -> None:
     """Also with several packets, though it closes each connection after one."""
     proxy = field.classic_proxy()
