@@ -131,13 +131,16 @@ class Framer(Generic[Packet]):
             packet = self._peek(fed)
             if packet is None:
                 return []
-            self._start = end
+            self._buffer = b""
             return [(fed, packet)]
         end = fed.rfind(b"}") + 1
         frames = self._peek_many(fed[:end]) if end and self.error is None else None
         if frames is None:
             return []
-        self._start = len(fed) if fed[end:].isspace() else end
+        if end == len(fed) or fed[end:].isspace():
+            self._buffer = b""
+        else:
+            self._start = end
         return cast("list[tuple[bytes, Packet | None]]", frames)
 
     def next(self) -> tuple[bytes, Packet | None] | None:

@@ -44,7 +44,8 @@ Packet = dict[str, Any]
 #: Where servers live unless a test says otherwise, and where clients come from.
 HOST = "10.0.0.5"
 CLIENT_HOST = "10.0.0.9"
-#: More than a transport buffers before it asks for a pause.
+#: What a kernel takes for a peer that doesn't read, and what is then more than a transport buffers without a pause.
+KERNEL_BYTES = 16_384
 BIG = "x" * 200_000
 #: A proxy that is busy for longer without being told anything new runs in a circle.
 _MAX_TURNS = 10_000
@@ -89,6 +90,8 @@ class MemorySocket:
         self.ended = False
         self.was_reset = False
         self.closed = False
+        #: What was sent and the peer didn't read.
+        self.sent = bytearray()
         self._shut = False
         self._abortive = False
         self._names = here, there
@@ -101,7 +104,7 @@ class MemorySocket:
     @property
     def writable(self) -> bool:
         """Whether something can be sent, or the connection's loss be noticed by it."""
-        return self.peer.reads or self.was_reset
+        return self.was_reset or self.peer.closed or self.peer.reads or len(self.sent) < KERNEL_BYTES
 
     def fileno(self) -> int:
         return 1
@@ -135,11 +138,15 @@ class MemorySocket:
             raise ConnectionResetError(ECONNRESET, "Connection reset by peer")
         if self._shut:
             raise BrokenPipeError(EPIPE, "Broken pipe")
-        if not self.peer.reads:
+        if self.peer.closed:
+            self.was_reset = bool(buffer)
+        elif self.peer.reads:
+            self.peer.received += buffer
+        elif len(self.sent) < KERNEL_BYTES:
+            buffer = buffer[: KERNEL_BYTES - len(self.sent)]
+            self.sent += buffer
+        else:
             raise BlockingIOError(EWOULDBLOCK, "No room")
-        if buffer and self.peer.closed:
-            self.was_reset = True
-        self.peer.received += buffer
         return len(buffer)
 
     def shutdown(self, how: int) -> None:
@@ -162,7 +169,7 @@ class Peer:
         self._proxy = proxy
         self._socket = MemorySocket(self, there, here)
         self._texts = json.JSONDecoder()
-        #: Whether it takes what the proxy sends; if not, even the proxy's kernel has no room for it.
+        #: Whether it takes what the proxy sends; if not, the proxy's kernel does until it is full.
         self.reads = True
         self.received = bytearray()
         #: The proxy has shut its side in order: after what was received comes the end.
@@ -211,12 +218,15 @@ class Peer:
     def read_again(self) -> None:
         """Take again what the proxy sends."""
         self.reads = True
+        self.received += self._socket.sent
+        self._socket.sent.clear()
         self._proxy.pump()
 
     def be_reset(self) -> None:
         """What happens to the peer of a socket that is reset, or closed before it read everything."""
         self.was_reset = True
         self.received.clear()
+        self._socket.sent.clear()
 
     def take_bytes(self) -> bytes:
         """What was received since the last time."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -18,7 +19,7 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -35,6 +36,8 @@ FAULT = re.compile(r"Traceback|Unhandled|#(?:critical|error)\]")
 #: What twistd's log format puts in front of a message.
 _PREFIX = re.compile(r"^\S+ \[[^\]]*\] ")
 
+#: Below where Linux (32768) and others (49152) begin to give ports away.
+_FREE_PORTS = (20_000, 32_000)
 _given_ports: set[int] = set()
 
 
@@ -57,15 +60,16 @@ def wait_for(predicate: Callable[[], T | None], seconds: float, what: str) -> T:
 def free_port(host: str = "127.0.0.1") -> int:
     """Return a port that nobody listens on, another one each time.
 
-    For peers that must know their port before they bind it; whoever can should bind port 0 instead.
+    For peers that must know their port before they bind it; whoever can should bind port 0 instead. It is none of those
+    that the kernel gives to whoever wants any, for a listener or for a connection: one of these could come in between.
     """
     while True:
-        with socket.socket() as probe:
-            probe.bind((host, 0))
-            port: int = probe.getsockname()[1]
+        port = random.randrange(*_FREE_PORTS)
         if port not in _given_ports:
             _given_ports.add(port)
-            return port
+            with socket.socket() as probe, suppress(OSError):
+                probe.bind((host, port))
+                return port
 
 
 def script(name: str) -> list[str]:

@@ -544,7 +544,7 @@ class ClientTests(ProxyCase):
         client = self.world.client()
         client.reads = False
         client.ask("a")
-        self.server.answer()
+        self.server.connection.answer(payload=BIG)
         self.world.advance(60)
         self.assertEqual(len(self.world.factory.clients), 0)
 
@@ -555,7 +555,7 @@ class ClientTests(ProxyCase):
         client.reads = False
         client.ask("a")
         client.half_close()
-        self.server.answer()
+        self.server.connection.answer(payload=BIG)
         self.world.advance(60)
         self.assertEqual(len(self.world.factory.clients), 0)
 
