@@ -35,7 +35,13 @@ class Admission:
             registration = self._registry.register(setup, host.removeprefix("::ffff:"), owner)
         except ConflictError as error:
             return self._refuse(setup, "conflict", str(error))
-        if registration is not None:
+        if registration is not None and registration.draining:
+            self._logger.info(
+                "Server id {registration.server_id} drains: nothing new for it under privacy policy"
+                " {registration.policy}",
+                registration=registration,
+            )
+        elif registration is not None:
             self._counters.registered += 1
             self._logger.info(
                 "Received setup message from server id {registration.server_id} ip {registration.host}"

@@ -23,7 +23,8 @@ class Limits:
 
     #: The longest packet (``framing``).
     max_packet: int = field(default=1 << 20, validator=ge(64))
-    #: Client connections at a time; further ones wait in the listen backlog (``proxy``).
+    #: Client connections at a time, which are all that no lease hangs on; further ones wait in the listen backlog
+    #: (``proxy``).
     max_clients: int = field(default=10_000, validator=ge(1))
     #: From a packet read whole to its answer, waiting included (``routing``, ``upstream``).
     timeout: float = field(default=30.0, validator=gt(0))

@@ -108,7 +108,7 @@ class ProxyProtocol(Protocol):
         for request in self._pending:
             request.abandon()
         self._pending.clear()
-        self._factory.closed(self)
+        self._factory.closed(self, is_client=not self._holds_lease)
 
     def pauseProducing(self) -> None:
         """The peer reads slower than is sent: read no more from it."""
@@ -280,13 +280,16 @@ class ProxyProtocol(Protocol):
     def _register(self, setup: Setup) -> None:
         host = getattr(self._transport.getPeer(), "host", None)
         answer = self._factory.admission.admit(setup, host, self)
-        self._holds_lease = self._factory.registry.is_owner(self)
+        self.lease_changed()
         if answer is not None:
             self._transport.write(answer)
 
-    def lease_ran_out(self) -> None:
-        """A registration of this connection's wasn't renewed in time."""
-        self._holds_lease = self._factory.registry.is_owner(self)
+    def lease_changed(self) -> None:
+        """A lease on this connection began or ran out: a server's connection is no client's, and may be silent."""
+        holds = self._factory.registry.is_owner(self)
+        if holds is not self._holds_lease:
+            self._holds_lease = holds
+            self._factory.count_client(-1 if holds else 1)
 
     def close_if_idle(self, now: float) -> None:
         """Close a connection that was silent for ``idle_timeout``, unless an answer or a lease keeps it.
@@ -335,6 +338,8 @@ class ProxyFactory(Factory):
         self.clients: set[ProxyProtocol] = set()
         #: Where clients come in; not accepted from while there are ``max_clients``.
         self.ports: list[IListeningPort] = []
+        #: Connections that count as clients: all but those that a lease hangs on.
+        self._client_count = 0
         self._full = False
 
     def listening(self, port: IListeningPort) -> None:
@@ -355,16 +360,23 @@ class ProxyFactory(Factory):
     def opened(self, client: ProxyProtocol) -> None:
         """A connection was made."""
         self.clients.add(client)
-        if len(self.clients) >= self.limits.max_clients:
-            self._full = True
-            for port in self.ports:
-                port.stopReading()  # type: ignore[attr-defined]  # a TCP port is a FileDescriptor
+        self.count_client(1)
 
-    def closed(self, client: ProxyProtocol) -> None:
+    def closed(self, client: ProxyProtocol, *, is_client: bool) -> None:
         """A connection was lost."""
         self.clients.discard(client)
         self.registry.release(client)
-        if self._full and len(self.clients) < self.limits.max_clients:
+        if is_client:
+            self.count_client(-1)
+
+    def count_client(self, by: int) -> None:
+        """So many clients more: accept connections, or leave them in the backlog."""
+        self._client_count += by
+        if self._client_count >= self.limits.max_clients:
+            self._full = True
+            for port in self.ports:
+                port.stopReading()  # type: ignore[attr-defined]  # a TCP port is a FileDescriptor
+        elif self._full:
             self._full = False
             for port in self.ports:
                 if port.connected and not port.disconnecting:  # type: ignore[attr-defined]
@@ -374,7 +386,7 @@ class ProxyFactory(Factory):
         """End what is past its time: leases, deadlines, waits."""
         for owner in self.registry.expire():
             if isinstance(owner, ProxyProtocol):
-                owner.lease_ran_out()
+                owner.lease_changed()
         self.router.sweep()
 
     def sweep_idle(self) -> None:

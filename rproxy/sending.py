@@ -9,6 +9,7 @@ from typing import Any, TextIO
 
 import msgspec
 from attrs import frozen
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.task import react
 
@@ -168,12 +169,20 @@ def run(args: argparse.Namespace) -> int:
     async def main(reactor: Any) -> None:
         host, port = args.revproc
         endpoint = HostnameEndpoint(reactor, host, port, timeout=args.timeout)
-        codes.append(await send_all(lambda: Client(endpoint, "", reactor, args.timeout), outgoing, terminal))
+        sending = Deferred.fromCoroutine(
+            send_all(lambda: Client(endpoint, "", reactor, args.timeout), outgoing, terminal)
+        )
+        # Stopped from the keyboard, it sends no more, and doesn't tell of connections that it closes itself.
+        reactor.addSystemEventTrigger("before", "shutdown", sending.cancel)
+        try:
+            codes.append(await sending)
+        except CancelledError:
+            codes.append(INTERRUPTED)
 
     try:
         react(main)
     except SystemExit as end:
-        # Without a code of ours it was stopped before, by a failure that is logged or from the keyboard.
+        # Without a code of ours it was stopped before, by a failure that is logged.
         return codes[0] if codes else int(end.code or INTERRUPTED)
 
 

@@ -559,6 +559,19 @@ class ClientTests(ProxyCase):
         self.world.advance(60)
         self.assertEqual(len(self.world.factory.clients), 0)
 
+    def test_servers_are_no_clients(self) -> None:
+        """Connections that a lease hangs on don't count, as long as it does."""
+        self.serve(max_clients=2)
+        holder = self.world.register("200", "222", 6000, lease=10)
+        clients = [self.world.client() for _ in range(3)]
+        for client in clients:
+            client.ask(str(clients.index(client)))
+        self.assertEqual(self.server.payloads, ["0", "1"])
+        holder.close()
+        self.assertEqual(self.server.payloads, ["0", "1"])
+        clients[0].reset()
+        self.assertEqual(self.server.payloads, ["0", "1", "2"])
+
     def test_clients_are_bounded(self) -> None:
         """Beyond max_clients further clients wait in the backlog, and come in as others go."""
         self.serve(max_clients=2)
