@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Generic, TypeVar, cast
+from typing import Generic, TypeVar
 
 from rproxy.limits import MAX_DEPTH
 
@@ -89,10 +89,7 @@ class Framer(Generic[Packet]):
 
     def feed(self, data: bytes) -> None:
         """Take in what the connection received."""
-        if self._start == len(self._buffer):
-            self._buffer = data
-        else:
-            self._buffer = self._buffer[self._start :] + data
+        self._buffer = self._buffer[self._start :] + data if self._buffer else data
         self._start = 0
 
     @property
@@ -107,27 +104,31 @@ class Framer(Generic[Packet]):
         none.
         """
         frames = self._ready or self._read_fed(self._buffer)
-        if len(frames) > most:
-            self._ready = frames[most:]
-            return frames[:most]
-        if self._ready:
+        if frames:
+            if len(frames) > most:
+                self._ready = frames[most:]
+                return frames[:most]
             self._ready = []
-        while len(frames) < most and self._start < len(self._buffer) and self.error is None:
+            if not self._buffer:
+                return frames
+        while len(frames) < most and self._buffer and self.error is None:
             try:
                 frame = self.next()
             except StreamError as error:
                 self.error = error
                 break
-            if frame is not None:
-                frames.append(frame)
+            if frame is None:
+                break
+            frames.append(frame)
         return frames
 
     def _read_fed(self, fed: bytes) -> list[tuple[bytes, Packet | None]]:
         """The frames of the two feeds that are most frequent: just one packet, and just several; else none."""
-        if self._start or self._partial or not fed or fed[0] != _OPEN_BRACE or len(fed) > self._max_packet:
+        length = len(fed)
+        if self._start or self._partial or not fed or fed[0] != _OPEN_BRACE or length > self._max_packet:
             return []
         end = fed.find(b"}") + 1
-        if end == len(fed):
+        if end == length:
             packet = self._peek(fed)
             if packet is None:
                 return []
@@ -137,11 +138,12 @@ class Framer(Generic[Packet]):
         frames = self._peek_many(fed[:end]) if end and self.error is None else None
         if frames is None:
             return []
-        if end == len(fed) or fed[end:].isspace():
+        if end == length or fed[end:].isspace():
             self._buffer = b""
         else:
             self._start = end
-        return cast("list[tuple[bytes, Packet | None]]", frames)
+        # A list of packets that are there is one of packets that may be there; mypy can't know that nobody adds to it.
+        return frames  # type: ignore[return-value]
 
     def next(self) -> tuple[bytes, Packet | None] | None:
         """The next whole object and what ``peek`` made of it, or None until more is fed.

@@ -111,6 +111,9 @@ _decode_data = msgspec.json.Decoder(Data).decode
 _decode_ack = msgspec.json.Decoder(Ack).decode
 _decode_many_data = msgspec.json.Decoder(Data).decode_lines
 _decode_many_acks = msgspec.json.Decoder(Ack).decode_lines
+#: How many strings a packet has, by the type of its ``payloadsize``: the keys and values of its four text fields, and
+#: those of that one.
+_STRINGS: dict[type, int] = {UnsetType: 8, int: 9, str: 10}
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _Peeked = TypeVar("_Peeked", Data, Ack)
 
@@ -172,8 +175,11 @@ def _peek_many(chunk: bytes, decode_lines: Callable[[bytes], list[_Peeked]]) -> 
     if len(lines) != count or lined.count(b"}\n{") != count - 1 or chunk.count(b"}") != count:
         return None
     quotes = chunk.count(b'"')
-    if quotes != 16 * count and quotes != 2 * sum([_strings(packet.payloadsize) for packet in found]):
-        return None
+    if quotes != 16 * count:
+        # Packets of one sender are alike: where they aren't, each is read by itself.
+        strings = {_STRINGS[kind] for kind in set(map(type, [packet.payloadsize for packet in found]))}
+        if strings != {quotes / count / 2}:
+            return None
     return list(zip(lines, found, strict=True))
 
 
@@ -184,15 +190,10 @@ def _has_only(raw: bytes, payloadsize: str | int | UnsetType) -> bool:
     sixteen, and just sixteen quotes leave no room for a further key. A payload with escaped quotes has more:
     then the strings themselves are counted.
     """
-    strings = _strings(payloadsize)
+    strings = _STRINGS[type(payloadsize)]
     if raw.count(b'"') == 2 * strings:
         return True
     return b'\\"' in raw and sum(1 for _ in _STRING.finditer(raw)) == strings
-
-
-def _strings(payloadsize: str | int | UnsetType) -> int:
-    """How many strings a packet has: the keys and values of its four text fields, and of ``payloadsize``."""
-    return 8 if payloadsize is UNSET else 10 if type(payloadsize) is str else 9
 
 
 def decode(raw: bytes) -> Packet:

@@ -260,7 +260,7 @@ class ProxyProtocol(Protocol):
                 errors += 1
         self._pending_bytes -= size
         self._counters.acked += len(replies) - errors
-        self._transport.write(replies[0] if len(replies) == 1 else b"".join(replies))
+        self._transport.write(b"".join(replies))
         if self._over and not (self._working or self._held or pending):
             self._finish()
 
