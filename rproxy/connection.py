@@ -173,6 +173,12 @@ class UpstreamConnection(TwistedProtocol):
         self.room = 0
         self._update_room()
 
+    def stop(self) -> None:
+        """Refuse what is in flight, and close at once."""
+        for request in list(self.in_flight):
+            request.refuse("shutting-down", "unknown", "the proxy stopped before the server answered")
+        self._break("the proxy stopped")
+
     def sweep(self, now: float) -> None:
         """End what is past its deadline; nothing new is sent until the server answers again.
 

@@ -44,5 +44,7 @@ class Limits:
     queue_packets: int = field(default=10_000, validator=ge(1))
     #: Bytes that wait in the line of one policy (``routing``).
     queue_bytes: int = field(default=64 << 20, validator=ge(1))
+    #: From being told to stop to having what is in flight answered (``proxyservice``).
+    drain_timeout: float = field(default=30.0, validator=gt(0))
     #: How long a connection that is closed for an error is still read from, so that the error arrives (``proxy``).
     linger: float = field(default=2.0, validator=gt(0))

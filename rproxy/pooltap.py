@@ -10,7 +10,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, cast
 
-from twisted.application.service import IService
+from twisted.application.service import IService, MultiService
 from twisted.internet.endpoints import HostnameEndpoint
 from twisted.python import usage
 
@@ -24,6 +24,7 @@ from rproxy.packets import MAX_FIELD
 from rproxy.poolserver import DEFAULT_PIPELINE, PoolServerFactory
 from rproxy.poolservice import Address, PoolService
 from rproxy.registrar import Registrar
+from rproxy.signals import SignalService
 
 #: How long a proxy may take to accept a connection, in seconds.
 CONNECT_TIMEOUT = 5.0
@@ -166,7 +167,10 @@ def makeService(options: Options) -> IService:
     """Return the pool server that the options ask for."""
     from twisted.internet import reactor
 
-    return make_service(options, reactor)
+    service = MultiService()
+    make_service(options, reactor).setServiceParent(service)
+    SignalService(reactor).setServiceParent(service)
+    return service
 
 
 def make_service(options: Options, reactor: Any) -> PoolService:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import cast
 
 from msgspec import UNSET
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
     IAddress,
     IDelayedCall,
@@ -186,7 +187,7 @@ class ProxyProtocol(Protocol):
 
     def _take(self, frames: list[tuple[bytes, Data | None]]) -> None:
         pending = self._pending
-        submit = self._factory.router.submit
+        submit = self._factory.submit
         log = self._factory.log
         deadline = self._factory.seconds() + self._limits.timeout
         size = 0
@@ -302,10 +303,18 @@ class ProxyProtocol(Protocol):
         elif now - self._silent_since < self._limits.idle_timeout:
             return
         elif self._finished:
-            self._transport.abortConnection()
+            self.abort()
         else:
-            self._shut = True
-            self._finish()
+            self.close()
+
+    def close(self) -> None:
+        """Close the connection when what was written is sent."""
+        self._shut = True
+        self._finish()
+
+    def abort(self) -> None:
+        """Drop the connection."""
+        self._transport.abortConnection()
 
 
 class ProxyFactory(Factory):
@@ -335,6 +344,11 @@ class ProxyFactory(Factory):
         self.router = Router(limits, self.counters, clock, connect, random, log)
         self.registry = Registry(clock.seconds, self.router.registered, self._ended)
         self.admission = Admission(self.registry, self.counters)
+        #: Where the clients' packets go.
+        self.submit: Callable[[Request], None] = self.router.submit
+        #: Fire when nothing is in flight any more, and when no connection is left.
+        self._drained: list[Deferred[None]] = []
+        self._closed: list[Deferred[None]] = []
         self.clients: set[ProxyProtocol] = set()
         #: Where clients come in; not accepted from while there are ``max_clients``.
         self.ports: list[IListeningPort] = []
@@ -368,6 +382,8 @@ class ProxyFactory(Factory):
         self.registry.release(client)
         if is_client:
             self.count_client(-1)
+        if not self.clients:
+            _fire(self._closed)
 
     def count_client(self, by: int) -> None:
         """So many clients more: accept connections, or leave them in the backlog."""
@@ -388,6 +404,9 @@ class ProxyFactory(Factory):
             if isinstance(owner, ProxyProtocol):
                 owner.lease_changed()
         self.router.sweep()
+        if self._drained and not self.in_flight:
+            # Later, because what waits for it stops the sweeps, which one of them can't do.
+            self.clock.callLater(0, _fire, self._drained)
 
     def sweep_idle(self) -> None:
         """Close the connections that have been silent for too long."""
@@ -395,9 +414,53 @@ class ProxyFactory(Factory):
         for client in list(self.clients):
             client.close_if_idle(now)
 
+    def open(self) -> None:
+        """Take packets."""
+        self.submit = self.router.submit
+
+    def drain(self) -> Deferred[None]:
+        """Refuse every new packet from now on.
+
+        :returns: fires when nothing is in flight any more, which :meth:`sweep` looks at.
+        """
+        self.submit = _refuse_shutting_down
+        drained: Deferred[None] = Deferred(self._drained.remove)
+        self._drained.append(drained)
+        return drained
+
+    def close(self) -> Deferred[None]:
+        """Refuse what is in flight, and close every connection when its answers are written.
+
+        :returns: fires when all are closed.
+        """
+        self.router.stop()
+        closed: Deferred[None] = Deferred(self._closed.remove)
+        self._closed.append(closed)
+        for client in list(self.clients):
+            client.close()
+        if not self.clients:
+            _fire(self._closed)
+        return closed
+
+    def abort(self) -> None:
+        """Drop the connections that are left."""
+        for client in list(self.clients):
+            client.abort()
+
     def _ended(self, registration: Registration) -> None:
         self._logger.info(
             "Registration of server id {registration.server_id} for privacy policy {registration.policy} ended",
             registration=registration,
         )
         self.router.ended(registration)
+
+
+def _refuse_shutting_down(request: Request) -> None:
+    request.refuse("shutting-down", "no", "the proxy is stopping")
+
+
+def _fire(waiting: list[Deferred[None]]) -> None:
+    fired = waiting.copy()
+    waiting.clear()
+    for deferred in fired:
+        deferred.callback(None)

@@ -215,6 +215,14 @@ class Router:
             if route.deserted is not None and now - route.deserted >= self._limits.queue_timeout and not route.line:
                 del self._routes[policy]
 
+    def stop(self) -> None:
+        """Refuse every packet that is still here, and let go of every connection."""
+        for route in self._routes.values():
+            while (request := route.line.pop()) is not None:
+                request.refuse("shutting-down", "no", "the proxy stopped before a server could take it")
+        for upstream in self._upstreams.values():
+            upstream.stop()
+
     def _expire(self, request: Request, now: float) -> None:
         if request.deadline <= now:
             request.refuse("timeout", "no", "no server could take it before its deadline")

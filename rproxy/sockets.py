@@ -21,7 +21,7 @@ from typing import Any
 from twisted.internet import tcp
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.error import ConnectionDone, ConnectionLost
-from twisted.internet.interfaces import IHalfCloseableProtocol, IReadDescriptor
+from twisted.internet.interfaces import IDelayedCall, IHalfCloseableProtocol, IReadDescriptor
 from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from twisted.internet.protocol import ClientFactory, Factory
 from twisted.logger import Logger
@@ -96,19 +96,40 @@ class _GroupedConnection(tcp.Connection):
             self.dataBuffer = data
             self.offset = sent
             self.startWriting()
-        elif self.producerPaused or self.disconnecting or self._writeDisconnecting:
+        elif (
+            self.producerPaused
+            or self.disconnecting
+            or self._writeDisconnecting
+            or (not self.streamingProducer and self.producer is not None)
+        ):
             self.startWriting()
 
     def loseConnection(self) -> None:
-        if self._tempDataLen or self.dataBuffer or self._writeDisconnected or self.disconnecting:
+        unsent = self._tempDataLen or self.dataBuffer
+        # A producer that is to be resumed may have more.
+        waiting = self.producer is not None and (self.producerPaused or not self.streamingProducer)
+        if unsent or waiting or self._writeDisconnected or self.disconnecting:
             super().loseConnection()
         elif self.connected:
             self.disconnecting = True
             self.reactor.close_later(self)
 
+    def abortConnection(self) -> None:
+        super().abortConnection()
+        # As Twisted does with doWrite: nothing is sent any more.
+        self.send = _nothing  # type: ignore[method-assign]
+
+    def startTLS(self, ctx: Any, normal: bool = True) -> None:
+        # Twisted's would leave write as it is here: in the clear.
+        raise NotImplementedError("TLS goes on top of a grouped connection, by an endpoint, not into it")
+
     def connectionLost(self, reason: Failure) -> None:
         self.reactor.forget(self)
         super().connectionLost(reason)
+
+
+def _nothing() -> None:
+    """What an aborted connection sends."""
 
 
 class GroupedServer(_GroupedConnection, tcp.Server):
@@ -158,7 +179,14 @@ class GroupedServer(_GroupedConnection, tcp.Server):
 
 
 def _address(name: Any) -> IPv4Address | IPv6Address:
-    return (IPv4Address if len(name) == 2 else IPv6Address)("TCP", *name)
+    return IPv4Address("TCP", *name) if len(name) == 2 else IPv6Address("TCP", *_with_link(name))
+
+
+def _with_link(name: Any) -> Any:
+    """An IPv6 address with the link that it holds on, if it is of that kind: nobody can connect to it without."""
+    if not name[3]:
+        return name
+    return socket.getnameinfo(name, socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)[0], *name[1:]
 
 
 class GroupedClient(_GroupedConnection, tcp.Client):
@@ -177,10 +205,15 @@ class GroupedPort(tcp.Port):
 
     reactor: SocketGroup  # type: ignore[assignment]  # see above
     _accepting = False
+    #: The end of a pause, see :meth:`_rest`.
+    _resting: IDelayedCall | None = None
 
     def startReading(self) -> None:
-        self._accepting = True
-        super().startReading()
+        # Who says so may not know yet that the port is closed.
+        if self.connected and not self.disconnecting:
+            self._accepting = True
+            if self._resting is None:
+                super().startReading()
 
     def stopReading(self) -> None:
         self._accepting = False
@@ -199,24 +232,39 @@ class GroupedPort(tcp.Port):
                 descriptor, address = listener._accept()
             except OSError as error:
                 if error.errno in _EXHAUSTED:
-                    self._pause(error)
+                    self._rest(error)
                 return
+            if len(address) == 4:
+                address = _with_link(address)
             # Nor is what the class socket.socket adds to this one of any use here.
             accepted: Any = socket.SocketType(family, kind, proto, descriptor)
-            protocol = factory.buildProtocol(self._buildAddr(address))
-            if protocol is None:
+            transport = None
+            try:
+                protocol = factory.buildProtocol(self._buildAddr(address))
+                if protocol is not None:
+                    transport = GroupedServer(accepted, protocol, address, self, 0, group)
+                    protocol.makeConnection(transport)
+            except BaseException:  # noqa: BLE001 - see SocketGroup._handle
+                group.fail(transport)
+            if transport is None:
                 accepted.close()
-            else:
-                protocol.makeConnection(GroupedServer(accepted, protocol, address, self, 0, group))
 
-    def _pause(self, error: OSError) -> None:
+    def _rest(self, error: OSError) -> None:
+        """Accept nobody for a while, whoever says so, and let those that wait stay in the backlog."""
         self._logger.warn("Can't accept connections for now: {error}", error=error)
-        self.stopReading()
-        self.reactor.callLater(PAUSE, self._resume)
+        super().stopReading()
+        self._resting = self.reactor.callLater(PAUSE, self._resume)
 
     def _resume(self) -> None:
-        if self.connected and not self.disconnecting:
+        self._resting = None
+        if self._accepting:
             self.startReading()
+
+    def connectionLost(self, reason: Failure) -> None:
+        if self._resting is not None:
+            self._resting.cancel()
+            self._resting = None
+        super().connectionLost(reason)
 
 
 @implementer(IReadDescriptor)
@@ -351,6 +399,8 @@ class SocketGroup:
             why = descriptor.doRead() if reading else None
             if why is None and event & EPOLLOUT:
                 why = descriptor.doWrite()
+                # An end that is reached by writing is the end of both directions.
+                reading = False
             elif why is None and not reading and event & (EPOLLHUP | EPOLLERR):
                 why = CONNECTION_LOST
             if why is CONNECTION_DONE and reading and IHalfCloseableProtocol.providedBy(descriptor.protocol):
@@ -359,8 +409,8 @@ class SocketGroup:
                     self.removeReader(descriptor)
             elif why is not None:
                 descriptor.connectionLost(_DONE if why is CONNECTION_DONE else _LOST)
-        except Exception:  # noqa: BLE001 - as in the reactor: whatever fails ends its own connection and no other
-            self._fail(descriptor)
+        except BaseException:  # noqa: BLE001 - as in the reactor: whatever fails ends its own connection and no other
+            self.fail(descriptor)
 
     def _end_turn(self) -> None:
         # What is done here may write and close again.
@@ -370,19 +420,29 @@ class SocketGroup:
             for connection in unsent:
                 self._finish(connection, connection.send)
             for connection in closing:
-                if connection.connected and not connection.dataBuffer:
+                if not connection.connected or connection._aborting:
+                    continue
+                if connection.dataBuffer:
+                    # Something was written after all. It will be closed when that is sent.
+                    connection.stopReading()
+                else:
                     self._finish(connection, connection.connectionLost, _DONE)
         self._turning = False
 
-    def _finish(self, connection: _GroupedConnection, step: Callable[..., None], *arguments: Any) -> None:
+    def _finish(self, descriptor: Any, step: Callable[..., None], *arguments: Any) -> None:
         try:
             step(*arguments)
-        except Exception:  # noqa: BLE001 - see _handle
-            self._fail(connection)
+        except BaseException:  # noqa: BLE001 - see _handle
+            self.fail(descriptor)
 
-    def _fail(self, descriptor: Any) -> None:
+    def fail(self, descriptor: Any) -> None:
+        """Log the exception that is being handled, and end the connection that it came from, if there is one yet."""
         self._logger.failure("A connection failed")
-        descriptor.connectionLost(Failure())
+        try:
+            if descriptor is not None:
+                descriptor.connectionLost(Failure())
+        except BaseException:  # noqa: BLE001 - see _handle
+            self._logger.failure("A connection failed at its end")
 
     # As a descriptor of the reactor.
 
@@ -393,4 +453,4 @@ class SocketGroup:
     def connectionLost(self, reason: Failure) -> None:
         """The reactor is stopping."""
         for descriptor in list(self._watched.values()):
-            descriptor.connectionLost(reason)
+            self._finish(descriptor, descriptor.connectionLost, reason)

@@ -16,7 +16,9 @@ from rproxy.limits import Limits
 from rproxy.listening import ListenerService, parse_listen
 from rproxy.packetlog import ProxyLog
 from rproxy.proxy import ProxyFactory
+from rproxy.proxyservice import ProxyService
 from rproxy.registry import Address
+from rproxy.signals import SignalService
 from rproxy.sockets import SocketGroup
 from rproxy.sweeping import SWEEP, SweepService
 
@@ -56,6 +58,7 @@ class Options(usage.Options):
         _limit("queue_timeout", "A packet's wait for a free server, in seconds"),
         _limit("connect_timeout", "For a connection to a server, in seconds"),
         _limit("idle_timeout", "A silent client is disconnected after, in seconds"),
+        _limit("drain_timeout", "For the last answers when it is stopped, in seconds"),
     ]
     optFlags: ClassVar = [
         ["strict", None, "Refuse packets whose payloadsize is wrong, instead of counting them"],
@@ -100,11 +103,12 @@ def makeService(options: Options) -> IService:
         return TCP4ClientEndpoint(sockets, host, port, timeout=limits.connect_timeout)
 
     factory = ProxyFactory(limits, reactor, connect, random.random, ProxyLog() if options["log-packets"] else None)
+    listeners = [ListenerService(endpoint, factory, sockets, factory.listening) for endpoint in options["listen"]]
+    sweeps = [
+        SweepService(reactor, min(SWEEP, limits.timeout / 4, limits.queue_timeout / 4), factory.sweep),
+        SweepService(reactor, min(5.0, limits.idle_timeout / 4), factory.sweep_idle),
+    ]
     service = MultiService()
-    for endpoint in options["listen"]:
-        ListenerService(endpoint, factory, sockets, factory.listening).setServiceParent(service)
-    SweepService(reactor, min(SWEEP, limits.timeout / 4, limits.queue_timeout / 4), factory.sweep).setServiceParent(
-        service
-    )
-    SweepService(reactor, min(5.0, limits.idle_timeout / 4), factory.sweep_idle).setServiceParent(service)
+    ProxyService(factory, listeners, sweeps, limits.drain_timeout, reactor).setServiceParent(service)
+    SignalService(reactor).setServiceParent(service)
     return service

@@ -108,6 +108,16 @@ class Upstream(Factory):
             connection.retire()
         self._give_back()
 
+    def stop(self) -> None:
+        """Refuse what is here, and close every connection."""
+        for request in self._unwritten:
+            request.refuse("shutting-down", "no", "the proxy stopped before the server was reached")
+        for member in self.members:
+            member.live = False
+        for connection in list(self._open):
+            connection.stop()
+        self._rest_if_unused()
+
     @property
     def idle(self) -> bool:
         """Whether nothing is left to wait for: no members, no connections."""
@@ -212,7 +222,7 @@ class Upstream(Factory):
         """See :class:`rproxy.connection.Pool`."""
         if connection in self._open:
             self._open.remove(connection)
-        if why:
+        if why and any(member.live for member in self.members):
             self._failed(why)
         self._find_only()
         self._room_made(self)

@@ -157,7 +157,7 @@ class Process:
         return self
 
     def stop(self) -> int:
-        """Send SIGTERM, wait, and return the exit code: negative where the signal ended it, as it does twistd.
+        """Send SIGTERM, wait, and return the exit code: negative where the signal ended it.
 
         Stopping again, or after it ended by itself, returns the same code.
 
@@ -323,7 +323,7 @@ class Group:
         """
         self._running.remove(process)
         code = process.stop()
-        assert code == -signal.SIGTERM, f"exit code {code}:\n{process.log}"
+        assert code == 0, f"exit code {code}:\n{process.log}"
         self._look(process, faults)
 
     def kill(self, process: Twistd) -> None:

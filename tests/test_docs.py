@@ -37,8 +37,6 @@ PROTOCOL = ROOT / "docs" / "protocol.rst"
 ARCHITECTURE = ROOT / "docs" / "architecture.rst"
 PAGES = (README, ROOT / "CHANGELOG.rst", *sorted((ROOT / "docs").glob("*.rst")))
 
-#: In the code's table and in no packet of this version: docs/protocol.rst says so.
-RESERVED = frozenset({"shutting-down"})
 #: Options that the pages name and that are those of other commands.
 FOREIGN = frozenset({"--pidfile"})
 
@@ -246,7 +244,7 @@ class ErrorCodeTests(SynchronousTestCase):
         """All of them, no others, and with what they say about delivery."""
         documented = codes_of(PROTOCOL)
         used = set(self.used())
-        self.assertEqual({*documented} - RESERVED, {code for code, _ in used})
+        self.assertEqual({*documented}, {code for code, _ in used})
         for code, delivered in used:
             self.assertIn(delivered, documented[code][2])
 

@@ -36,7 +36,7 @@ CLIENTS = 6
 #: What an error may say of a packet that no server got.
 UNDELIVERED = {"no-server", "overloaded", "timeout", "too-large"}
 LIMITS = Limits(
-    timeout=4, queue_timeout=3, connect_timeout=5, linger=1, idle_timeout=100_000, client_packets=5, queue_packets=6
+    timeout=4, queue_timeout=3, connect_timeout=5, linger=1, idle_timeout=100_000, client_packets=5, queue_packets=8
 )
 
 
@@ -111,7 +111,7 @@ registrations = st.builds(
     connections=st.sampled_from([None, 1, 2]),
     lease=st.sampled_from([None, None, 2, 5, 30]),
     weight=st.sampled_from([None, None, 2]),
-    drain=st.sampled_from([None, None, None, True]),
+    drain=st.sampled_from([None] * 5 + [True]),
 )
 
 
@@ -132,8 +132,9 @@ class Traffic(RuleBasedStateMachine):
         self.packets: dict[str, Packet] = {}
         self.arrived: dict[str, int] = {}
         self.undelivered: set[str] = set()
-        self.together = ExitStack()
-        self.is_together = False
+        #: How many more steps happen before the proxy sees what they did.
+        self.together = 0
+        self.moment = ExitStack()
         self.errors: list[LogEvent] = []
         globalLogPublisher.addObserver(self)
 
@@ -173,7 +174,7 @@ class Traffic(RuleBasedStateMachine):
 
     @rule(
         index=indices,
-        policies=st.lists(st.sampled_from((*POLICIES * 4, "333")), min_size=1, max_size=8),
+        policies=st.lists(st.sampled_from((*POLICIES * 4, "333")), min_size=1, max_size=4),
         long=st.integers(0, 7).map(lambda number: number == 0),
         cut=st.integers(0, 80),
         space=spaces.map(str.encode),
@@ -241,7 +242,7 @@ class Traffic(RuleBasedStateMachine):
 
     # Servers register.
 
-    @precondition(lambda self: not self.is_together)
+    @precondition(lambda self: not self.together)
     @rule(port=st.sampled_from(list(IDS)), policy=st.sampled_from(POLICIES), terms=registrations, renews=st.booleans())
     def registers(self, port: int, policy: str, terms: Terms, renews: bool) -> None:
         """Over a connection of its own, or over one that holds a lease on the key."""
@@ -269,30 +270,26 @@ class Traffic(RuleBasedStateMachine):
     def note_policies(self) -> None:
         """What each address may get from now on: also what it might get before, while that may still be under way."""
         for port, place in self.places.items():
-            if not self.is_together and all(connection.reads for connection in place.server.open):
+            if not self.together and all(connection.reads for connection in place.server.open):
                 place.allowed.clear()
             live = (key for key, entry in self.entries.items() if entry.port == port and not entry.draining)
             place.allowed.update(policy for policy, _ in live)
 
-    @precondition(lambda self: self.leases)
-    @rule(index=indices, politely=st.booleans())
-    def lease_ends(self, index: int, politely: bool) -> None:
-        owner = self.leases.pop(index % len(self.leases))
-        if owner.closed:
-            return
-        for key in [key for key, entry in self.entries.items() if entry.owner is owner]:
-            del self.entries[key]
-        if politely:
-            owner.close()
-        else:
-            owner.reset()
-        self.note_policies()
+    @rule(index=indices, what=st.sampled_from(["accept"] * 4 + ["hang"] * 2 + ["refuse", "lease_closes", "lease_goes"]))
+    def server_does(self, index: int, what: str) -> None:
+        """Something about connections to come, or the end of a setup connection."""
+        if what in {"accept", "hang", "refuse"}:
+            places = list(self.places.values())
+            getattr(places[index % len(places)].server, what)()
+        elif self.leases:
+            owner = self.leases.pop(index % len(self.leases))
+            for key in [key for key, entry in self.entries.items() if entry.owner is owner]:
+                del self.entries[key]
+            if not owner.closed:
+                (owner.close if what == "lease_closes" else owner.reset)()
+            self.note_policies()
 
     # Servers answer, or do something else.
-
-    @rule(port=st.sampled_from(list(IDS)), mode=st.sampled_from(["accept", "accept", "refuse", "hang"]))
-    def server_changes(self, port: int, mode: str) -> None:
-        getattr(self.places[port].server, mode)()
 
     def connections(self) -> list[ServerConnection]:
         """The connections to servers that both sides hold open."""
@@ -350,7 +347,7 @@ class Traffic(RuleBasedStateMachine):
             {**ack(packet, "1"), "type": "3", "error": "busy", "delivered": "no"},
         ]
         connection.send(wrong[cut % len(wrong)])
-        if not self.is_together:
+        if not self.together:
             assert connection.gone, "a wrong answer was taken"
 
     def answers_out_of_turn(self, connection: ServerConnection, _: int) -> None:
@@ -379,37 +376,43 @@ class Traffic(RuleBasedStateMachine):
 
     # Time, and what happens at the same time.
 
-    @precondition(lambda self: not self.is_together)
-    @rule(seconds=st.sampled_from([0.25, 0.25, 0.5, 1.0, 3.0, 7.0]))
+    @precondition(lambda self: not self.together)
+    @rule(seconds=st.sampled_from([0.25] * 4 + [0.5, 1.0, 1.0, 2.0, 5.0]))
     def time_passes(self, seconds: float) -> None:
         for _ in range(round(seconds / SWEEP)):
             self.proxy.advance(SWEEP)
-            self.check()
+            self.check_all()
             now = self.proxy.reactor.seconds()
             for key in [key for key, entry in self.entries.items() if entry.owner is not None and entry.expires <= now]:
                 del self.entries[key]
             self.note_policies()
 
-    @precondition(lambda self: not self.is_together)
-    @rule()
-    def much_happens_together(self) -> None:
-        self.together.enter_context(self.proxy.at_once())
-        self.is_together = True
+    @precondition(lambda self: not self.together and self.connections())
+    @rule(steps=st.integers(2, 5))
+    def much_happens_together(self, steps: int) -> None:
+        """What the next steps do is seen at once."""
+        self.together = steps
+        self.moment.enter_context(self.proxy.at_once())
 
-    @precondition(lambda self: self.is_together)
-    @rule()
-    def and_is_seen(self) -> None:
-        self.together.close()
-        self.is_together = False
-        self.check()
+    def is_seen(self) -> None:
+        self.together = 0
+        self.moment.close()
+        self.check_all()
         self.note_policies()
 
     # What holds.
 
     @invariant()
     def check(self) -> None:
-        if self.is_together:
+        """After each step, or after all of those that happen together."""
+        if not self.together:
+            self.check_all()
             return
+        self.together -= 1
+        if not self.together:
+            self.is_seen()
+
+    def check_all(self) -> None:
         assert not self.errors, [event["log_failure"].getTraceback() for event in self.errors]
         for place in self.places.values():
             self.check_place(place)
@@ -456,8 +459,8 @@ class Traffic(RuleBasedStateMachine):
     def teardown(self) -> None:
         """After enough time nothing is in flight and nothing waits; and after that, all is as in the beginning."""
         try:
-            if self.is_together:
-                self.and_is_seen()
+            if self.together:
+                self.is_seen()
             for asker in self.askers:
                 asker.peer.read_again()
             for _ in range(50):

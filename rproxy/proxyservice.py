@@ -1,0 +1,72 @@
+"""The life of a proxy: it listens; told to stop, it takes nothing new, has what is in flight answered, and leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from twisted.application.service import MultiService
+from twisted.internet.defer import Deferred, TimeoutError, gatherResults, maybeDeferred, succeed
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from rproxy.listening import ListenerService
+from rproxy.proxy import ProxyFactory
+from rproxy.sweeping import SweepService
+
+#: How long connections may take to send the last answers at the end, in seconds.
+CLOSE_TIMEOUT = 2.0
+
+
+class ProxyService(MultiService):
+    """One proxy process's proxy.
+
+    :param listeners: where ``factory`` listens.
+    :param sweeps: what keeps its deadlines; they go on until the last packet is answered.
+    :param drain_timeout: how long a stop may wait for what is in flight, in seconds.
+    """
+
+    _logger = Logger()
+
+    def __init__(
+        self,
+        factory: ProxyFactory,
+        listeners: Sequence[ListenerService],
+        sweeps: Sequence[SweepService],
+        drain_timeout: float,
+        clock: IReactorTime,
+    ) -> None:
+        super().__init__()
+        self._factory = factory
+        self._listeners = listeners
+        self._drain_timeout = drain_timeout
+        self._clock = clock
+        for service in (*listeners, *sweeps):
+            service.setServiceParent(self)
+
+    def startService(self) -> None:
+        """Listen, and take packets."""
+        self._factory.open()
+        super().startService()
+
+    def stopService(self) -> Deferred[None]:
+        """Drain, then close everything; fires when that is done."""
+        return Deferred.fromCoroutine(self._stop()) if self.running else succeed(None)
+
+    async def _stop(self) -> None:
+        await gatherResults([listener.stopService() for listener in self._listeners])
+        await self._end(self._factory.drain(), self._drain_timeout, "answering the last packets")
+        await self._end(self._factory.close(), CLOSE_TIMEOUT, "closing the last connections")
+        self._factory.abort()
+        await maybeDeferred(super().stopService)
+
+    async def _end(self, over: Deferred[None], seconds: float, what: str) -> None:
+        try:
+            await over.addTimeout(seconds, self._clock)
+        except TimeoutError:
+            self._logger.warn(
+                "Gave up {what} after {seconds:g} seconds, with {in_flight} packets in flight on {clients} connections",
+                what=what,
+                seconds=seconds,
+                in_flight=self._factory.in_flight,
+                clients=len(self._factory.clients),
+            )
