@@ -39,14 +39,14 @@ HELPER __attribute__((format(printf, 2, 3), noreturn)) void die(int code, const 
     exit(code);
 }
 
-// Arguments: name=value, each name that the program asks for by option() or text_option().
+// Arguments: name=value, each name that the program asks for by option() or text_option(). The last one counts.
 
 static int argument_count;
 static char **arguments;
 
 HELPER const char *text_option(const char *name, const char *otherwise) {
     size_t n = strlen(name);
-    for (int i = 1; i < argument_count; i++)
+    for (int i = argument_count - 1; i > 0; i--)
         if (!strncmp(arguments[i], name, n) && arguments[i][n] == '=') return arguments[i] + n + 1;
     return otherwise;
 }
@@ -67,6 +67,9 @@ HELPER void read_arguments(int count, char **values) {
         if (!strchr(values[i], '=')) die(USAGE, "%s: an argument is name=value", values[i]);
     signal(SIGPIPE, SIG_IGN);
 }
+
+// How much of something that is wrong is shown.
+#define SHOWN(n) (int)((n) < 400 ? (n) : 400)
 
 // Time, in nanoseconds.
 
@@ -137,9 +140,9 @@ HELPER int dial(int port) {
 
 // Reads what there is: the number of bytes, 0 if there are none now, -1 if the connection has ended.
 HELPER ssize_t read_some(int fd, struct bytes *in) {
-    reserve(in, 1 << 17);
-    ssize_t n = recv(fd, in->at + in->to, in->room - in->to, 0);
-    if (n > 0) in->to += n;
+    static char some[1 << 18];
+    ssize_t n = recv(fd, some, sizeof some, 0);
+    if (n > 0) append(in, some, n);
     else if (n == 0 || (errno != EAGAIN && errno != EINTR)) return -1;
     return n > 0 ? n : 0;
 }
@@ -241,7 +244,9 @@ HELPER struct text field(struct text object, const char *name) {
     }
 }
 
-HELPER bool is(struct text t, const char *what) { return t.at && t.n == strlen(what) && !memcmp(t.at, what, t.n); }
+HELPER bool is(struct text t, const char *what) {
+    return t.at && t.n == strlen(what) && !memcmp(t.at, what, t.n);
+}
 
 // The number at the end of a name, as in c12 or s3; -1 if it is none.
 HELPER long number(struct text t, const char *letter) {
@@ -288,7 +293,9 @@ HELPER void read_message_arguments(void) {
     }
 }
 
-HELPER int policy_name(int policy) { return 111 * (policy + 1); }
+HELPER int policy_name(int policy) {
+    return 111 * (policy + 1);
+}
 
 // Writes the beginning of a payload into start, which has room for it, and says what the rest is.
 HELPER struct text payload_rest(char *start, int *start_size, long client, long message) {
@@ -299,11 +306,13 @@ HELPER struct text payload_rest(char *start, int *start_size, long client, long 
 
 HELPER void append_packet(struct bytes *out, long client, long message, int policy, bool http) {
     char head[128], start[64];
-    int start_size, head_size = sprintf(head, "{\"type\": \"0\", \"srcid\": \"c%ld\", \"privPoliId\": \"%d\", \"payload\": \"",
-                                        client, policy_name(policy));
+    int start_size,
+        head_size = sprintf(head, "{\"type\": \"0\", \"srcid\": \"c%ld\", \"privPoliId\": \"%d\", \"payload\": \"",
+                            client, policy_name(policy));
     struct text rest = payload_rest(start, &start_size, client, message);
     if (http)
-        append_text(out, "POST / HTTP/1.1\r\nHost: proxy\r\nContent-Length: %zu\r\n\r\n", head_size + start_size + rest.n + 2);
+        append_text(out, "POST / HTTP/1.1\r\nHost: proxy\r\nContent-Length: %zu\r\n\r\n",
+                    head_size + start_size + rest.n + 2);
     append(out, head, head_size);
     append(out, start, start_size);
     append(out, rest.at, rest.n);
@@ -312,8 +321,10 @@ HELPER void append_packet(struct bytes *out, long client, long message, int poli
 
 HELPER void append_answer(struct bytes *out, int server, struct text client, struct text payload, bool http) {
     char head[512];
-    int head_size = snprintf(head, sizeof head, "{\"type\": \"2\", \"srcid\": \"s%d\", \"destid\": \"%.*s\", \"payloadsize\": \"%zu\", \"payload\": \"",
-                             server, (int)client.n, client.at, payload.n);
+    int head_size = snprintf(
+        head, sizeof head,
+        "{\"type\": \"2\", \"srcid\": \"s%d\", \"destid\": \"%.*s\", \"payloadsize\": \"%zu\", \"payload\": \"", server,
+        (int)client.n, client.at, payload.n);
     if (http) append_text(out, "HTTP/1.1 200 OK\r\nContent-Length: %zu\r\n\r\n", head_size + payload.n + 2);
     append(out, head, head_size);
     append(out, payload.at, payload.n);
@@ -336,9 +347,10 @@ HELPER const char *fault(struct text answer, long client, long message, int poli
     return NULL;
 }
 
-HELPER __attribute__((noreturn)) void show_fault(const char *fault, struct text answer, long client, long message, int policy) {
+HELPER __attribute__((noreturn)) void show_fault(const char *fault, struct text answer, long client, long message,
+                                                 int policy) {
     die(WRONG_ANSWER, "wrong answer to message %ld of client c%ld for policy %d: %s: %.*s%s", message, client,
-        policy_name(policy), fault, (int)(answer.n < 400 ? answer.n : 400), answer.at, answer.n < 400 ? "" : " ...");
+        policy_name(policy), fault, SHOWN(answer.n), answer.at, answer.n < 400 ? "" : " ...");
 }
 
 HELPER void check(struct text answer, long client, long message, int policy) {

@@ -73,7 +73,8 @@ HELPER bool go_on(void) {
         done_after = done;
         time_used = processor_time() - time_used;
         phase = DRAINING;
-    } else if (phase == DRAINING && t >= end + 20 * SECOND) die(WRONG_ANSWER, "no answer: some messages had none after 20 seconds");
+    } else if (phase == DRAINING && t >= end + 20 * SECOND)
+        die(WRONG_ANSWER, "no answer: some messages had none after 20 seconds");
     return phase != DRAINING;
 }
 
@@ -85,8 +86,9 @@ HELPER void note_answer(int64_t since) {
 
 HELPER void report(void) {
     double seconds = (double)(end - begin) / SECOND;
-    printf("{\"done\": %ld, \"seconds\": %.6f, \"cpu_seconds\": %.9f, \"p50\": %.9f, \"p90\": %.9f, \"p99\": %.9f, \"p999\": %.9f, "
+    printf("{\"done\": %ld, \"seconds\": %.6f, \"cpu_seconds\": %.9f, \"p50\": %.9f, \"p90\": %.9f, \"p99\": %.9f, "
+           "\"p999\": %.9f, "
            "\"longest\": %.9f}\n",
-           done_after - done_before, seconds, (double)time_used / SECOND, percentile(50), percentile(90), percentile(99),
-           percentile(99.9), (double)longest / SECOND);
+           done_after - done_before, seconds, (double)time_used / SECOND, percentile(50), percentile(90),
+           percentile(99), percentile(99.9), (double)longest / SECOND);
 }

@@ -7,8 +7,8 @@
 //   depth=N           messages in flight at a time
 //   one_shot=1        a new connection for each message
 //   rate=N            instead of depth: so many messages a second over all connections, each at its time, whether or
-//                     not the answers come. How long an answer took counts from the time at which its message was to be
-//                     sent, so a stall of the proxy, or of this program, is seen in all messages that were due meanwhile.
+//                     not the answers come. How long an answer took counts from the time at which its message was to
+//                     be sent, so a stall is seen in all messages that were due meanwhile.
 //   idle=N            further connections, which send nothing; with used=1 they have sent one message before
 //   payload=N         bytes
 //   policies=N        message n of client c is for policy (c + n) % policies; with sticky=1 for c % policies
@@ -38,11 +38,14 @@ static double rate;
 static long in_flight;
 static struct client *clients;
 
-static int policy_of(struct client *c, long message) { return (c->number + (sticky ? 0 : message)) % policies; }
+static int policy_of(struct client *c, long message) {
+    return (c->number + (sticky ? 0 : message)) % policies;
+}
 
 static __attribute__((noreturn)) void ended(struct client *c) {
-    die(WRONG_ANSWER, "no answer: the connection of client c%ld ended with %ld messages unanswered, and with this: %.*s", c->number,
-        c->sent - c->answered, (int)(c->in.to - c->in.from < 400 ? c->in.to - c->in.from : 400), c->in.at + c->in.from);
+    die(WRONG_ANSWER,
+        "no answer: the connection of client c%ld ended with %ld messages unanswered, and with this: %.*s", c->number,
+        c->sent - c->answered, SHOWN(c->in.to - c->in.from), c->in.at + c->in.from);
 }
 
 static void connect_client(struct client *c) {
@@ -81,7 +84,9 @@ static size_t next_answer(struct client *c, struct text *answer) {
         return length;
     }
     length = object_length(&c->scan, p, n);
-    if (length == NO_OBJECT) die(WRONG_ANSWER, "wrong answer to client c%ld: this is no JSON object: %.*s", c->number, (int)(n < 400 ? n : 400), p);
+    if (length == NO_OBJECT)
+        die(WRONG_ANSWER, "wrong answer to client c%ld: this is no JSON object: %.*s", c->number,
+            SHOWN(n), p);
     *answer = (struct text){p, length};
     return length;
 }
@@ -92,7 +97,9 @@ static void receive(struct client *c, bool more) {
     int count = 0;
     bool over = read_some(c->fd, &c->in) < 0;
     while (c->in.from < c->in.to && (length = next_answer(c, &answer))) {
-        if (c->answered == c->sent) die(WRONG_ANSWER, "wrong answer to client c%ld, which asked nothing: %.*s", c->number, (int)(answer.n < 400 ? answer.n : 400), answer.at);
+        if (c->answered == c->sent)
+            die(WRONG_ANSWER, "wrong answer to client c%ld, which asked nothing: %.*s", c->number,
+                SHOWN(answer.n), answer.at);
         check(answer, c->number, c->answered, policy_of(c, c->answered));
         c->in.from += length;
         if (!c->idle) note_answer(c->since[c->answered % RING]);
@@ -117,7 +124,8 @@ static void wait_a_turn(int milliseconds, bool more) {
         struct client *c = events[i].data.ptr;
         uint64_t expirations;
         if (!c) {
-            if (read(timer_fd, &expirations, sizeof expirations) < 0 && errno != EAGAIN) die(TROUBLE, "timer: %s", strerror(errno));
+            if (read(timer_fd, &expirations, sizeof expirations) < 0 && errno != EAGAIN)
+                die(TROUBLE, "timer: %s", strerror(errno));
             continue;
         }
         if (events[i].events & EPOLLOUT) flush(c);
@@ -167,7 +175,8 @@ int main(int count, char **values) {
     http = option("http", 0);
     sticky = option("sticky", 0);
     rate = option("rate", 0);
-    if (connections < 1 || depth < 1 || depth > RING || (one_shot && (depth > 1 || rate))) die(USAGE, "these arguments don't go together");
+    if (connections < 1 || depth < 1 || depth > RING || (one_shot && (depth > 1 || rate)))
+        die(USAGE, "these arguments don't go together");
     poll_fd = epoll_create1(EPOLL_CLOEXEC);
     int idle = option("idle", 0);
     clients = calloc(connections + idle, sizeof *clients);

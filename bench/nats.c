@@ -52,7 +52,8 @@ static void ask(struct peer *p) {
     static struct bytes packet;
     long message = p->sent++, place = message % RING;
     int policy = (p->number + message) % policies;
-    if (p->awaited[place]) die(WRONG_ANSWER, "no answer to message %ld of client c%ld", p->awaited[place] - 1, p->number);
+    if (p->awaited[place])
+        die(WRONG_ANSWER, "no answer to message %ld of client c%ld", p->awaited[place] - 1, p->number);
     p->awaited[place] = message + 1;
     p->since[place] = now();
     in_flight++;
@@ -68,7 +69,7 @@ static void work(struct peer *p, const char *subject, const char *inbox, struct 
     if (number((struct text){subject, strlen(subject)}, "packets.") != policy_name(p->policy) ||
         number(field(packet, "privPoliId"), "") != policy_name(p->policy))
         die(WRONG_ANSWER, "wrong packet: a worker of policy %d got it from %s: %.*s", policy_name(p->policy), subject,
-            (int)(packet.n < 400 ? packet.n : 400), packet.at);
+            SHOWN(packet.n), packet.at);
     answer.from = answer.to = 0;
     append_answer(&answer, p->server, field(packet, "srcid"), field(packet, "payload"), false);
     append_text(&p->out, "PUB %s %zu\r\n", inbox, answer.to);
@@ -81,7 +82,7 @@ static void take_answer(struct peer *p, const char *subject, struct text answer,
     if (sscanf(subject, "inbox.%ld.%ld", &client, &message) != 2 || client != p->number || message < 0 ||
         p->awaited[message % RING] != message + 1)
         die(WRONG_ANSWER, "wrong answer to client c%ld, which doesn't await %s: %.*s", p->number, subject,
-            (int)(answer.n < 400 ? answer.n : 400), answer.at);
+            SHOWN(answer.n), answer.at);
     check(answer, client, message, (client + message) % policies);
     p->awaited[message % RING] = 0;
     note_answer(p->since[message % RING]);

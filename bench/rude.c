@@ -10,8 +10,8 @@
 //   payload=N         bytes, of the first two
 //   policies=N        of the first
 //
-// It prints "busy" when it is in full swing, and a line of JSON at the end. The hopeless check what they get: it must be
-// an error for them, never more than they asked for.
+// It prints "busy" when it is in full swing, and a line of JSON at the end. The hopeless check what they get: it must
+// be an error for them, and no more of those than they sent packets.
 
 #include "common.h"
 
@@ -36,7 +36,9 @@ static void stop(int number) {
     stopped = 1;
 }
 
-static bool over(void) { return stopped || now() > limit; }
+static bool over(void) {
+    return stopped || now() > limit;
+}
 
 static void busy(void) {
     puts("busy");
@@ -45,7 +47,7 @@ static void busy(void) {
 
 static __attribute__((noreturn)) void ended(struct client *c) {
     die(WRONG_ANSWER, "the connection of rude client c%ld ended: %.*s", c->number,
-        (int)(c->in.to - c->in.from < 400 ? c->in.to - c->in.from : 400), c->in.at + c->in.from);
+        SHOWN(c->in.to - c->in.from), c->in.at + c->in.from);
 }
 
 static int push(struct client *c) {
@@ -76,7 +78,8 @@ static void never_read(void) {
         int count = epoll_wait(poll_fd, events, 64, 20);
         for (int i = 0; i < count; i++) {
             struct client *c = events[i].data.ptr;
-            for (int j = 0; j < 16 && c->out.to - c->out.from < 1 << 16; j++) append_next(c, (c->number + c->sent) % policies);
+            for (int j = 0; j < 16 && c->out.to - c->out.from < 1 << 16; j++)
+                append_next(c, (c->number + c->sent) % policies);
             push(c);
         }
     }
@@ -87,8 +90,10 @@ static void take_refusals(struct client *c) {
     if (read_some(c->fd, &c->in) < 0) ended(c);
     while (c->in.from < c->in.to && (length = object_length(&c->scan, c->in.at + c->in.from, c->in.to - c->in.from))) {
         struct text answer = {c->in.at + c->in.from, length};
-        if (length == NO_OBJECT || !is(field(answer, "type"), "3") || number(field(answer, "destid"), "c") != c->number || c->answered == c->sent)
-            show_fault("nobody could have answered it", (struct text){answer.at, length == NO_OBJECT ? 100 : length}, c->number, c->answered, only);
+        if (length == NO_OBJECT || !is(field(answer, "type"), "3") ||
+            number(field(answer, "destid"), "c") != c->number || c->answered == c->sent)
+            show_fault("nobody could have answered it", (struct text){answer.at, length == NO_OBJECT ? 100 : length},
+                       c->number, c->answered, only);
         c->in.from += length;
         c->answered++;
         refusals++;
@@ -118,7 +123,8 @@ static void send_heads(size_t size) {
     long unsent = connections;
     for (int i = 0; i < connections; i++) {
         struct client *c = &clients[i];
-        append_text(&c->out, "{\"type\": \"0\", \"srcid\": \"c%ld\", \"privPoliId\": \"%d\", \"payload\": \"", c->number, policy_name(0));
+        append_text(&c->out, "{\"type\": \"0\", \"srcid\": \"c%ld\", \"privPoliId\": \"%d\", \"payload\": \"",
+                    c->number, policy_name(0));
         if (size > c->out.to) {
             reserve(&c->out, size);
             memset(c->out.at + c->out.to, 'x', size - c->out.to);
@@ -135,8 +141,28 @@ static void send_heads(size_t size) {
     }
 }
 
+// Waits until the proxy has read what was sent: an ordinary message is then answered at once, several times running.
+static void wait_until_read(void) {
+    struct client c = {.fd = dial(port), .number = 99999};
+    int64_t latest = now() + 20 * SECOND;
+    for (int swift = 0; swift < 10 && now() < latest && !over(); usleep(1000)) {
+        int64_t asked = now();
+        size_t length = 0;
+        append_next(&c, 0);
+        for (push(&c); !length && !over(); usleep(50)) {
+            if (read_some(c.fd, &c.in) < 0) ended(&c);
+            length = object_length(&c.scan, c.in.at + c.in.from, c.in.to - c.in.from);
+        }
+        c.in.from += length;
+        swift = now() - asked < SECOND / 200 ? swift + 1 : 0;
+    }
+    close(c.fd);
+}
+
 static void send_bytes(size_t head, double rate) {
     send_heads(head);
+    wait_until_read();
+    packets_sent = bytes_sent = 0;
     for (int i = 0; i < connections; i++) clients[i].sent = head;
     busy();
     int64_t begin = now();

@@ -26,7 +26,9 @@ static bool http, mute;
 static long spoil, answers;
 static int *listeners, *ports;
 
-static bool serves(int server, int policy) { return only >= 0 ? policy == only : policy < policies && policy % groups == (first + server - 1) % groups; }
+static bool serves(int server, int policy) {
+    return only >= 0 ? policy == only : policy < policies && policy % groups == (first + server - 1) % groups;
+}
 
 static void open_ports(void) {
     listeners = calloc(count, sizeof *listeners);
@@ -51,7 +53,8 @@ static void wait_until_read(int fd, struct bytes *out) {
     int64_t limit = now() + 20 * SECOND;
     append_text(out, "{\"type\": \"0\", \"srcid\": \"c0\", \"privPoliId\": \"nobody\", \"payload\": \"\"}");
     while (now() < limit) {
-        if (write_some(fd, out) < 0 || read_some(fd, &in) < 0) die(TROUBLE, "the proxy closed the connection of the setup packets");
+        if (write_some(fd, out) < 0 || read_some(fd, &in) < 0)
+            die(TROUBLE, "the proxy closed the connection of the setup packets");
         size_t n = in.to > in.from ? object_length(&scan, in.at + in.from, in.to - in.from) : 0;
         struct text answer = {in.at + in.from, n};
         if (n && n != NO_OBJECT && is(field(answer, "error"), "no-server") && is(field(answer, "destid"), "c0")) return;
@@ -67,17 +70,20 @@ static void register_with(int proxy, const char *setup) {
     for (int i = 0; i < count; i++)
         for (int policy = 0; policy < (only >= 0 ? only + 1 : policies); policy++)
             if (serves(i, policy))
-                append_text(&out, "{\"type\": \"1\", \"id\": \"s%d\", \"privPolyId\": \"%d\", \"listenport\": \"%d\"%s%s}\n", first + i,
-                            policy_name(policy), ports[i], *setup ? ", " : "", setup);
+                append_text(&out,
+                            "{\"type\": \"1\", \"id\": \"s%d\", \"privPolyId\": \"%d\", \"listenport\": \"%d\"%s%s}\n",
+                            first + i, policy_name(policy), ports[i], *setup ? ", " : "", setup);
     wait_until_read(fd, &out);
     close(fd);
 }
 
 static void answer(struct connection *c, struct text packet) {
     static char last[256];
-    struct text client = field(packet, "srcid"), payload = field(packet, "payload"), policy = field(packet, "privPoliId");
+    struct text client = field(packet, "srcid"), payload = field(packet, "payload"),
+                policy = field(packet, "privPoliId");
     if (!client.at || !payload.at || !serves(c->server, number(policy, "") / 111 - 1))
-        die(WRONG_ANSWER, "wrong packet: server s%d doesn't serve its policy: %.*s", first + c->server, (int)(packet.n < 400 ? packet.n : 400), packet.at);
+        die(WRONG_ANSWER, "wrong packet: server s%d doesn't serve its policy: %.*s", first + c->server,
+            SHOWN(packet.n), packet.at);
     struct text given = payload;
     if (spoil && ++answers % spoil == 0) given = (struct text){last, strlen(last)};
     append_answer(&c->out, first + c->server, client, given, http);
@@ -91,7 +97,8 @@ static bool receive(struct connection *c) {
         size_t n = c->in.to - c->in.from;
         struct text packet = {p, 0};
         size_t length = http ? http_length(p, n, &packet) : object_length(&c->scan, p, n);
-        if (length == NO_OBJECT) die(WRONG_ANSWER, "wrong packet: this is no JSON object: %.*s", (int)(n < 400 ? n : 400), p);
+        if (length == NO_OBJECT)
+            die(WRONG_ANSWER, "wrong packet: this is no JSON object: %.*s", SHOWN(n), p);
         if (!length) break;
         if (!http) packet.n = length;
         answer(c, packet);
@@ -140,7 +147,8 @@ int main(int n, char **values) {
     spoil = option("spoil", 0);
     poll_fd = epoll_create1(EPOLL_CLOEXEC);
     open_ports();
-    if (option("proxy", 0)) register_with(option("proxy", 0), text_option("setup", "\"pipeline\": 128, \"connections\": 1"));
+    if (option("proxy", 0))
+        register_with(option("proxy", 0), text_option("setup", "\"pipeline\": 128, \"connections\": 1"));
     printf("{\"ports\": [");
     for (int i = 0; i < count; i++) printf("%s%d", i ? ", " : "", ports[i]);
     puts("]}");

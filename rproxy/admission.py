@@ -10,7 +10,7 @@ from twisted.logger import Logger
 from rproxy import packets
 from rproxy.metrics import Counters
 from rproxy.packets import PROXY_ID, Setup
-from rproxy.registry import ConflictError, Registry
+from rproxy.registry import ConflictError, Registry, TooManyError
 
 
 class Admission:
@@ -35,6 +35,8 @@ class Admission:
             registration = self._registry.register(setup, host.removeprefix("::ffff:"), owner)
         except ConflictError as error:
             return self._refuse(setup, "conflict", str(error))
+        except TooManyError as error:
+            return self._refuse(setup, "overloaded", str(error))
         if registration is not None and registration.draining:
             self._logger.info(
                 "Server id {registration.server_id} drains: nothing new for it under privacy policy"
@@ -52,7 +54,7 @@ class Admission:
             return None
         return packets.ack(PROXY_ID, setup.id, "draining" if setup.drain else "registered")
 
-    def _refuse(self, setup: Setup, code: Literal["forbidden", "conflict"], text: str) -> bytes:
+    def _refuse(self, setup: Setup, code: Literal["forbidden", "conflict", "overloaded"], text: str) -> bytes:
         self._counters.setup_refused[code] += 1
         self._logger.warn(
             "Refused setup message from server id {server_id} privacy policy {policy}: {code}, {text}",

@@ -69,7 +69,8 @@ class UpstreamConnection(TwistedProtocol):
         #: Reasons to take none: the server doesn't read, left a packet unanswered past its deadline, or is to go.
         self._blocked = False
         self._overdue = False
-        self._retiring = False
+        self.retiring = False
+        self._for_good = False
         #: Set once; what still comes is then discarded.
         self._broken = ""
 
@@ -103,6 +104,8 @@ class UpstreamConnection(TwistedProtocol):
             self._match(self._framer.take(awaited + 1), askers)
             if self._framer.error is not None:
                 raise self._framer.error
+            if self._framer.in_packet and not self.in_flight:
+                raise PacketError("the beginning of an answer to nothing")
         except (StreamError, PacketError) as error:
             self._break(str(error))
         if len(self.in_flight) < awaited and not self._broken:
@@ -160,18 +163,29 @@ class UpstreamConnection(TwistedProtocol):
     def _update_room(self) -> None:
         if self._broken:
             return
-        if not self.in_flight and (self._retiring or not self._persistent):
+        if not self.in_flight and (self.retiring or not self._persistent):
             self._close()
-        elif not (self._blocked or self._overdue or self._retiring) and self._persistent:
+        elif not (self._blocked or self._overdue or self.retiring) and self._persistent:
             self.room = self._depth - len(self.in_flight)
             if self.room:
                 self._pool.room_made()
 
-    def retire(self) -> None:
-        """Take nothing more, and close when nothing is awaited."""
-        self._retiring = True
+    def retire(self, *, for_good: bool = False) -> None:
+        """Take nothing more, and close when nothing is awaited.
+
+        :param for_good: it was made on terms that don't hold any more, so :meth:`employ` won't bring it back.
+        """
+        self.retiring = True
+        self._for_good = self._for_good or for_good
         self.room = 0
         self._update_room()
+
+    def employ(self) -> None:
+        """Take packets again, if all that spoke against it was that nobody wanted to send any."""
+        if self.retiring and not self._for_good and self._transport.connected and not self._transport.disconnecting:
+            self.retiring = False
+            if self._persistent:
+                self._update_room()
 
     def stop(self) -> None:
         """Refuse what is in flight, and close at once."""

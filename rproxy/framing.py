@@ -120,6 +120,14 @@ class Framer(Generic[Packet]):
             if frame is None:
                 break
             frames.append(frame)
+            if len(frames) == 1:
+                # What was cut in the middle of a packet may be whole packets from here on.
+                self._buffer, self._start = self._buffer[self._start :], 0
+                frames += self._read_fed(self._buffer)
+        if len(frames) > most:
+            frames, self._ready = frames[:most], frames[most:]
+        if self._start == len(self._buffer):
+            self._buffer, self._start = b"", 0
         return frames
 
     def _read_fed(self, fed: bytes) -> list[tuple[bytes, Packet | None]]:

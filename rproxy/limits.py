@@ -30,7 +30,7 @@ class Limits:
     timeout: float = field(default=30.0, validator=gt(0))
     #: How long a packet waits for a server of its policy that can take it (``routing``).
     queue_timeout: float = field(default=5.0, validator=gt(0))
-    #: For a connection to a server to be made (``upstream``).
+    #: For a connection to a server to be made (``tap``).
     connect_timeout: float = field(default=5.0, validator=gt(0))
     #: A client connection with nothing to answer is closed after being silent so long (``proxy``).
     idle_timeout: float = field(default=300.0, validator=gt(0))
@@ -44,6 +44,8 @@ class Limits:
     queue_packets: int = field(default=10_000, validator=ge(1))
     #: Bytes that wait in the line of one policy (``routing``).
     queue_bytes: int = field(default=64 << 20, validator=ge(1))
+    #: Registrations of servers (``registry``).
+    registrations: int = field(default=10_000, validator=ge(1))
     #: From being told to stop to having what is in flight answered (``proxyservice``).
     drain_timeout: float = field(default=30.0, validator=gt(0))
     #: How long a connection that is closed for an error is still read from, so that the error arrives (``proxy``).

@@ -268,8 +268,8 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _integer(digits: str) -> int | float:
-    """An integer, or for one that fits in no 64 bits a float, which is nowhere an id."""
-    value = int(digits) if len(digits) <= 20 else _float(digits)
+    """An integer; or a float, which is nowhere an id, for one that fits in no 64 bits, and for -0: peers echo 0."""
+    value = int(digits) if len(digits) <= 20 and digits != "-0" else _float(digits)
     return value if -(1 << 63) <= value < 1 << 64 else float(value)
 
 

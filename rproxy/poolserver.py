@@ -32,7 +32,7 @@ from rproxy.counting import Count
 from rproxy.framing import Framer, StreamError
 from rproxy.handling import Handling
 from rproxy.limits import Limits
-from rproxy.lingering import close_lingering
+from rproxy.lingering import shut_writing
 
 #: How many unanswered packets a connection may have, unless told otherwise.
 DEFAULT_PIPELINE = 128
@@ -95,7 +95,7 @@ class PoolServerProtocol(Protocol):
     def readConnectionLost(self) -> None:
         """The peer sends nothing more, and still reads its answers."""
         self._half_closed = True
-        if self._lingering is not None:
+        if self._finished:
             self._transport.loseConnection()
         else:
             self._work()
@@ -234,7 +234,9 @@ class PoolServerProtocol(Protocol):
         self._set_reading()
         self._finished = True
         self._transport.unregisterProducer()
-        self._lingering = close_lingering(self._transport, self._factory.clock, self._factory.linger)
+        shut_writing(self._transport)
+        # From here on, because nothing else would ever end a connection whose peer doesn't read what was written.
+        self._lingering = self._factory.clock.callLater(self._factory.linger, self._transport.abortConnection)
 
 
 class PoolServerFactory(Factory):

@@ -8,7 +8,7 @@ doesn't read its answers, isn't read from until that changes (promise 8).
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import cast
 
 from msgspec import UNSET
@@ -31,7 +31,7 @@ from rproxy import packets
 from rproxy.admission import Admission
 from rproxy.framing import Framer, StreamError
 from rproxy.limits import Limits
-from rproxy.lingering import close_lingering
+from rproxy.lingering import shut_writing
 from rproxy.metrics import Counters
 from rproxy.packetlog import ProxyLog
 from rproxy.packets import Data, PacketError, Setup
@@ -100,7 +100,8 @@ class ProxyProtocol(Protocol):
             self._work()
 
     def writeConnectionLost(self) -> None:
-        """Our writing side is shut: see :mod:`rproxy.lingering`."""
+        """Our writing side is shut, after everything was sent: see :mod:`rproxy.lingering`."""
+        self._lingering = self._factory.clock.callLater(self._limits.linger, self.abort)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         if self._lingering is not None and self._lingering.active():
@@ -138,6 +139,11 @@ class ProxyProtocol(Protocol):
                 self._write_answers()
             if self._held:
                 self._work()
+
+    def deliver_soon(self) -> None:
+        """See :class:`rproxy.request.Asker`."""
+        if not self._working:
+            self._factory.deliver_soon(self)
 
     def _work(self) -> None:
         """Read packets while there is room, write the answers that are there, until neither makes way for the other."""
@@ -274,7 +280,7 @@ class ProxyProtocol(Protocol):
         if self._shut:
             self._transport.loseConnection()
         else:
-            self._lingering = close_lingering(self._transport, self._factory.clock, self._limits.linger)
+            shut_writing(self._transport)
 
     # Registration.
 
@@ -290,6 +296,8 @@ class ProxyProtocol(Protocol):
         holds = self._factory.registry.is_owner(self)
         if holds is not self._holds_lease:
             self._holds_lease = holds
+            # A server whose machine vanished would be waited for without end, once its lease is another connection's.
+            self._transport.setTcpKeepAlive(holds)
             self._factory.count_client(-1 if holds else 1)
 
     def close_if_idle(self, now: float) -> None:
@@ -342,10 +350,14 @@ class ProxyFactory(Factory):
         self.log = log
         self.counters = Counters()
         self.router = Router(limits, self.counters, clock, connect, random, log)
-        self.registry = Registry(clock.seconds, self.router.registered, self._ended)
+        self.registry = Registry(
+            clock.seconds, self.router.registered, self._ended, _lease_changed, limits.registrations
+        )
         self.admission = Admission(self.registry, self.counters)
         #: Where the clients' packets go.
         self.submit: Callable[[Request], None] = self.router.submit
+        #: Clients that have an answer which is delivered when what is being done is finished.
+        self._undelivered: dict[ProxyProtocol, None] = {}
         #: Fire when nothing is in flight any more, and when no connection is left.
         self._drained: list[Deferred[None]] = []
         self._closed: list[Deferred[None]] = []
@@ -398,11 +410,21 @@ class ProxyFactory(Factory):
                 if port.connected and not port.disconnecting:  # type: ignore[attr-defined]
                     port.startReading()  # type: ignore[attr-defined]
 
+    def deliver_soon(self, client: ProxyProtocol) -> None:
+        """Have the client's answers delivered in a turn of their own."""
+        if not self._undelivered:
+            self.clock.callLater(0, self._deliver)
+        self._undelivered[client] = None
+
+    def _deliver(self) -> None:
+        undelivered, self._undelivered = self._undelivered, {}
+        for client in undelivered:
+            client.deliver()
+
     def sweep(self) -> None:
         """End what is past its time: leases, deadlines, waits."""
         for owner in self.registry.expire():
-            if isinstance(owner, ProxyProtocol):
-                owner.lease_changed()
+            _lease_changed(owner)
         self.router.sweep()
         if self._drained and not self.in_flight:
             # Later, because what waits for it stops the sweeps, which one of them can't do.
@@ -453,6 +475,11 @@ class ProxyFactory(Factory):
             registration=registration,
         )
         self.router.ended(registration)
+
+
+def _lease_changed(owner: Hashable) -> None:
+    assert isinstance(owner, ProxyProtocol)
+    owner.lease_changed()
 
 
 def _refuse_shutting_down(request: Request) -> None:

@@ -50,6 +50,10 @@ class ConflictError(Exception):
     """Another host holds a live lease on the key."""
 
 
+class TooManyError(Exception):
+    """There is no place for one more registration."""
+
+
 @define
 class _Entry:
     registration: Registration
@@ -66,11 +70,15 @@ class Registry:
     :param seconds: the clock.
     :param registered: called with each new registration, also when it replaces one of its key.
     :param ended: called with each registration that ended and wasn't replaced.
+    :param displaced: called with each owner whose registration became another's.
+    :param most: how many registrations there may be.
     """
 
     _seconds: Callable[[], float]
     _registered: Callable[[Registration], None]
     _ended: Callable[[Registration], None]
+    _displaced: Callable[[Hashable], None] = lambda owner: None
+    _most: int = 1 << 31
     _entries: dict[Key, _Entry] = field(factory=dict, init=False)
     _owned: dict[Hashable, set[Key]] = field(factory=dict, init=False)
     _number: int = field(default=0, init=False)
@@ -81,6 +89,7 @@ class Registry:
         :param owner: whose end ends a registration with a lease: the setup connection.
         :returns: the new registration, or None where the setup packet renewed the lease of one that stands.
         :raises ConflictError: another host holds a live lease on the key.
+        :raises TooManyError: there are as many registrations as there may be.
         """
         now = self._seconds()
         key = setup.policy, setup.id
@@ -93,12 +102,16 @@ class Registry:
             if expires is not None and held.owner is owner and held.registration == terms:
                 held.expires = expires
                 return None
-        self._disown(key)
+        if held is None and len(self._entries) >= self._most:
+            raise TooManyError(f"there are {self._most} registrations already")
+        before = self._disown(key)
         self._number += 1
         registration = self._read(setup, host, self._number)
         self._entries[key] = _Entry(registration, None if expires is None else owner, expires)
         if expires is not None:
             self._owned.setdefault(owner, set()).add(key)
+        if before is not None and before is not owner:
+            self._displaced(before)
         self._registered(registration)
         return registration
 

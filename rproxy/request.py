@@ -15,6 +15,9 @@ class Asker(Protocol):
     def deliver(self) -> None:
         """Some request of this asker has its ``reply``: pass on what can be passed on in order."""
 
+    def deliver_soon(self) -> None:
+        """The same, but not from here: what is being done isn't finished, and an answer may bring the next packet."""
+
 
 class Server(Protocol):
     """What a request knows of the server it was given to."""
@@ -44,7 +47,9 @@ class Refusal(bytes):
 
 
 class Request(Struct, eq=False):
-    """The one object that a packet costs the proxy. ``reply`` is set exactly once; who sets it calls ``deliver``.
+    """The one object that a packet costs the proxy.
+
+    ``reply`` is set exactly once; who sets it calls ``deliver`` or ``deliver_soon`` of the asker.
 
     A Struct and not attrs: one is made for each packet, and msgspec makes it in a third of the time
     (docs/performance.rst).
@@ -69,7 +74,7 @@ class Request(Struct, eq=False):
         if self.reply is None:
             packet = packets.error(packets.PROXY_ID, self.client_id, code, delivered, text)
             self.reply = Refusal(packet, code)
-            self.asker.deliver()
+            self.asker.deliver_soon()
 
     def abandon(self) -> None:
         """The asker is gone: whatever comes for this request now goes to nobody."""

@@ -1,8 +1,8 @@
 """Whose turn it is within a policy: weighted round-robin in the order of registration (docs/protocol.rst, promise 5).
 
 The turns of one round lie on a wheel: a server of weight w stands on it w times, evenly spread, so with equal weights
-the wheel is the order of registration. A turn costs the same for one server and for a thousand; only a change of the
-members costs a new wheel, made when the next turn is taken.
+the wheel is the order of registration. A turn costs the same for one server and for a thousand, as long as the next
+ones have room; a change of the members costs a new wheel, made when the next turn is taken.
 """
 
 from __future__ import annotations
@@ -18,6 +18,10 @@ from rproxy.request import Request
 
 class Target(Protocol):
     """Where a member's packets go."""
+
+    @property
+    def takes_at_most(self) -> int:
+        """The longest packet that it takes while it is up, in bytes."""
 
     def take(self, request: Request, member: Member) -> bool:
         """Take charge of the request, or answer False: down, or full."""
@@ -61,10 +65,9 @@ class Rotation:
     def __len__(self) -> int:
         return len(self._members)
 
-    @property
-    def has_classic(self) -> bool:
-        """Whether a server of the old kind is among the members."""
-        return any(member.registration.pipeline is None for member in self._members.values())
+    def all_take(self, length: int) -> bool:
+        """Whether all that take packets now, or will when they have room, take one of so many bytes."""
+        return all(member.target.takes_at_most >= length for member in self._members.values() if member.live)
 
     def put(self, member: Member) -> Member | None:
         """Add a member, or put it in the place of its predecessor of the same id, which is returned."""

@@ -7,6 +7,7 @@ new request goes to the end of the line, and a server with room again is served 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable
 
 from attrs import define, field
@@ -52,19 +53,25 @@ class ForwardError(Exception):
 class _Caller:
     """An asker that is a Deferred."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: IReactorTime) -> None:
+        self.clock = clock
         self.answer: Deferred[bytes] = Deferred(lambda _: self.request.abandon())
         self.request: Request
 
     def deliver(self) -> None:
         reply = self.request.reply
-        assert reply is not None
+        if self.answer.called or reply is None:
+            return
         if not isinstance(reply, Refusal):
             self.answer.callback(reply)
             return
         error = packets.decode(reply)
         assert isinstance(error, packets.Error)
         self.answer.errback(ForwardError(error.error, error.delivered, error.payload))
+
+    def deliver_soon(self) -> None:
+        """See :class:`rproxy.request.Asker`."""
+        self.clock.callLater(0, self.deliver)
 
 
 class Router:
@@ -93,6 +100,8 @@ class Router:
         self._log = log
         self._routes: dict[str, Route] = {}
         self._upstreams: dict[Address, Upstream] = {}
+        #: The policies that have somebody in line, or had when it was looked at last.
+        self._waiting: dict[str, None] = {}
 
     def forward(self, raw: bytes) -> Deferred[bytes]:
         """Forward one data packet to the next server of its policy.
@@ -103,7 +112,7 @@ class Router:
         data = packets.decode(raw)
         if not isinstance(data, packets.Data):
             raise packets.PacketError("only data packets are forwarded")
-        caller = _Caller()
+        caller = _Caller(self._clock)
         deadline = self._clock.seconds() + self._limits.timeout
         caller.request = Request(raw, data.policy, data.srcid, deadline, caller)
         self.submit(caller.request)
@@ -116,7 +125,11 @@ class Router:
             request.refuse("no-server", "no", f"no server serves policy {request.policy}")
         elif route.line.packets or route.rotation.offer(request) is None:
             request.waits_until = request.deadline - self._limits.timeout + self._limits.queue_timeout
-            if not self._refuse_long(route, request) and not route.line.push(request):
+            if self._refuse_long(route, request):
+                return
+            if route.line.push(request):
+                self._waiting[request.policy] = None
+            else:
                 request.refuse("overloaded", "no", f"too many packets wait for a server of policy {request.policy}")
 
     def redispatch(self, requests: Iterable[Request]) -> None:
@@ -134,10 +147,11 @@ class Router:
         for route, request in reversed(waiting):
             request.waits_until = self._clock.seconds() + self._limits.queue_timeout
             route.line.push_back(request)
+            self._waiting[request.policy] = None
 
     def _refuse_long(self, route: Route, request: Request) -> bool:
         """A packet that servers of the old kind can't take doesn't wait in their line: it would stop the others."""
-        if len(request.raw) <= CLASSIC_READ or not route.rotation.has_classic:
+        if len(request.raw) <= CLASSIC_READ or route.rotation.all_take(len(request.raw)):
             return False
         text = f"policy {request.policy} has servers of the old kind, which take at most {CLASSIC_READ} bytes"
         request.refuse("too-large", "no", text)
@@ -157,6 +171,7 @@ class Router:
         upstream.join(member)
         if replaced is not None:
             self._leave(replaced)
+        upstream.give_back_if_changed()
         self.room_made(upstream)
 
     def ended(self, registration: Registration) -> None:
@@ -187,19 +202,22 @@ class Router:
 
     def room_made(self, upstream: Upstream) -> None:
         """Serve the waiting lines of the policies that the upstream stands behind, in turn."""
-        members = upstream.members
-        in_vain = 0
-        while in_vain < len(members):
+        if not self._waiting:
+            return
+        members = deque(member for policy in list(self._waiting) for member in upstream.members_of(policy))
+        members.rotate(-upstream.turn)
+        while members:
             member = members[0]
             members.rotate(-1)
-            line = self._routes[member.policy].line
-            request = line.pop() if line and member.live else None
+            route = self._routes[member.policy]
+            request = route.line.pop()
             if request is None:
-                in_vain += 1
-            elif upstream.take(request, member) or self._refuse_long(self._routes[member.policy], request):
-                in_vain = 0
-            else:
-                line.push_back(request)
+                self._waiting.pop(member.policy, None)
+                members.remove(member)
+            elif upstream.take(request, member):
+                upstream.turn += 1
+            elif not self._refuse_long(route, request):
+                route.line.push_back(request)
                 return
 
     def sweep(self) -> None:
@@ -210,10 +228,15 @@ class Router:
             if upstream.idle:
                 del self._upstreams[upstream.address]
         for policy, route in list(self._routes.items()):
-            for request in route.line.expired(now) if route.line else ():
+            for request in route.line.expired(now) if route.line.packets else ():
                 self._expire(request, now)
-            if route.deserted is not None and now - route.deserted >= self._limits.queue_timeout and not route.line:
+            if (
+                route.deserted is not None
+                and now - route.deserted >= self._limits.queue_timeout
+                and not route.line.packets
+            ):
                 del self._routes[policy]
+                self._waiting.pop(policy, None)
 
     def stop(self) -> None:
         """Refuse every packet that is still here, and let go of every connection."""

@@ -234,12 +234,12 @@ class GroupedPort(tcp.Port):
                 if error.errno in _EXHAUSTED:
                     self._rest(error)
                 return
-            if len(address) == 4:
-                address = _with_link(address)
             # Nor is what the class socket.socket adds to this one of any use here.
             accepted: Any = socket.SocketType(family, kind, proto, descriptor)
             transport = None
             try:
+                if len(address) == 4:
+                    address = _with_link(address)
                 protocol = factory.buildProtocol(self._buildAddr(address))
                 if protocol is not None:
                     transport = GroupedServer(accepted, protocol, address, self, 0, group)

@@ -7,6 +7,7 @@ is open waits here, unwritten, for the one that is being made, and goes back to 
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import cast
@@ -54,7 +55,12 @@ class Upstream(Factory):
     ) -> None:
         self.address = address
         self.health = health
-        self.members: deque[Member] = deque()
+        self._members: dict[str, list[Member]] = {}
+        #: How many of them may be written to.
+        self._live = 0
+        #: Grows with each packet out of a waiting line, so that policies take turns.
+        self.turn = 0
+        self._changed = False
         self._endpoint = endpoint
         self._limits = limits
         self._counters = counters
@@ -77,13 +83,17 @@ class Upstream(Factory):
     def join(self, member: Member) -> None:
         """Serve one more policy, or a policy anew; the newest registration says how."""
         registration = member.registration
+        self._members.setdefault(member.policy, []).append(member)
+        self._live += member.live
         if (registration.pipeline, registration.connections) != (self._pipeline, self._connections):
             self._pipeline, self._connections = registration.pipeline, registration.connections
+            self._changed = True
             for connection in list(self._open):
-                connection.retire()
-            self._find_only()
-            self._give_back()
-        self.members.append(member)
+                connection.retire(for_good=True)
+        elif member.live:
+            for connection in self._open:
+                connection.employ()
+        self._find_only()
         if not self.health.up:
             self.health.expected()
             self._probe_now()
@@ -91,13 +101,32 @@ class Upstream(Factory):
 
     def leave(self, member: Member) -> None:
         """Serve one policy less: nothing more is written for it."""
+        self._live -= member.live
         member.live = False
-        self.members.remove(member)
+        members = self._members[member.policy]
+        members.remove(member)
+        if not members:
+            del self._members[member.policy]
         self._rest_if_unused()
+
+    def members_of(self, policy: str) -> list[Member]:
+        """Those that may be written to for a policy."""
+        return [member for member in self._members.get(policy, ()) if member.live]
+
+    def give_back_if_changed(self) -> None:
+        """What was taken on other terms is offered again."""
+        if self._changed:
+            self._changed = False
+            self._give_back()
+
+    @property
+    def takes_at_most(self) -> int:
+        """See :class:`rproxy.rotation.Target`."""
+        return CLASSIC_READ if self._pipeline is None and self.health.up else sys.maxsize
 
     def _rest_if_unused(self) -> None:
         """Once nothing new may come, let go of every connection; what is in flight is finished first."""
-        if any(member.live for member in self.members):
+        if self._live:
             return
         if self._probe is not None:
             self._probe.cancel()
@@ -112,8 +141,10 @@ class Upstream(Factory):
         """Refuse what is here, and close every connection."""
         for request in self._unwritten:
             request.refuse("shutting-down", "no", "the proxy stopped before the server was reached")
-        for member in self.members:
-            member.live = False
+        for members in self._members.values():
+            for member in members:
+                member.live = False
+        self._live = 0
         for connection in list(self._open):
             connection.stop()
         self._rest_if_unused()
@@ -121,7 +152,7 @@ class Upstream(Factory):
     @property
     def idle(self) -> bool:
         """Whether nothing is left to wait for: no members, no connections."""
-        return not (self.members or self._open or self._connecting)
+        return not (self._members or self._open or self._connecting)
 
     # Packets.
 
@@ -176,7 +207,7 @@ class Upstream(Factory):
     def _find_only(self) -> None:
         """Whatever was found before doesn't hold any more."""
         alone = self._connections == 1 and self._pipeline is not None and len(self._open) == 1
-        self._only = self._open[0] if alone and self.health.up else None
+        self._only = self._open[0] if alone and self.health.up and not self._open[0].retiring else None
 
     def _may_connect(self) -> bool:
         return len(self._open) + len(self._connecting) < self._connections
@@ -190,7 +221,7 @@ class Upstream(Factory):
     def _attempted(self, result: UpstreamConnection | Failure, attempt: Deferred[UpstreamConnection]) -> None:
         self._connecting.discard(attempt)
         if isinstance(result, Failure):
-            if any(member.live for member in self.members):
+            if self._live:
                 self._failed(result.getErrorMessage())
                 self._find_only()
                 self._give_back()
@@ -205,7 +236,7 @@ class Upstream(Factory):
                 self._redispatch((request,))
         if not self._connecting:
             self._give_back()
-        if not result.in_flight and (self._pipeline is None or not any(member.live for member in self.members)):
+        if not result.in_flight and (self._pipeline is None or not self._live):
             result.retire()
         elif result.room:
             self._room_made(self)
@@ -222,7 +253,7 @@ class Upstream(Factory):
         """See :class:`rproxy.connection.Pool`."""
         if connection in self._open:
             self._open.remove(connection)
-        if why and any(member.live for member in self.members):
+        if why and self._live:
             self._failed(why)
         self._find_only()
         self._room_made(self)
@@ -233,7 +264,7 @@ class Upstream(Factory):
         if self.health.failed():
             host, port = self.address
             self._logger.warn("Server at {host} port {port} is down: {why}", host=host, port=port, why=why)
-        if not self.health.up and self._probe is None and any(member.live for member in self.members):
+        if not self.health.up and self._probe is None and self._live:
             self._probe = self._clock.callLater(self.health.probe_delay(), self._probe_now)
 
     def _probe_now(self) -> None:

@@ -7,9 +7,10 @@ after each step it compares that with all that arrived anywhere.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 
-from attrs import asdict, define, field
+from attrs import asdict, define, evolve, field
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -24,14 +25,15 @@ from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
-from rproxy.limits import CLASSIC_READ, Limits
+from rproxy.health import LAST_PROBE
+from rproxy.limits import CLASSIC_CONNECTIONS, CLASSIC_READ, Limits
 from rproxy.sweeping import SWEEP
 from tests.memory import BIG, Client, MemoryServerHost, Packet, Proxy, ServerConnection, ack, data, encode, setup
 from tests.strategies import spaces
 
 POLICIES = ("111", "222")
 #: Each port's server has one id; two of them share theirs, so that a key moves from one address to the other.
-IDS = {5000: "1", 5001: "2", 5002: "3", 5003: "1"}
+IDS = {5000: "1", 5001: "2", 5002: "1"}
 CLIENTS = 6
 #: What an error may say of a packet that no server got.
 UNDELIVERED = {"no-server", "overloaded", "timeout", "too-large"}
@@ -69,31 +71,6 @@ class Asker:
 
 
 @define
-class Entry:
-    """A registration as the machine knows it."""
-
-    port: int
-    owner: Client | None
-    expires: float
-    draining: bool
-
-
-@define
-class Place:
-    """What the machine knows of one address."""
-
-    server: MemoryServerHost
-    #: The policies whose packets it may get.
-    allowed: set[str] = field(factory=set)
-    #: Whether it is a classic server by its latest registration, and the most that it ever asked for.
-    classic: bool = True
-    depth: int = 1
-    connections: int = 0
-    #: How many packets were seen on each connection.
-    seen: dict[ServerConnection, int] = field(factory=dict)
-
-
-@define
 class Terms:
     """What a setup packet says beside where and what."""
 
@@ -104,12 +81,43 @@ class Terms:
     drain: bool | None = None
 
 
+@define
+class Entry:
+    """A registration as the machine knows it."""
+
+    port: int
+    terms: Terms
+    #: Whose end is its end, and when it ends at the latest, if it was for a lease.
+    owner: Client | None = None
+    expires: float = 0.0
+
+
+@define
+class Place:
+    """What the machine knows of one address."""
+
+    server: MemoryServerHost
+    #: The policies whose packets it may get.
+    allowed: set[str] = field(factory=set)
+    #: Whether it is a classic server by its latest registration, and was one by all before.
+    classic: bool = True
+    always_classic: bool = True
+    #: The most that it ever asked for.
+    depth: int = 1
+    connections: int = 0
+    #: What it asked for at last, and the connections from before, which may stay until they have their answers.
+    terms: tuple[int | None, int | None] = None, None
+    outdated: set[ServerConnection] = field(factory=set)
+    #: How many packets were seen on each connection.
+    seen: dict[ServerConnection, int] = field(factory=dict)
+
+
 indices = st.integers(0, 999)
 registrations = st.builds(
     Terms,
     pipeline=st.sampled_from([None, None, 1, 2, 3]),
     connections=st.sampled_from([None, 1, 2]),
-    lease=st.sampled_from([None, None, 2, 5, 30]),
+    lease=st.sampled_from([None, 3, 30, 30, 30]),
     weight=st.sampled_from([None, None, 2]),
     drain=st.sampled_from([None] * 5 + [True]),
 )
@@ -117,7 +125,7 @@ registrations = st.builds(
 
 @implementer(ILogObserver)
 class Traffic(RuleBasedStateMachine):
-    """One proxy, two policies, four addresses, and whoever comes."""
+    """One proxy, two policies, three addresses, and whoever comes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -251,43 +259,80 @@ class Traffic(RuleBasedStateMachine):
         held = self.entries.get(key)
         owner = held.owner if held is not None and renews and held.port == port else None
         self.note_terms(port, terms)
-        entry = self.entries[key] = Entry(port, None, 0.0, bool(terms.drain))
+        entry = self.entries[key] = Entry(port, terms)
         if owner is not None:
             owner.send(setup(key[1], policy, port, **modern))
         else:
             owner = self.proxy.register(key[1], policy, port, **modern)
         if terms.lease is not None:
             entry.owner, entry.expires = owner, self.proxy.reactor.seconds() + terms.lease
-            self.leases.append(owner)
+            if owner not in self.leases:
+                self.leases.append(owner)
         self.note_policies()
 
     def note_terms(self, port: int, terms: Terms) -> None:
         place = self.places[port]
         place.classic = terms.pipeline is None
+        place.always_classic &= place.classic
         place.depth = max(place.depth, terms.pipeline or 1)
-        place.connections = max(place.connections, terms.connections or (8 if terms.pipeline is None else 1))
+        place.connections = max(place.connections, terms.connections or (CLASSIC_CONNECTIONS if place.classic else 1))
+        if (terms.pipeline, terms.connections) != place.terms:
+            place.terms = terms.pipeline, terms.connections
+            place.outdated = set(place.server.connections)
 
     def note_policies(self) -> None:
         """What each address may get from now on: also what it might get before, while that may still be under way."""
         for port, place in self.places.items():
             if not self.together and all(connection.reads for connection in place.server.open):
                 place.allowed.clear()
-            live = (key for key, entry in self.entries.items() if entry.port == port and not entry.draining)
+            live = (key for key, entry in self.entries.items() if entry.port == port and not entry.terms.drain)
             place.allowed.update(policy for policy, _ in live)
 
-    @rule(index=indices, what=st.sampled_from(["accept"] * 4 + ["hang"] * 2 + ["refuse", "lease_closes", "lease_goes"]))
-    def server_does(self, index: int, what: str) -> None:
-        """Something about connections to come, or the end of a setup connection."""
-        if what in {"accept", "hang", "refuse"}:
+    @rule(
+        index=indices,
+        what=st.sampled_from(["accept"] * 4 + ["hang"] * 2 + ["refuse", "lease_ends"]),
+        politely=st.booleans(),
+    )
+    def server_does(self, index: int, what: str, politely: bool) -> None:
+        """Something about connections to come, or about the setup connection."""
+        if what != "lease_ends":
             places = list(self.places.values())
             getattr(places[index % len(places)].server, what)()
         elif self.leases:
-            owner = self.leases.pop(index % len(self.leases))
-            for key in [key for key, entry in self.entries.items() if entry.owner is owner]:
-                del self.entries[key]
-            if not owner.closed:
-                (owner.close if what == "lease_closes" else owner.reset)()
-            self.note_policies()
+            self.lease_ends(self.leases[index % len(self.leases)], politely)
+
+    @precondition(lambda self: not self.together)
+    @rule(
+        index=indices,
+        port=st.sampled_from(list(IDS)),
+        policies=st.sampled_from([POLICIES, POLICIES[::-1]]),
+        terms=registrations,
+        politely=st.booleans(),
+    )
+    def changes_policy(self, index: int, port: int, policies: Sequence[str], terms: Terms, politely: bool) -> None:
+        """A server that is being connected to, for a packet of the one policy, serves only the other from now on."""
+        before, after = policies
+        terms = evolve(terms, lease=30, drain=None)
+        self.registers(port, before, terms, renews=False)
+        self.places[port].server.hang()
+        self.asks(index, [before], long=False, cut=80, space=b"")
+        self.check_all()
+        self.registers(port, after, terms, renews=False)
+        self.check_all()
+        owner = self.entries[before, IDS[port]].owner
+        assert owner is not None
+        self.lease_ends(owner, politely)
+
+    def lease_ends(self, owner: Client, politely: bool) -> None:
+        """A server closes its setup connection, or is gone."""
+        self.leases.remove(owner)
+        for key in [key for key, entry in self.entries.items() if entry.owner is owner]:
+            del self.entries[key]
+        if politely:
+            owner.close()
+        else:
+            owner.reset()
+        self.note_policies()
 
     # Servers answer, or do something else.
 
@@ -435,7 +480,10 @@ class Traffic(RuleBasedStateMachine):
                 self.arrived[payload] = 1
             place.seen[connection] = len(packets)
             assert len(connection.unanswered) <= place.depth, "more than it takes"
-        assert len(place.server.open) + len(place.server.attempts) <= place.connections, "more connections than wanted"
+        wanted = [connection for connection in place.server.open if connection not in place.outdated]
+        assert len(wanted) + len(place.server.attempts) <= place.connections, "more connections than wanted"
+        if place.always_classic:
+            assert len(place.server.open) <= CLASSIC_CONNECTIONS, "more connections than it listens for"
 
     def check_answers(self, asker: Asker) -> None:
         """Each answer is the one to the next packet, and there is none to anything else."""
@@ -448,6 +496,7 @@ class Traffic(RuleBasedStateMachine):
                 continue
             assert answer["destid"] == asker.client_id
             if answer["type"] == "2" or answer["error"] == "failed":
+                assert answer["srcid"] in IDS.values()
                 assert answer["payload"].startswith(f"{payload} by "), f"{answer['payload']} answers {payload}"
             elif answer["delivered"] == "no":
                 assert answer["error"] in UNDELIVERED
@@ -479,25 +528,32 @@ class Traffic(RuleBasedStateMachine):
             if not (asker.peer.closed or asker.deaf):
                 whole = len(asker.asked) - bool(asker.rest and not asker.over)
                 assert asker.answered == whole, f"{asker.asked[asker.answered : whole]} had no answer"
+        self.time_passes(LIMITS.timeout)
+        assert not self.asked_connections(), "a server is waited for that was given up long ago"
 
     def check_recovered(self) -> None:
-        """Whoever comes now is served, if only somebody registers and serves."""
+        """Whoever comes now is served, by those who are registered, and by those who register now."""
         for place in self.places.values():
             place.server.accept()
         for connection in self.connections():
             connection.read_again()
-        self.time_passes(LIMITS.timeout)
-        client = Asker(self.proxy.client(), "last")
-        self.askers.append(client)
+        self.time_passes(LAST_PROBE * 1.25)
+        self.assert_served(sorted({key[0] for key, entry in self.entries.items() if not entry.terms.drain}))
         for port, policy in zip((5000, 5001), POLICIES, strict=True):
             self.registers(port, policy, Terms(pipeline=1), renews=False)
-            client.peer.send(self.packet_of(client, policy, long=False))
+        self.assert_served(POLICIES)
+
+    def assert_served(self, policies: Sequence[str]) -> None:
+        """A packet for each of these policies gets its ACK."""
+        asker = self.new_asker()
+        for policy in policies:
+            asker.peer.send(self.packet_of(asker, policy, long=False))
         answers: list[Packet] = []
         for _ in range(round(LIMITS.queue_timeout / SWEEP)):
             self.all_answer()
-            answers += client.peer.take()
+            answers += asker.peer.take()
             self.proxy.advance(SWEEP)
-        assert [answer["type"] for answer in answers] == ["2", "2"], answers
+        assert [answer["type"] for answer in answers] == ["2"] * len(policies), answers
 
 
 class InvariantTests(SynchronousTestCase):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import cast
 
-from attrs import define, field
-from twisted.internet.task import Clock
+from twisted.internet.interfaces import ISSLTransport
 from twisted.internet.tcp import Connection
+from zope.interface import alsoProvides
 
-from rproxy.lingering import close_lingering
+from rproxy.lingering import shut_writing
 from tests.memory import BIG, ProxyCase, data
 
 
@@ -100,15 +100,25 @@ class LingeringTests(ProxyCase):
         self.assertEqual(self.client.answers(), ["a by 100", "bad-packet/no"])
         self.assertEqual(len(self.world.factory.clients), 0)
 
-    def test_client_that_doesnt_read(self) -> None:
-        """One that doesn't read is given the same moment, and no more."""
+    def test_client_that_reads_slowly(self) -> None:
+        """The moment begins when everything was sent, so that a slow reader gets all of it."""
         self.client.ask("a")
         self.client.reads = False
         self.server.connection.answer(payload=BIG)
         self.client.send(b"garbage")
         self.world.advance(10)
         self.client.read_again()
+        self.assertEqual(self.client.answers()[1:], ["bad-packet/no"])
         self.world.advance(2.25)
+        self.assertEqual(len(self.world.factory.clients), 0)
+
+    def test_client_that_doesnt_read(self) -> None:
+        """One that doesn't read is dropped as a silent one is."""
+        self.client.ask("a")
+        self.client.reads = False
+        self.server.connection.answer(payload=BIG)
+        self.client.send(b"garbage")
+        self.world.advance(2 * self.world.limits.idle_timeout)
         self.assertEqual(len(self.world.factory.clients), 0)
 
     def test_client_that_was_not_read_from(self) -> None:
@@ -126,26 +136,31 @@ class LingeringTests(ProxyCase):
         self.assertEqual(len(self.world.factory.clients), 0)
 
 
-@define
-class WholeTransport:
-    """A transport that can't be shut one way, as those of TLS."""
+class ShutTransport:
+    """A transport that can be shut one way, and tells how it was."""
 
-    calls: list[str] = field(factory=list)
+    def __init__(self) -> None:
+        self.calls: list[str] = []
 
     def loseConnection(self) -> None:
         self.calls.append("lose")
 
-    def abortConnection(self) -> None:
-        self.calls.append("abort")
+    def loseWriteConnection(self) -> None:
+        self.calls.append("shut")
 
 
-class WholeTransportTests(ProxyCase):
-    """Where the writing side can't be shut alone."""
+class ShutWritingTests(ProxyCase):
+    """Which side is shut."""
 
-    def test_closed_whole(self) -> None:
-        """The connection is closed whole, and dropped in the end if that comes to nothing."""
-        transport, clock = WholeTransport(), Clock()
-        close_lingering(cast(Connection, transport), clock, 2.0)
+    def test_tcp(self) -> None:
+        """Of a TCP connection, ours."""
+        transport = ShutTransport()
+        shut_writing(cast(Connection, transport))
+        self.assertEqual(transport.calls, ["shut"])
+
+    def test_tls(self) -> None:
+        """Of one with TLS, both: what it has for shutting one is the socket's beneath it, and would cut off its end."""
+        transport = ShutTransport()
+        alsoProvides(transport, ISSLTransport)
+        shut_writing(cast(Connection, transport))
         self.assertEqual(transport.calls, ["lose"])
-        clock.advance(2)
-        self.assertEqual(transport.calls, ["lose", "abort"])

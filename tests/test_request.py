@@ -16,6 +16,9 @@ class Client:
         self.answers: list[bytes | None] = []
 
     def deliver(self) -> None:
+        raise NotImplementedError("a refusal isn't delivered from where it is made")
+
+    def deliver_soon(self) -> None:
         assert self.request.reply is not None
         self.answers.append(self.request.reply)
 

@@ -18,6 +18,9 @@ from rproxy.rotation import Member, Rotation
 class Client:
     """Whoever asks."""
 
+    def deliver_soon(self) -> None:
+        raise NotImplementedError
+
     def deliver(self) -> None:
         raise AssertionError("the rotation answers nobody")
 
@@ -28,6 +31,7 @@ class Server:
     def __init__(self) -> None:
         self.full = False
         self.asked = 0
+        self.takes_at_most = 1 << 20
 
     def take(self, request: Request, member: Member) -> bool:
         assert member.live and member.target is self and member.policy == request.policy
@@ -281,16 +285,24 @@ class ClassicTests(RotationCase):
     """Whether a server of a policy is of the old kind."""
 
     def test_nobody_is_of_no_kind(self) -> None:
-        self.assertFalse(self.rotation.has_classic)
+        self.assertTrue(self.rotation.all_take(4096))
 
     def test_none_is(self) -> None:
         self.put("1", "2", pipeline=16)
-        self.assertFalse(self.rotation.has_classic)
+        self.assertTrue(self.rotation.all_take(4096))
 
-    def test_one_is_even_though_it_drains(self) -> None:
+    def test_one_is(self) -> None:
+        self.put("1", "2", pipeline=16)
+        self.put("3")
+        self.servers["3"].takes_at_most = 2048
+        self.assertFalse(self.rotation.all_take(4096))
+        self.assertTrue(self.rotation.all_take(2048))
+
+    def test_one_that_drains_doesnt_count(self) -> None:
         self.put("1", "2", pipeline=16)
         self.put("3", draining=True)
-        self.assertTrue(self.rotation.has_classic)
+        self.servers["3"].takes_at_most = 2048
+        self.assertTrue(self.rotation.all_take(4096))
 
 
 #: Servers come, drain, go and are given packets.

@@ -419,6 +419,21 @@ class WaitingTests(ProxyCase):
         self.assertEqual(client.answers(), ["a by 100", "b by 100"])
         self.assertEqual((old.payloads, new.payloads), (["a"], ["b"]))
 
+    def test_soon_after_the_last_server_left(self) -> None:
+        """So does what comes a moment later: a restart takes a while."""
+        proxy = self.proxy()
+        lease = proxy.register("100", "111", 5000, lease=60)
+        lease.close()
+        proxy.advance(2)
+        client = proxy.client()
+        client.ask("a")
+        proxy.advance(2)
+        proxy.register("100", "111", 5000, lease=60)
+        server = proxy.server(5000)
+        proxy.advance(1)
+        server.answer()
+        self.assertEqual(client.answers(), ["a by 100"])
+
     def test_deserted_policy(self) -> None:
         """Once the last server is gone for longer than a packet would wait, nobody serves the policy."""
         proxy = self.proxy()
@@ -746,7 +761,9 @@ class ForwardTests(ProxyCase):
 
     def test_refusals(self) -> None:
         """It fails with the error's code, and whether the packet was delivered."""
-        self.assert_refused(self.forward("222"), "no-server", "no")
+        forwarded = self.forward("222")
+        self.world.pump()
+        self.assert_refused(forwarded, "no-server", "no")
         forwarded = self.forward()
         self.world.pump()
         self.server.connection.close()

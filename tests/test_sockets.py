@@ -6,16 +6,20 @@ Each test has real sockets of this machine. One end is the group's, the other a 
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import resource
 import select
 import socket
 import sys
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import ExitStack, asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from typing import Any, Self
 
@@ -29,6 +33,7 @@ from twisted.internet.endpoints import (
     serverFromString,
 )
 from twisted.internet.error import (
+    CannotListenError,
     ConnectingCancelledError,
     ConnectionAborted,
     ConnectionDone,
@@ -40,13 +45,13 @@ from twisted.internet.error import (
 from twisted.internet.interfaces import IHalfCloseableProtocol, IPullProducer, IPushProducer
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import Clock, deferLater
-from twisted.logger import capturedLogs, formatEvent
+from twisted.logger import LogEvent, capturedLogs, formatEvent
 from twisted.python.failure import Failure
-from twisted.trial.unittest import SkipTest, TestCase
+from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
 from zope.interface import implementer
 
 from rproxy.sockets import ACCEPTS, PAUSE, READ, SocketGroup
-from tests.support import PATIENCE, Talk, Twistd, data_packet, run, wait_for
+from tests.support import FAULT, PATIENCE, Talk, Twistd, data_packet, run, wait_for
 
 #: More than the kernels of both ends hold together.
 MUCH = random.Random(1).randbytes(10 << 20)
@@ -73,6 +78,15 @@ class Recorder(Protocol):
         self.on_made: Callable[[], object] = lambda: None
         self.on_data: Callable[[bytes], object] = nothing
         self.on_lost: Callable[[], object] = lambda: None
+
+    def last_word(self, data: bytes) -> None:
+        """Write something, and close."""
+        self.transport.write(data)
+        self.transport.loseConnection()
+
+    def close(self) -> None:
+        """Close."""
+        self.transport.loseConnection()
 
     def connectionMade(self) -> None:
         self.on_made()
@@ -227,7 +241,7 @@ class SocketCase(TestCase):
         self.accepted: list[Any] = []
         self.peers: list[Peer] = []
         self.factory.buildProtocol = self.make  # type: ignore[method-assign]
-        self.port: Any = self.group.listenTCP(0, self.factory, interface=LOOPBACK)
+        self.port: Any = self.group.listenTCP(0, self.factory, backlog=200, interface=LOOPBACK)
         self.ports: list[Any] = [self.port]
 
     def make(self, addr: Any) -> Any:
@@ -236,11 +250,12 @@ class SocketCase(TestCase):
             self.accepted.append(protocol)
         return protocol
 
-    async def tearDown(self) -> None:
+    async def tearDown(self) -> None:  # type: ignore[override]  # trial waits for it
         for peer in self.peers:
             peer.close()
         for port in self.ports:
-            await port.stopListening()
+            if port.connected:
+                await port.stopListening()
         for protocol in self.accepted:
             if protocol.transport is not None and not protocol.transport.disconnected:
                 protocol.transport.abortConnection()
@@ -259,6 +274,13 @@ class SocketCase(TestCase):
         """Let the reactor take some turns."""
         for _ in range(count):
             await deferLater(self.reactor, 0)
+
+    async def until_resting(self) -> None:
+        """Let the reactor work until the group has nothing to do."""
+        before = -1
+        while self.group.turns != before:
+            before = self.group.turns
+            await self.turns()
 
     async def assert_rests(self) -> None:
         """The group has nothing to do: it would be at it in each of the reactor's turns."""
@@ -290,11 +312,16 @@ class SocketCase(TestCase):
         await self.until(lambda: len(self.accepted) > count and self.accepted[count].transport is not None)
         return self.accepted[count], peer
 
+    def connect(self, protocol: Recorder, port: int | None = None, **options: Any) -> Deferred[Any]:
+        """Connect to a port of this machine, the group's own unless told otherwise."""
+        endpoint = TCP4ClientEndpoint(self.group, LOOPBACK, port or self.port.getHost().port, **options)
+        connecting: Deferred[Any] = connectProtocol(endpoint, protocol)
+        return connecting
+
     async def outgoing(self, make: Callable[[], Any] = Recorder) -> tuple[Any, Peer]:
         """The same for a connection that the group made."""
         with socket.create_server((LOOPBACK, 0)) as listener:
-            endpoint = TCP4ClientEndpoint(self.group, LOOPBACK, listener.getsockname()[1])
-            protocol = await connectProtocol(endpoint, make())
+            protocol = await self.connect(make(), listener.getsockname()[1])
             self.accepted.append(protocol)
             accepted, _ = listener.accept()
         peer = Peer(accepted)
@@ -307,6 +334,27 @@ class SocketCase(TestCase):
         before = peer.read()
         peer.send(b"still there?")
         await self.until(lambda: peer.read() == before + b"still there?")
+
+    async def until_received(self, peer: Peer, expected: bytes) -> None:
+        """Just that has arrived, and the connection goes on."""
+        await self.until(lambda: len(peer.read()) >= len(expected) or peer.gone)
+        self.assertEqual((peer.received, peer.gone), (expected, False))
+
+    async def until_ended(self, peer: Peer, expected: bytes = b"") -> None:
+        """Just that has arrived, and then the end, in an orderly way."""
+        await self.until(peer.at_end)
+        self.assertEqual((peer.received, peer.was_reset), (expected, False))
+
+    async def until_reset(self, peer: Peer) -> None:
+        """The connection was reset."""
+        await self.until(peer.at_end)
+        self.assertTrue(peer.was_reset)
+
+    async def until_lost(self, protocol: Any, reason: type[BaseException] = ConnectionDone) -> None:
+        """The protocol was told that its connection is lost, once, and nobody is kept busy by it any more."""
+        await self.until(lambda: protocol.lost)
+        await self.assert_rests()
+        self.assertEqual(protocol.lost, [reason])
 
     async def fill(self, protocol: Any) -> bytes:
         """Write until the kernels of both ends are full and a bit is left; return all that was written."""
@@ -321,24 +369,21 @@ class SocketCase(TestCase):
 class TalkingTests(SocketCase):
     """What is sent arrives."""
 
-    async def test_accepted(self) -> None:
+    async def test_both_kinds(self) -> None:
+        """Connections that were accepted, and that were made."""
         await self.assert_echoes(*await self.connection())
-
-    async def test_connected(self) -> None:
         await self.assert_echoes(*await self.outgoing())
+        await self.assert_rests()
 
-    async def test_both_ends_in_one_group(self) -> None:
+    async def test_with_itself(self) -> None:
+        """Both ends in one group."""
+        server, client = Recorder(), Recorder()
         self.next.append(lambda: server)
-        server = Recorder()
-        server.on_data = lambda data: server.transport.write(data.upper())
-        host = self.port.getHost()
-        client = Recorder()
+        server.on_data = lambda data: server.last_word(data.upper())
         client.on_made = lambda: client.transport.write(b"hello")
-        await connectProtocol(TCP4ClientEndpoint(self.group, host.host, host.port), client)
-        await self.until(lambda: client.received == b"HELLO")
-        client.transport.loseConnection()
+        await self.connect(client)
         await self.until(lambda: client.lost and server.lost)
-        self.assertEqual(client.lost + server.lost, [ConnectionDone] * 2)
+        self.assertEqual((client.received, client.lost + server.lost), (b"HELLO", [ConnectionDone] * 2))
 
     async def test_addresses(self) -> None:
         for make in (self.connection, self.outgoing):
@@ -350,7 +395,7 @@ class TalkingTests(SocketCase):
         protocol = Recorder()
         protocol.on_made = lambda: protocol.transport.write(b"welcome")
         _, peer = await self.connection(lambda: protocol)
-        await self.until(lambda: peer.read() == b"welcome")
+        await self.until_received(peer, b"welcome")
 
     async def test_written_out_of_turn(self) -> None:
         """What is written while no socket has anything for the group goes out, all in one."""
@@ -359,7 +404,7 @@ class TalkingTests(SocketCase):
         for _ in range(3):
             self.reactor.callLater(0, protocol.transport.write, b"a")
         self.reactor.callLater(0, protocol.transport.writeSequence, [b"b", b"c"])
-        await self.until(lambda: peer.read() == b"aaabc")
+        await self.until_received(peer, b"aaabc")
         self.assertEqual(counter.sends, [b"aaabc"])
 
     async def test_one_send_for_a_turn(self) -> None:
@@ -368,9 +413,10 @@ class TalkingTests(SocketCase):
         counter = SendCounter(protocol.transport)
         protocol.on_data = lambda data: [protocol.transport.write(b"%d," % number) for number in range(100)]
         expected = b"".join(b"%d," % number for number in range(100))
-        for times in (1, 2):
-            peer.send(b"go")
-            await self.until(lambda times=times: peer.read() == expected * times)
+        peer.send(b"go")
+        await self.until_received(peer, expected)
+        peer.send(b"go")
+        await self.until_received(peer, expected * 2)
         self.assertEqual(counter.sends, [expected] * 2)
 
     async def test_one_send_for_many_clients(self) -> None:
@@ -382,8 +428,9 @@ class TalkingTests(SocketCase):
             protocol.on_data = server.transport.write
             peer.send(b"<%d>" % number)
             self.ready(protocol)
-        await self.until(lambda: server_peer.read().count(b">") == 20)
-        self.assertEqual(counter.sends, [b"".join(b"<%d>" % number for number in range(20))])
+        expected = b"".join(b"<%d>" % number for number in range(20))
+        await self.until_received(server_peer, expected)
+        self.assertEqual(counter.sends, [expected])
 
     async def test_nothing_written(self) -> None:
         """What is empty needs no send, and hurts nobody."""
@@ -393,12 +440,6 @@ class TalkingTests(SocketCase):
         protocol.transport.writeSequence([])
         await self.assert_echoes(protocol, peer)
         self.assertEqual(len(counter.sends), 1)
-
-    async def test_rests(self) -> None:
-        """Idle connections cost nothing, and neither do those that just had something to do."""
-        await self.assert_echoes(*await self.connection())
-        await self.assert_echoes(*await self.outgoing())
-        await self.assert_rests()
 
 
 @implementer(IPushProducer)
@@ -438,13 +479,13 @@ class Pulled:
 
     def __init__(self, transport: Any) -> None:
         self._transport = transport
-        self.chunks = [MUCH[start : start + 100_000] for start in range(0, 1_000_000, 100_000)]
-        self.expected = b"".join(self.chunks)
+        self._chunks = [MUCH[start : start + 100_000] for start in range(0, 1_000_000, 100_000)]
+        self.expected = b"".join(self._chunks)
         transport.registerProducer(self, False)
 
     def resumeProducing(self) -> None:
-        self._transport.write(self.chunks.pop(0))
-        if not self.chunks:
+        self._transport.write(self._chunks.pop(0))
+        if not self._chunks:
             self._transport.unregisterProducer()
 
     def stopProducing(self) -> None:
@@ -455,15 +496,14 @@ class FlowTests(SocketCase):
     """Who sends faster than is read is paused, and nothing gets lost."""
 
     async def test_much_at_once(self) -> None:
-        """The peer reads late; what the kernel didn't take is sent when it can, and what was written meanwhile after it."""
+        """What the kernel didn't take is sent when it can, and what was written meanwhile is sent after it."""
         protocol, peer = await self.connection()
         protocol.transport.write(MUCH)
-        await self.turns()
+        await self.until_resting()
         protocol.transport.write(b"and ")
-        await self.turns()
+        await self.until_resting()
         protocol.transport.write(b"more")
-        await self.until(lambda: len(peer.read()) == len(MUCH) + 8)
-        self.assertEqual(peer.received, MUCH + b"and more")
+        await self.until_received(peer, MUCH + b"and more")
         await self.assert_rests()
 
     async def test_much_in_both_directions(self) -> None:
@@ -477,7 +517,7 @@ class FlowTests(SocketCase):
                 try:
                     sent += peer.socket.send(MUCH[sent : sent + 1_000_000])
                 except BlockingIOError:
-                    peer.read()
+                    """Not now."""
             return len(peer.read()) == len(MUCH)
 
         await self.until(exchange)
@@ -491,76 +531,111 @@ class FlowTests(SocketCase):
             source.run()
             self.assertTrue(source.paused)
             self.assertLessEqual(source.written, READ + chunk)
-            await self.turns()
+            await self.until_resting()
+            self.assertTrue(source.paused)
             self.assertLess(source.written, len(MUCH))
-            written, pauses = source.written, source.pauses
-            await self.turns()
-            self.assertEqual((source.written, source.pauses), (written, pauses))
-            await self.until(lambda peer=peer: len(peer.read()) == len(MUCH))
-            self.assertEqual(peer.received, MUCH)
+            pauses = source.pauses
+            await self.until_received(peer, MUCH)
+            await self.assert_rests()
             self.assertFalse(source.paused)
             self.assertGreater(source.pauses, pauses)
 
     async def test_resumed_though_all_went_out_at_once(self) -> None:
-        """The kernel took everything, and the producer was paused nevertheless, as it couldn't know."""
+        """The kernel took everything, and the producer was paused nevertheless, as nobody could know."""
         protocol, peer = await self.connection()
         source = Source(protocol.transport, READ + 1)
         source.written = len(MUCH) - READ - 1
         source.run()
         self.assertTrue(source.paused)
-        await self.until(lambda: not source.paused)
-        await self.until(lambda: len(peer.read()) == READ + 1)
+        await self.until_received(peer, MUCH[-READ - 1 :])
         await self.assert_rests()
+        self.assertFalse(source.paused)
 
     async def test_pull_producer(self) -> None:
-        """It is asked for more until it leaves; the connection isn't closed before (ITransport.loseConnection)."""
+        """It is asked for more until it leaves."""
         protocol, peer = await self.connection()
         producer = Pulled(protocol.transport)
-        protocol.transport.loseConnection()
-        await self.until(peer.at_end)
-        self.assertEqual(peer.received, producer.expected)
-        await self.until(lambda: protocol.lost)
-        self.assertEqual(protocol.lost, [ConnectionDone])
+        await self.until_received(peer, producer.expected)
+        await self.assert_rests()
+        self.assertEqual(protocol.lost, [])
+
+    async def test_closing_waits_for_a_pull_producer(self) -> None:
+        """Until it leaves (ITransport.loseConnection), be it that it was just asked or is about to be."""
+        for turns in (0, 1, 2):
+            protocol, peer = await self.connection()
+            producer = Pulled(protocol.transport)
+            await self.turns(turns)
+            protocol.transport.loseConnection()
+            await self.until_ended(peer, producer.expected)
+            await self.until_lost(protocol)
 
     async def test_closing_waits_for_a_paused_producer(self) -> None:
         """It may have more to send: it is resumed, and the connection closed once it has left."""
+        for chunks in (1, 80):
+            protocol, peer = await self.connection()
+            # It is paused for each chunk, the last included.
+            source = Source(protocol.transport, 2 * READ)
+            source.written = len(MUCH) - chunks * 2 * READ
+            source.run()
+            if chunks == 1:
+                # Sent, and not yet resumed.
+                await self.turns(1)
+            protocol.transport.loseConnection()
+            await self.until_received(peer, MUCH[-chunks * 2 * READ :])
+            await self.assert_rests()
+            self.assertEqual((source.paused, protocol.lost), (False, []))
+            protocol.transport.unregisterProducer()
+            await self.until_ended(peer, MUCH[-chunks * 2 * READ :])
+            await self.until_lost(protocol)
+
+    async def test_closing_behind_a_producer_that_stays(self) -> None:
+        """One that isn't paused any more isn't waited for, and one that was paused has all its say."""
+        for close in ("loseConnection", "loseWriteConnection"):
+            protocol, peer = await self.connection()
+            # The last chunk is a smaller one.
+            source = Source(protocol.transport, READ + 1)
+            source.run()
+            getattr(protocol.transport, close)()
+            await self.until_ended(peer, MUCH)
+            self.assertFalse(source.paused)
+
+    async def test_no_room(self) -> None:
+        """The kernel takes nothing for the moment, not even a part."""
         protocol, peer = await self.connection()
-        source = Source(protocol.transport, READ + 1)
-        source.run()
-        protocol.transport.loseConnection()
-        await self.until(lambda: len(peer.read()) >= len(MUCH))
-        self.assertEqual(peer.received, MUCH + b"")
-        self.assertEqual(protocol.lost, [])
-        protocol.transport.unregisterProducer()
-        await self.until(lambda: protocol.lost)
-        self.assertEqual(protocol.lost, [ConnectionDone])
-        self.assertTrue(peer.at_end())
+        sock = protocol.transport.socket
+
+        class Full:
+            def send(self, data: bytes) -> int:
+                protocol.transport.socket = sock
+                raise BlockingIOError(errno.EAGAIN, "No room")
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(sock, name)
+
+        protocol.transport.socket = Full()
+        protocol.transport.write(b"hello")
+        await self.until_received(peer, b"hello")
+        await self.assert_rests()
 
     async def test_producer_is_stopped(self) -> None:
         """A producer is told when the connection is lost, once, however it is lost."""
-        for lose in (
-            lambda protocol, peer: protocol.transport.loseConnection(),
-            lambda protocol, peer: protocol.transport.abortConnection(),
-            lambda protocol, peer: peer.close(),
-            lambda protocol, peer: peer.reset(),
-        ):
+        for end in ("loseConnection", "abortConnection", "close", "reset"):
             protocol, peer = await self.connection()
             source = Source(protocol.transport, 1)
-            lose(protocol, peer)
-            await self.until(lambda protocol=protocol: protocol.lost)
-            self.assertEqual(source.stopped, 1)
-            self.assertEqual(len(protocol.lost), 1)
+            getattr(peer if end in {"close", "reset"} else protocol.transport, end)()
+            await self.until(lambda protocol=protocol: protocol.lost)  # type: ignore[misc]
+            self.assertEqual((source.stopped, len(protocol.lost)), (1, 1))
 
     async def test_reading_paused(self) -> None:
-        """Paused, a protocol gets nothing, and nobody is kept busy by what waits."""
+        """Paused, a protocol gets nothing, and nobody is kept busy by what waits; writing goes on."""
         protocol, peer = await self.connection()
         protocol.transport.pauseProducing()
         peer.send(b"hello")
         self.ready(protocol)
         await self.assert_rests()
         self.assertEqual(protocol.received, b"")
-        protocol.transport.write(b"writing goes on")
-        await self.until(lambda: peer.read() == b"writing goes on")
+        protocol.transport.write(b"hello yourself")
+        await self.until_received(peer, b"hello yourself")
         protocol.transport.resumeProducing()
         await self.until(lambda: protocol.received == b"hello")
 
@@ -580,48 +655,37 @@ class FlowTests(SocketCase):
 class ClosingTests(SocketCase):
     """How a connection ends, and who is told what."""
 
-    async def assert_lost(self, protocol: Any, reason: type[BaseException] = ConnectionDone) -> None:
-        """It is, once, and nothing comes after."""
-        await self.until(lambda: protocol.lost)
-        await self.assert_rests()
-        self.assertEqual(protocol.lost, [reason])
-
     async def test_by_the_peer(self) -> None:
         for make in (self.connection, self.outgoing):
             protocol, peer = await make()
             peer.send(b"bye")
             peer.close()
-            await self.assert_lost(protocol)
+            await self.until_lost(protocol)
             self.assertEqual(protocol.received, b"bye")
 
     async def test_half_closed_by_the_peer(self) -> None:
-        """It is told once, keeps nobody busy, and what is written then still arrives."""
+        """The protocol is told once, nobody is kept busy, and what is written then still arrives."""
         for make in (self.connection, self.outgoing):
             protocol, peer = await make(HalfRecorder)
             peer.send(b"question")
             peer.shut()
-            await self.until(lambda protocol=protocol: protocol.read_lost)
+            await self.until(lambda protocol=protocol: protocol.read_lost)  # type: ignore[misc]
             await self.assert_rests()
             self.assertEqual((protocol.received, protocol.read_lost, protocol.lost), (b"question", 1, []))
             protocol.transport.write(b"answer")
-            await self.until(lambda peer=peer: peer.read() == b"answer")
-            protocol.transport.write(MUCH)
-            protocol.transport.loseConnection()
-            await self.until(peer.at_end)
-            self.assertEqual(peer.received, b"answer" + MUCH)
-            await self.assert_lost(protocol)
+            await self.until_received(peer, b"answer")
+            protocol.last_word(MUCH)
+            await self.until_ended(peer, b"answer" + MUCH)
+            await self.until_lost(protocol)
 
     async def test_closed_as_soon_as_half_closed(self) -> None:
         """With and without a last word."""
         for last in (b"", b"last word"):
             protocol, peer = await self.connection(HalfRecorder)
-            protocol.on_read_lost = lambda protocol=protocol, last=last: (
-                protocol.transport.write(last), protocol.transport.loseConnection()
-            )  # fmt: skip
+            protocol.on_read_lost = partial(protocol.last_word, last)
             peer.shut()
-            await self.until(peer.at_end)
-            self.assertEqual(peer.received, last)
-            await self.assert_lost(protocol)
+            await self.until_ended(peer, last)
+            await self.until_lost(protocol)
             self.assertEqual(protocol.read_lost, 1)
 
     async def test_half_closed_by_us(self) -> None:
@@ -629,41 +693,39 @@ class ClosingTests(SocketCase):
         protocol, peer = await self.connection(HalfRecorder)
         protocol.transport.write(MUCH)
         protocol.transport.loseWriteConnection()
-        await self.until(peer.at_end)
-        self.assertEqual((peer.received, protocol.write_lost), (MUCH, 1))
+        await self.until_ended(peer, MUCH)
+        self.assertEqual(protocol.write_lost, 1)
         protocol.transport.write(b"too late")
         peer.send(b"thanks")
         await self.until(lambda: protocol.received == b"thanks")
         await self.assert_rests()
         self.assertEqual(protocol.lost, [])
         protocol.transport.loseConnection()
-        await self.assert_lost(protocol)
+        await self.until_lost(protocol)
         self.assertEqual(peer.read(), MUCH)
 
     async def test_half_closed_by_both(self) -> None:
-        for first in ("we", "the peer"):
+        for peer_first in (True, False):
             protocol, peer = await self.connection(HalfRecorder)
-            if first == "we":
-                protocol.transport.loseWriteConnection()
-                await self.until(peer.at_end)
+            if peer_first:
                 peer.shut()
-            else:
+                await self.assert_rests()
+            protocol.transport.loseWriteConnection()
+            await self.until_ended(peer)
+            if not peer_first:
                 peer.shut()
-                await self.until(lambda protocol=protocol: protocol.read_lost)
-                protocol.transport.loseWriteConnection()
-                await self.until(peer.at_end)
-            await self.until(lambda protocol=protocol: protocol.read_lost and protocol.write_lost)
             await self.assert_rests()
+            self.assertEqual((protocol.read_lost, protocol.write_lost, protocol.lost), (1, 1, []))
             protocol.transport.loseConnection()
-            await self.assert_lost(protocol)
+            await self.until_lost(protocol)
 
     async def test_half_closed_by_us_and_closed_by_the_peer(self) -> None:
         """A protocol that doesn't care for half a connection loses it whole."""
         protocol, peer = await self.connection()
         protocol.transport.loseWriteConnection()
-        await self.until(peer.at_end)
+        await self.until_ended(peer)
         peer.close()
-        await self.assert_lost(protocol)
+        await self.until_lost(protocol)
 
     async def test_half_closed_and_closed_at_once(self) -> None:
         for unsent in (b"", b"last word", MUCH):
@@ -671,38 +733,34 @@ class ClosingTests(SocketCase):
             protocol.transport.write(unsent)
             protocol.transport.loseWriteConnection()
             protocol.transport.loseConnection()
-            await self.until(peer.at_end)
-            self.assertEqual((peer.received, peer.was_reset), (unsent, False))
-            await self.assert_lost(protocol)
+            await self.until_ended(peer, unsent)
+            await self.until_lost(protocol)
 
     async def test_closed(self) -> None:
         """All that was written before arrives, then the end; closing once more changes nothing."""
-        for make in (self.connection, self.outgoing):
-            for unsent in (b"", b"last word", MUCH):
-                for times in (1, 3):
-                    protocol, peer = await make()
-                    protocol.transport.write(unsent)
-                    for _ in range(times):
-                        protocol.transport.loseConnection()
-                    await self.until(peer.at_end)
-                    self.assertEqual((peer.received, peer.was_reset), (unsent, False))
-                    await self.assert_lost(protocol)
+        for make, unsent, times in product((self.connection, self.outgoing), (b"", b"last word", MUCH), (1, 3)):
+            protocol, peer = await make()
+            protocol.transport.write(unsent)
+            for _ in range(times):
+                protocol.transport.loseConnection()
+            await self.until_ended(peer, unsent)
+            await self.until_lost(protocol)
 
     async def test_closed_with_the_answer(self) -> None:
         """In the turn of the question."""
         protocol, peer = await self.connection()
-        protocol.on_data = lambda data: (protocol.transport.write(b"answer"), protocol.transport.loseConnection())
-        peer.send(b"question")
-        await self.until(peer.at_end)
-        self.assertEqual((peer.received, peer.was_reset), (b"answer", False))
-        await self.assert_lost(protocol)
+        protocol.on_data = protocol.last_word
+        peer.send(b"echo")
+        await self.until_ended(peer, b"echo")
+        await self.until_lost(protocol)
 
     async def test_closed_when_made(self) -> None:
-        protocol = Recorder()
-        protocol.on_made = lambda: protocol.transport.loseConnection()
-        _, peer = await self.connection(lambda: protocol)
-        await self.until(peer.at_end)
-        await self.assert_lost(protocol)
+        for make in (self.connection, self.outgoing):
+            protocol = Recorder()
+            protocol.on_made = partial(protocol.last_word, b"")
+            _, peer = await make(partial(lambda made: made, protocol))
+            await self.until_ended(peer)
+            await self.until_lost(protocol)
 
     async def test_closed_while_there_is_room_again(self) -> None:
         """In the turn that brings data and has room for all that was left: that is the end, not half of it."""
@@ -713,121 +771,121 @@ class ClosingTests(SocketCase):
         self.ready(protocol, events=select.POLLOUT)
         peer.send(b"x")
         self.ready(protocol)
-        await self.until(peer.at_end)
-        self.assertEqual(peer.received, written)
-        await self.assert_lost(protocol)
+        await self.until_ended(peer, written)
+        await self.until_lost(protocol)
         self.assertEqual(protocol.read_lost, 0)
 
     async def test_written_after_closing(self) -> None:
-        """As long as the connection is there, it is sent; the peer isn't listened to, and keeps nobody busy."""
+        """As long as the connection is there, it is sent."""
         for late in (b"late", MUCH):
             protocol, peer = await self.connection()
             protocol.transport.loseConnection()
             protocol.transport.write(late)
-            if late is MUCH:
-                await self.turns()
-                peer.send(b"x")
-                self.ready(protocol)
-                await self.assert_rests()
-                self.assertEqual((protocol.received, protocol.lost), (b"", []))
-            await self.until(lambda peer=peer, late=late: len(peer.read()) == len(late))
-            self.assertEqual(peer.received, late)
-            await self.assert_lost(protocol)
+            await self.until_ended(peer, late)
+            await self.until_lost(protocol)
+
+    async def test_heard_after_closing(self) -> None:
+        """Nobody listens to the peer any more while the rest is sent, and nobody is kept busy by what it says."""
+        for early, late in ((MUCH, b""), (b"", MUCH)):
+            protocol, peer = await self.connection(HalfRecorder)
+            protocol.transport.write(early)
+            protocol.transport.loseConnection()
+            protocol.transport.write(late)
+            await self.until_resting()
+            peer.send(b"x")
+            peer.shut()
+            self.ready(protocol)
+            await self.assert_rests()
+            self.assertEqual((protocol.received, protocol.read_lost, protocol.lost), (b"", 0, []))
 
     async def test_used_when_it_is_over(self) -> None:
         """Whatever is asked of a lost connection, it doesn't do and doesn't complain."""
         protocol, peer = await self.connection()
         transport = protocol.transport
         transport.loseConnection()
-        await self.until(peer.at_end)
-        for use in (
-            lambda: transport.write(b"x"),
-            lambda: transport.writeSequence([b"x"]),
-            transport.loseConnection,
-            transport.abortConnection,
-            transport.pauseProducing,
-            transport.resumeProducing,
-            transport.unregisterProducer,
-        ):
-            use()
-        await self.assert_lost(protocol)
+        await self.until_ended(peer)
+        transport.write(b"x")
+        transport.writeSequence([b"x"])
+        transport.loseConnection()
+        transport.abortConnection()
+        transport.pauseProducing()
+        transport.resumeProducing()
+        transport.unregisterProducer()
+        await self.until_lost(protocol)
         self.assertEqual(peer.read(), b"")
 
     async def test_written_when_lost(self) -> None:
         """A protocol that says goodbye to a peer that is gone, and to another that isn't."""
-        other, other_peer = await self.connection()
-        protocol, peer = await self.connection()
-        protocol.on_lost = lambda: (protocol.transport.write(b"bye"), other.transport.write(b"it is gone"))
-        peer.close()
-        await self.assert_lost(protocol)
-        await self.until(lambda: other_peer.read() == b"it is gone")
+        for end in (Peer.close, Peer.shut):
+            other, other_peer = await self.connection()
+            protocol, peer = await self.connection(HalfRecorder)
+            # That of the peer, or that of the turn.
+            protocol.on_read_lost = protocol.close
+            protocol.on_lost = partial(other.transport.writeSequence, [b"it ", b"is gone"])
+            end(peer)
+            await self.until_lost(protocol)
+            await self.until_received(other_peer, b"it is gone")
 
     async def test_aborted(self) -> None:
         """The peer is reset, and gets nothing of what wasn't sent yet."""
-        for make in (self.connection, self.outgoing):
-            for unsent in (b"", b"x"):
-                protocol, peer = await make()
-                protocol.transport.write(unsent)
-                protocol.transport.abortConnection()
-                protocol.transport.write(unsent)
-                protocol.transport.abortConnection()
-                await self.until(peer.at_end)
-                self.assertEqual((peer.received, peer.was_reset), (b"", True))
-                await self.assert_lost(protocol, ConnectionAborted)
+        for make, unsent in product((self.connection, self.outgoing), (b"", b"x")):
+            protocol, peer = await make()
+            protocol.transport.write(unsent)
+            protocol.transport.abortConnection()
+            protocol.transport.write(unsent)
+            protocol.transport.abortConnection()
+            await self.until_reset(peer)
+            self.assertEqual(peer.received, b"")
+            await self.until_lost(protocol, ConnectionAborted)
 
     async def test_aborted_with_much_unsent(self) -> None:
         protocol, peer = await self.connection()
         protocol.transport.write(MUCH)
-        await self.turns()
+        await self.until_resting()
         protocol.transport.abortConnection()
-        await self.until(peer.at_end)
-        self.assertTrue(peer.was_reset)
-        await self.assert_lost(protocol, ConnectionAborted)
+        await self.until_reset(peer)
+        await self.until_lost(protocol, ConnectionAborted)
 
     async def test_aborted_while_closing(self) -> None:
         """And closed while aborting: in either order the peer is reset."""
-        for steps in (("loseConnection", "abortConnection"), ("abortConnection", "loseConnection")):
-            for unsent in (b"", MUCH):
-                protocol, peer = await self.connection()
-                protocol.transport.write(unsent)
-                for step in steps:
-                    getattr(protocol.transport, step)()
-                await self.until(peer.at_end)
-                self.assertTrue(peer.was_reset, steps)
-                await self.assert_lost(protocol, ConnectionAborted)
+        for backwards, unsent in product((False, True), (b"", MUCH)):
+            protocol, peer = await self.connection()
+            protocol.transport.write(unsent)
+            steps = [protocol.transport.loseConnection, protocol.transport.abortConnection]
+            for step in reversed(steps) if backwards else steps:
+                step()
+            await self.until_reset(peer)
+            await self.until_lost(protocol, ConnectionAborted)
 
     async def test_aborted_when_read(self) -> None:
         """In a turn, with more to read."""
         protocol, peer = await self.connection()
         protocol.on_data = lambda data: protocol.transport.abortConnection()
         peer.send(b"x" * (READ + 1))
-        await self.until(peer.at_end)
-        self.assertTrue(peer.was_reset)
-        await self.assert_lost(protocol, ConnectionAborted)
+        await self.until_reset(peer)
+        await self.until_lost(protocol, ConnectionAborted)
         self.assertEqual(len(protocol.received), READ)
 
     async def test_reset(self) -> None:
         """Whether it is idle, has something that it couldn't send, or closes."""
-        for make in (self.connection, self.outgoing):
-            for kind in (Recorder, HalfRecorder):
-                for unsent in (b"", MUCH):
-                    for closing in (False, True) if unsent else (False,):
-                        protocol, peer = await make(kind)
-                        protocol.transport.write(unsent)
-                        if closing:
-                            protocol.transport.loseConnection()
-                        await self.turns()
-                        peer.reset()
-                        await self.assert_lost(protocol, ConnectionLost)
+        for make, kind in product((self.connection, self.outgoing), (Recorder, HalfRecorder)):
+            for unsent, closing in ((b"", False), (MUCH, False), (MUCH, True)):
+                protocol, peer = await make(kind)
+                protocol.transport.write(unsent)
+                if closing:
+                    protocol.transport.loseConnection()
+                await self.until_resting()
+                peer.reset()
+                await self.until_lost(protocol, ConnectionLost)
 
     async def test_reset_while_paused(self) -> None:
         """Something is to be sent, and the peer isn't read from."""
         protocol, peer = await self.connection()
         protocol.transport.write(MUCH)
         protocol.transport.pauseProducing()
-        await self.turns()
+        await self.until_resting()
         peer.reset()
-        await self.assert_lost(protocol, ConnectionLost)
+        await self.until_lost(protocol, ConnectionLost)
 
     async def test_reset_while_written(self) -> None:
         """The send at the end of the turn is what finds out."""
@@ -836,24 +894,20 @@ class ClosingTests(SocketCase):
         peer.reset()
         self.ready(protocol, events=select.POLLHUP)
         protocol.transport.write(b"x")
-        await self.assert_lost(protocol, ConnectionLost)
+        await self.until_lost(protocol, ConnectionLost)
 
     async def test_all_at_once(self) -> None:
         """Many connections that end in the same turn, each in its own way."""
         pairs = [await self.connection(HalfRecorder) for _ in range(40)]
         for number, (protocol, peer) in enumerate(pairs):
-            protocol.on_data = lambda data, transport=protocol.transport: (
-                transport.write(data), transport.loseConnection()
-            )  # fmt: skip
+            protocol.on_data = protocol.last_word
             protocol.on_read_lost = protocol.transport.loseConnection
-            (lambda: peer.send(b"x"), peer.shut, peer.close, peer.reset)[number % 4]()
+            (partial(peer.send, b"x"), peer.shut, peer.close, peer.reset)[number % 4]()
             self.ready(protocol, events=select.POLLIN | select.POLLHUP)
         await self.until(lambda: all(protocol.lost for protocol, _ in pairs))
         await self.assert_rests()
-        self.assertEqual(
-            [protocol.lost for protocol, _ in pairs],
-            [[ConnectionDone], [ConnectionDone], [ConnectionDone], [ConnectionLost]] * 10,
-        )
+        reasons = [ConnectionDone, ConnectionDone, ConnectionDone, ConnectionLost] * 10
+        self.assertEqual([protocol.lost for protocol, _ in pairs], [[reason] for reason in reasons])
 
 
 class Odd(BaseException):
@@ -865,33 +919,41 @@ def fail(*_: object) -> None:
     raise ZeroDivisionError
 
 
+def fail_oddly(*_: object) -> None:
+    """Fail in a way that few expect."""
+    raise Odd
+
+
 class FailureTests(SocketCase):
     """A protocol that fails ends its own connection, is logged, and is of no concern to others."""
 
     async def among_others(
-        self, spoil: Callable[[Any], object], act: Callable[[Peer], object] = lambda peer: peer.send(b"x")
+        self, act: Callable[[Peer], object] = lambda peer: peer.send(b"x"), **hooks: Callable[..., object]
     ) -> tuple[Any, Peer]:
-        """Let one of three that have something to do in the same turn fail, and return it; all else goes on."""
-        pairs = [await self.connection(HalfRecorder) for _ in range(3)]
-        failing, failing_peer = pairs.pop(1)
-        spoil(failing)
-        for protocol, peer in pairs:
+        """Let one of three that have something to do in the same turn fail, and return it; all else goes on.
+
+        :param act: what its peer does.
+        :param hooks: what it does, see :class:`Recorder`; called with the protocol first.
+        """
+        first, (failing, failing_peer), last = [await self.connection(HalfRecorder) for _ in range(3)]
+        for name, hook in hooks.items():
+            setattr(failing, name, partial(hook, failing))
+        for protocol in (first[0], last[0]):
             protocol.on_data = protocol.transport.write
-        pairs[0][1].send(b"before")
-        self.ready(pairs[0][0])
+        first[1].send(b"before")
+        self.ready(first[0])
         act(failing_peer)
         self.ready(failing, events=select.POLLIN | select.POLLHUP)
-        pairs[1][1].send(b"behind")
-        self.ready(pairs[1][0])
-        await self.until(lambda: [peer.read() for _, peer in pairs] == [b"before", b"behind"])
+        last[1].send(b"behind")
+        self.ready(last[0])
+        await self.until_received(first[1], b"before")
+        await self.until_received(last[1], b"behind")
         await self.until(lambda: failing.lost)
         self.assertEqual(len(failing.lost), 1)
-        for protocol, peer in pairs:
+        for protocol, peer in (first, last, await self.connection()):
             await self.assert_echoes(protocol, peer)
-        await self.assert_echoes(*await self.connection())
-        protocol, peer = pairs[0]
-        self.reactor.callLater(0, protocol.transport.write, b" out of turn")
-        await self.until(lambda: peer.read().endswith(b" out of turn"))
+            self.reactor.callLater(0, protocol.transport.write, b" out of turn")
+            await self.until_received(peer, peer.read() + b" out of turn")
         await self.assert_rests()
         return failing, failing_peer
 
@@ -900,74 +962,56 @@ class FailureTests(SocketCase):
         self.assertEqual(len(self.flushLoggedErrors(kind)), count)
 
     async def test_when_read(self) -> None:
-        failing, peer = await self.among_others(lambda protocol: setattr(protocol, "on_data", fail))
+        failing, peer = await self.among_others(on_data=fail)
         self.assertEqual(failing.lost, [ZeroDivisionError])
-        await self.until(peer.at_end)
+        await self.until_ended(peer)
         self.assert_logged(1)
 
-    async def test_when_read_with_something_odd(self) -> None:
-        def fail_oddly(data: bytes) -> None:
-            raise Odd
-
-        failing, peer = await self.among_others(lambda protocol: setattr(protocol, "on_data", fail_oddly))
+    async def test_oddly(self) -> None:
+        failing, peer = await self.among_others(on_data=fail_oddly, on_lost=fail_oddly)
         self.assertEqual(failing.lost, [Odd])
-        await self.until(peer.at_end)
-        self.assert_logged(1, Odd)
+        await self.until_ended(peer)
+        self.assert_logged(2, Odd)
 
     async def test_when_half_closed(self) -> None:
-        spoil = lambda protocol: setattr(protocol, "on_read_lost", fail)  # noqa: E731
-        failing, peer = await self.among_others(spoil, Peer.shut)
+        failing, peer = await self.among_others(Peer.shut, on_read_lost=fail)
         self.assertEqual(failing.lost, [ZeroDivisionError])
-        await self.until(peer.at_end)
+        await self.until_ended(peer)
         self.assert_logged(1)
 
     async def test_when_lost(self) -> None:
-        for end in (Peer.reset, lambda peer: (peer.shut(), peer.close())):
-            failing, _ = await self.among_others(
-                lambda protocol: (
-                    setattr(protocol, "on_lost", fail),
-                    setattr(protocol, "on_read_lost", protocol.transport.loseConnection),
-                ),
-                end,
-            )
-            self.assertNotIn(ZeroDivisionError, failing.lost)
-            self.assert_logged(1)
+        failing, _ = await self.among_others(Peer.reset, on_lost=fail)
+        self.assertEqual(failing.lost, [ConnectionLost])
+        self.assert_logged(1)
 
     async def test_when_read_and_lost(self) -> None:
         """It fails even at being told that it failed."""
-        failing, peer = await self.among_others(
-            lambda protocol: (setattr(protocol, "on_data", fail), setattr(protocol, "on_lost", fail))
-        )
+        failing, peer = await self.among_others(on_data=fail, on_lost=fail)
         self.assertEqual(failing.lost, [ZeroDivisionError])
-        await self.until(peer.at_end)
+        await self.until_ended(peer)
         self.assert_logged(2)
 
     async def test_when_closed_at_the_end_of_the_turn(self) -> None:
-        failing, peer = await self.among_others(
-            lambda protocol: (
-                setattr(protocol, "on_data", lambda data: protocol.transport.loseConnection()),
-                setattr(protocol, "on_lost", fail),
-            )
-        )
+        failing, peer = await self.among_others(Peer.shut, on_read_lost=HalfRecorder.close, on_lost=fail)
         self.assertEqual(failing.lost, [ConnectionDone])
-        await self.until(peer.at_end)
+        await self.until_ended(peer)
         self.assert_logged(1)
 
     async def test_when_the_send_fails(self) -> None:
         """At the end of the turn, with others that are still to be sent."""
         pairs = [await self.connection() for _ in range(3)]
-        failing, failing_peer = pairs.pop(1)
+        failing, failing_peer = pairs[1]
         failing.on_lost = fail
         failing.transport.pauseProducing()
         failing_peer.reset()
         self.ready(failing, events=select.POLLHUP)
-        for protocol in (pairs[0][0], failing, pairs[1][0]):
+        for protocol, _ in pairs:
             protocol.transport.write(b"x")
-        await self.until(lambda: [peer.read() for _, peer in pairs] == [b"x", b"x"])
-        self.assertEqual(failing.lost, [ConnectionLost])
-        self.assert_logged(1)
-        for protocol, peer in pairs:
+        for protocol, peer in (pairs[0], pairs[2]):
+            await self.until_received(peer, b"x")
             await self.assert_echoes(protocol, peer)
+        await self.until_lost(failing, ConnectionLost)
+        self.assert_logged(1)
 
     async def test_when_resumed(self) -> None:
         """A producer fails."""
@@ -976,7 +1020,7 @@ class FailureTests(SocketCase):
         source.run()
         source.resumeProducing = fail  # type: ignore[method-assign]
         await self.until(peer.at_end)
-        self.assertEqual(protocol.lost, [ZeroDivisionError])
+        await self.until_lost(protocol, ZeroDivisionError)
         self.assert_logged(1)
         await self.assert_echoes(*await self.connection())
 
@@ -984,8 +1028,8 @@ class FailureTests(SocketCase):
         protocol, peer = await self.connection(HalfRecorder)
         protocol.on_write_lost = fail
         protocol.transport.loseWriteConnection()
-        await self.until(peer.at_end)
-        self.assertEqual(protocol.lost, [ZeroDivisionError])
+        await self.until_ended(peer)
+        await self.until_lost(protocol, ZeroDivisionError)
         self.assert_logged(1)
 
     async def test_when_made(self) -> None:
@@ -994,12 +1038,11 @@ class FailureTests(SocketCase):
         protocol.on_made = fail
         self.next = [Recorder, lambda: protocol, Recorder]
         peers = [self.peer() for _ in range(3)]
-        await self.until(lambda: len(self.accepted) == 3)
-        await self.until(peers[1].at_end)
-        self.assertEqual(protocol.lost, [ZeroDivisionError])
+        await self.until_ended(peers[1])
+        await self.until_lost(protocol, ZeroDivisionError)
         self.assert_logged(1)
-        for index in (0, 2):
-            await self.assert_echoes(self.accepted[index], peers[index])
+        await self.assert_echoes(self.accepted[0], peers[0])
+        await self.assert_echoes(self.accepted[2], peers[2])
         await self.assert_echoes(*await self.connection())
 
     async def test_when_built(self) -> None:
@@ -1010,19 +1053,20 @@ class FailureTests(SocketCase):
 
         self.next = [Recorder, fail_to_build, Recorder]
         peers = [self.peer() for _ in range(3)]
-        await self.until(lambda: len(self.accepted) == 2)
-        await self.until(peers[1].at_end)
+        await self.until_ended(peers[1])
         self.assert_logged(1)
-        for protocol, peer in zip(self.accepted, (peers[0], peers[2]), strict=True):
-            await self.assert_echoes(protocol, peer)
+        await self.assert_echoes(self.accepted[0], peers[0])
+        await self.assert_echoes(self.accepted[1], peers[2])
         await self.assert_echoes(*await self.connection())
 
     async def test_when_connected(self) -> None:
         """A connection that was made fails when it is told so."""
         protocol = Recorder()
         protocol.on_made = fail
-        with self.assertRaises(ZeroDivisionError):
-            await self.outgoing(lambda: protocol)
+        with socket.create_server((LOOPBACK, 0)) as listener:
+            self.connect(protocol, listener.getsockname()[1])
+            await self.until_lost(protocol, ZeroDivisionError)
+        self.assert_logged(1)
         await self.assert_echoes(*await self.outgoing())
 
 
@@ -1030,28 +1074,21 @@ class PortTests(SocketCase):
     """Accepting, and not accepting."""
 
     async def test_many(self) -> None:
-        """More than are accepted in a turn, and none is left out; who is there already isn't kept waiting."""
+        """More than are accepted in a turn: none is left out, and who is there already isn't kept waiting."""
         protocol, peer = await self.connection()
         protocol.on_data = protocol.transport.write
-        peers = [self.peer() for _ in range(45)]
-        self.accepted.clear()
-        await self.until(lambda: len(self.accepted) == 45)
-        listener: Any = self.group.listenTCP(0, self.factory, backlog=200, interface=LOOPBACK)
-        self.ports.append(listener)
-        crowd = [self.peer(listener) for _ in range(ACCEPTS + 20)]
+        crowd = [self.peer() for _ in range(ACCEPTS + 20)]
         peer.send(b"x")
-        self.ready(protocol, listener)
-        turns = self.group.turns
-        await self.until(lambda: self.group.turns > turns)
-        self.assertEqual(len(self.accepted), 45 + ACCEPTS)
+        self.ready(self.port, protocol)
+        await self.turns(1)
+        self.assertLessEqual(len(self.accepted), 1 + ACCEPTS)
         self.assertEqual(peer.read(), b"x")
-        await self.until(lambda: len(self.accepted) == 45 + len(crowd))
-        for accepted, each in zip(self.accepted, peers + crowd, strict=True):
-            await self.assert_echoes(accepted, each)
-        self.accepted.append(protocol)
+        await self.until(lambda: len(self.accepted) == 1 + len(crowd))
+        for each, its_peer in zip(self.accepted[1:], crowd, strict=True):
+            await self.assert_echoes(each, its_peer)
 
     async def test_told_to_stop_in_a_burst(self) -> None:
-        """The rest stays in the backlog until it is told to start again."""
+        """The rest stays in the backlog until the port is told to start again."""
 
         def third() -> Recorder:
             self.port.stopReading()
@@ -1070,14 +1107,12 @@ class PortTests(SocketCase):
     async def test_no_protocol(self) -> None:
         """Who gets none is closed, and the next is served."""
         self.next = [lambda: None]
-        peer = self.peer()
-        await self.until(peer.at_end)
+        await self.until_ended(self.peer())
         await self.assert_echoes(*await self.connection())
 
     async def test_stopped(self) -> None:
         """Nobody is accepted any more, and those that are there stay."""
         pair = await self.connection()
-        self.ports.clear()
         await self.port.stopListening()
         with self.assertRaises(OSError), socket.create_connection(pair[1].socket.getpeername()):
             pass
@@ -1089,16 +1124,14 @@ class PortTests(SocketCase):
             return Recorder()
 
         self.next = [Recorder, second]
-        self.ports.clear()
         peers = [self.peer() for _ in range(4)]
         await self.until(peers[3].at_end)
         self.assertEqual(len(self.accepted), 2)
-        for protocol, peer in zip(self.accepted, peers, strict=False):
-            await self.assert_echoes(protocol, peer)
+        await self.assert_echoes(self.accepted[0], peers[0])
+        await self.assert_echoes(self.accepted[1], peers[1])
 
-    async def test_started_when_it_is_closed(self) -> None:
-        """A port that is closed, or about to be, can't be told to accept: whoever does so comes late."""
-        self.ports.clear()
+    async def test_told_to_start_when_it_is_closed(self) -> None:
+        """Who does so comes late, and needn't know that."""
         closed = self.port.stopListening()
         self.port.startReading()
         await closed
@@ -1108,7 +1141,7 @@ class PortTests(SocketCase):
     async def test_ipv6(self) -> None:
         try:
             port: Any = self.group.listenTCP(0, self.factory, interface="::1")
-        except Exception as error:
+        except CannotListenError as error:
             raise SkipTest(f"no ::1 here: {error}") from None
         self.ports.append(port)
         client = Recorder()
@@ -1117,43 +1150,44 @@ class PortTests(SocketCase):
         (server,) = self.accepted
         for here, there in ((client, server), (server, client)):
             self.assertEqual(here.transport.getHost(), there.transport.getPeer())
-            self.assertEqual(here.transport.getHost().type, "TCP")
-            self.assertEqual(here.transport.getHost().host, "::1")
-        server.on_data = server.transport.write
+            self.assertEqual((here.transport.getHost().type, here.transport.getHost().host), ("TCP", "::1"))
+        server.on_data = server.last_word
         client.transport.write(b"hello")
-        await self.until(lambda: client.received == b"hello")
-        client.transport.loseConnection()
         await self.until(lambda: client.lost and server.lost)
+        self.assertEqual(client.received, b"hello")
 
-    async def test_ipv6_link_local(self) -> None:
-        """A peer's address names its link, without which nobody could connect back to it."""
+    async def test_ipv6_link(self) -> None:
+        """The address of a peer that only holds on one link names that link: nobody could connect to it without."""
         host = link_local_address()
         if host is None:
             raise SkipTest("no link-local address here")
         built: list[Any] = []
-        listener: Any = self.group.listenTCP(0, self.factory, interface="::")
-        self.ports.append(listener)
-        self.factory.buildProtocol = lambda addr: (built.append(addr), self.make(addr))[1]  # type: ignore[method-assign]
-        address = socket.getaddrinfo(host, listener.getHost().port, socket.AF_INET6, socket.SOCK_STREAM)[0][4]
-        peer = Peer.to(address, socket.AF_INET6)
-        self.peers.append(peer)
+
+        def build(addr: Any) -> Any:
+            built.append(addr)
+            return self.make(addr)
+
+        self.factory.buildProtocol = build  # type: ignore[method-assign]
+        port: Any = self.group.listenTCP(0, self.factory, interface="::")
+        self.ports.append(port)
+        address = socket.getaddrinfo(host, port.getHost().port, socket.AF_INET6, socket.SOCK_STREAM)[0][4]
+        self.peers.append(Peer.to(address, socket.AF_INET6))
         await self.until(lambda: self.accepted)
-        self.assertEqual([each.host for each in built], [host])
-        self.assertEqual(self.accepted[0].transport.getPeer().host, host)
+        transport = self.accepted[0].transport
+        self.assertEqual([each.host for each in (*built, transport.getPeer(), transport.getHost())], [host] * 3)
 
     async def test_adopted(self) -> None:
-        """A socket that listens already, as systemd hands it over, is listened to and not closed."""
+        """A socket that listens already, as systemd hands it over, is listened to, and not closed for others."""
         with socket.create_server((LOOPBACK, 0)) as listener:
             listener.setblocking(False)
-            port: Any = await AdoptedStreamServerEndpoint(self.group, listener.fileno(), socket.AF_INET).listen(
-                self.factory
-            )
-            self.assertEqual((port.getHost().host, port.getHost().port), listener.getsockname())
+            # The endpoint closes the number that it is given.
+            endpoint = AdoptedStreamServerEndpoint(self.group, os.dup(listener.fileno()), socket.AF_INET)
+            port: Any = await endpoint.listen(self.factory)
+            self.assertEqual(port.getHost(), IPv4Address("TCP", *listener.getsockname()))
             peer = self.peer(port)
             await self.until(lambda: self.accepted)
             await self.assert_echoes(self.accepted[0], peer)
             await port.stopListening()
-            # Still in the kernel's hands.
             self.peers.append(Peer.to(listener.getsockname()))
 
     async def test_adopted_unix(self) -> None:
@@ -1163,8 +1197,7 @@ class PortTests(SocketCase):
             listener.setblocking(False)
             listener.bind(path)
             listener.listen()
-            port: Any = self.group.adoptStreamPort(listener.fileno(), socket.AF_UNIX, self.factory)
-            self.ports.append(port)
+            self.ports.append(self.group.adoptStreamPort(listener.fileno(), socket.AF_UNIX, self.factory))
             peer = Peer.to(path, socket.AF_UNIX)
             self.peers.append(peer)
             await self.until(lambda: self.accepted)
@@ -1184,89 +1217,90 @@ def link_local_address() -> str | None:
 class ConnectTests(SocketCase):
     """Connections that aren't made."""
 
-    async def full_listener(self, stack: ExitStack) -> int:
+    def full_listener(self) -> int:
         """A port where a connection is neither accepted nor refused, because its backlog is full."""
-        listener = stack.enter_context(socket.socket())
+        listener = socket.socket()
+        self.addCleanup(listener.close)
         listener.bind((LOOPBACK, 0))
         listener.listen(0)
-        port: int = listener.getsockname()[1]
         for _ in range(4):
-            filling = stack.enter_context(socket.socket())
+            filling = socket.socket()
+            self.addCleanup(filling.close)
             filling.setblocking(False)
-            filling.connect_ex((LOOPBACK, port))
-        return port
+            filling.connect_ex(listener.getsockname())
+        return int(listener.getsockname()[1])
 
     async def test_refused(self) -> None:
         with socket.socket() as unused:
             unused.bind((LOOPBACK, 0))
-            endpoint = TCP4ClientEndpoint(self.group, LOOPBACK, unused.getsockname()[1])
             with self.assertRaises(ConnectionRefusedError):
-                await connectProtocol(endpoint, Recorder())
+                await self.connect(Recorder(), unused.getsockname()[1])
         await self.assert_rests()
 
     async def test_no_answer(self) -> None:
-        with ExitStack() as stack:
-            endpoint = TCP4ClientEndpoint(self.group, LOOPBACK, await self.full_listener(stack), timeout=5)
-            connecting = connectProtocol(endpoint, Recorder())
-            await self.assert_rests()
-            self.delays.clock.advance(4.9)
-            await self.turns()
-            self.assertNoResult(connecting)
-            self.delays.clock.advance(0.2)
-            with self.assertRaises(TimeoutError):
-                await connecting
-            await self.assert_rests()
+        connecting = self.connect(Recorder(), self.full_listener(), timeout=5)
+        await self.assert_rests()
+        self.delays.clock.advance(4.9)
+        await self.turns()
+        self.assertNoResult(connecting)
+        self.delays.clock.advance(0.2)
+        with self.assertRaises(TimeoutError):
+            await connecting
+        await self.assert_rests()
 
     async def test_cancelled(self) -> None:
         """Before anything happened, or while the connection is being made."""
-        for turns in (0, 5):
-            with ExitStack() as stack:
-                endpoint = TCP4ClientEndpoint(self.group, LOOPBACK, await self.full_listener(stack))
-                connecting: Deferred[Any] = connectProtocol(endpoint, Recorder())
-                await self.turns(turns)
-                connecting.cancel()
-                with self.assertRaises(ConnectingCancelledError):
-                    await connecting
-                await self.assert_rests()
+        port = self.full_listener()
+        for turns in (0, SOME):
+            connecting = self.connect(Recorder(), port)
+            await self.turns(turns)
+            connecting.cancel()
+            with self.assertRaises(ConnectingCancelledError):
+                await connecting
+            await self.assert_rests()
 
     async def test_no_protocol(self) -> None:
         factory = Factory()
         factory.noisy = False
         factory.buildProtocol = lambda addr: None  # type: ignore[method-assign]
-        host = self.port.getHost()
         with self.assertRaises(NoProtocol):
-            await TCP4ClientEndpoint(self.group, host.host, host.port).connect(factory)
+            await TCP4ClientEndpoint(self.group, LOOPBACK, self.port.getHost().port).connect(factory)
         await self.until(lambda: self.accepted and self.accepted[0].lost)
 
-    async def test_closed_when_made(self) -> None:
-        protocol = Recorder()
-        protocol.on_made = lambda: protocol.transport.loseConnection()
-        _, peer = await self.outgoing(lambda: protocol)
-        await self.until(peer.at_end)
-        await self.until(lambda: protocol.lost)
-        self.assertEqual(protocol.lost, [ConnectionDone])
-
     async def test_bound_address(self) -> None:
-        host = self.port.getHost()
-        endpoint = TCP4ClientEndpoint(self.group, host.host, host.port, bindAddress=("127.0.0.2", 0))
         client = Recorder()
-        await connectProtocol(endpoint, client)
+        await self.connect(client, bindAddress=("127.0.0.2", 0))
         await self.until(lambda: self.accepted)
         self.assertEqual(self.accepted[0].transport.getPeer().host, "127.0.0.2")
         client.transport.loseConnection()
-        await self.until(lambda: client.lost)
+        await self.until_lost(client)
 
 
 class DescriptorTests(SocketCase):
-    """Descriptors' numbers are few and used again."""
+    """Descriptors are few, and their numbers are used again."""
 
-    def exhaust(self) -> None:
-        """Let the process have no further files."""
+    @asynccontextmanager
+    async def exhausted(self, count: int) -> AsyncIterator[list[Peer]]:
+        """So many that wait to be accepted while the process can have no further files.
+
+        It must end where a test fails: even the failure couldn't be noted without a file.
+        """
+        # The reactor itself needs some when it starts.
+        await self.turns(1)
+        peers = [self.peer() for _ in range(count)]
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
         first_free = os.dup(0)
         os.close(first_free)
         resource.setrlimit(resource.RLIMIT_NOFILE, (first_free, hard))
+        try:
+            await self.turns()
+            yield peers
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    def complaints(self, events: Sequence[LogEvent]) -> int:
+        """How often it was said that nobody can be accepted."""
+        return sum("Can't accept" in (formatEvent(event) or "") for event in events)
 
     async def test_closed_earlier_in_the_turn(self) -> None:
         """What had come for a connection that is closed before its turn came isn't given to it, or to its successor."""
@@ -1274,15 +1308,14 @@ class DescriptorTests(SocketCase):
         number = closed.transport.fileno()
         closing, closing_peer = await self.connection()
         closed.transport.loseWriteConnection()
-        await self.until(closed_peer.at_end)
+        await self.until_ended(closed_peer)
         # At once, as its writing side is shut.
         closing.on_data = lambda data: closed.transport.loseConnection()
         with ExitStack() as stack:
-            while True:
-                hole = os.dup(0)
+            # The next free number will be that one.
+            while (hole := os.dup(0)) < number:
                 stack.callback(os.close, hole)
-                if hole > number:
-                    break
+            stack.callback(os.close, hole)
             closing_peer.send(b"x")
             self.ready(closing)
             successor_peer = self.peer()
@@ -1295,125 +1328,118 @@ class DescriptorTests(SocketCase):
         self.assertEqual(successor.transport.fileno(), number)
         await self.assert_echoes(successor, successor_peer)
         self.assertEqual(successor.received, b"still there?")
-        self.assertEqual(self.flushLoggedErrors(), [])
 
     async def test_closing_earlier_in_the_turn(self) -> None:
         """The same for one that is to be closed at the end of the turn."""
-        closed, closed_peer = await self.connection()
+        closed, closed_peer = await self.connection(HalfRecorder)
         closing, closing_peer = await self.connection()
-        closing.on_data = lambda data: (closed.transport.write(b"bye"), closed.transport.loseConnection())
-        closing_peer.send(b"x")
+        closing.on_data = closed.last_word
+        closing_peer.send(b"bye")
         self.ready(closing)
         closed_peer.shut()
         self.ready(closed)
-        await self.until(closed_peer.at_end)
-        self.assertEqual(closed_peer.received, b"bye")
-        await self.until(lambda: closed.lost)
-        self.assertEqual((closed.received, closed.lost), (b"", [ConnectionDone]))
+        await self.until_ended(closed_peer, b"bye")
+        await self.until_lost(closed)
+        self.assertEqual((closed.received, closed.read_lost), (b"", 0))
 
     async def test_none_left(self) -> None:
         """Nobody is accepted for a while, which is said once and costs nothing; who is there goes on."""
         pair = await self.connection()
-        peers = [self.peer() for _ in range(3)]
         with capturedLogs() as events:
-            self.exhaust()
-            await self.assert_rests()
-            self.assertEqual(len(self.accepted), 1)
-            await self.assert_echoes(*pair)
-            self.assertEqual(len(self.said(events)), 1)
-            self.delays.clock.advance(PAUSE)
-            await self.assert_rests()
-            self.assertEqual(len(self.said(events)), 2)
-            self.doCleanups()
+            async with self.exhausted(3) as peers:
+                await self.assert_rests()
+                await self.assert_echoes(*pair)
+                self.assertEqual((len(self.accepted), self.complaints(events)), (1, 1))
+                self.delays.clock.advance(PAUSE)
+                await self.assert_rests()
+                self.assertEqual((len(self.accepted), self.complaints(events)), (1, 2))
             self.delays.clock.advance(PAUSE)
             await self.until(lambda: len(self.accepted) == 4)
-            self.assertEqual(len(self.said(events)), 2)
+            self.assertEqual(self.complaints(events), 2)
         for protocol, peer in zip(self.accepted[1:], peers, strict=True):
             await self.assert_echoes(protocol, peer)
 
-    def said(self, events: list[Any]) -> list[str | None]:
-        """What was, about the ports."""
-        return [text for text in map(formatEvent, events) if text and "Can't accept" in text]
-
     async def test_none_left_and_told_to_stop(self) -> None:
-        """Who told the port to stop meanwhile has the say; the pause only ends what it began."""
-        peer = self.peer()
-        self.exhaust()
-        await self.turns()
-        self.port.stopReading()
-        self.doCleanups()
+        """Who told the port to stop meanwhile has the say: a pause only ends what it began."""
+        async with self.exhausted(1) as peers:
+            self.port.stopReading()
         self.delays.clock.advance(PAUSE)
         await self.assert_rests()
         self.assertEqual(self.accepted, [])
         self.port.startReading()
         await self.until(lambda: self.accepted)
-        await self.assert_echoes(self.accepted[0], peer)
+        await self.assert_echoes(self.accepted[0], peers[0])
 
     async def test_none_left_and_told_to_start(self) -> None:
-        """It is one pause, whoever wants it to end early."""
-        self.peer()
+        """It is one pause, whoever wants to end it early."""
         with capturedLogs() as events:
-            self.exhaust()
-            await self.turns()
-            for _ in range(3):
-                self.port.stopReading()
-                self.port.startReading()
-                await self.turns()
-            self.assertEqual(len(self.said(events)), 1)
-            self.assertEqual(len(self.delays.clock.getDelayedCalls()), 1)
-        self.doCleanups()
+            async with self.exhausted(1):
+                for _ in range(3):
+                    self.port.stopReading()
+                    self.port.startReading()
+                    await self.turns()
+                await self.assert_rests()
+                self.assertEqual((self.complaints(events), len(self.delays.clock.getDelayedCalls())), (1, 1))
         self.delays.clock.advance(PAUSE)
         await self.until(lambda: self.accepted)
 
     async def test_none_left_and_stopped(self) -> None:
         """No pause outlives its port."""
-        self.peer()
-        self.exhaust()
-        await self.turns()
-        self.doCleanups()
-        self.ports.clear()
+        async with self.exhausted(1):
+            self.assertEqual(len(self.delays.clock.getDelayedCalls()), 1)
         await self.port.stopListening()
         self.assertEqual(self.delays.clock.getDelayedCalls(), [])
 
-    async def test_none_left_for_the_proxy(self) -> None:
-        """The whole of it, in a process of its own: no faster than the pauses, and without work in between."""
-        question = data_packet("1", "111", "xyz1")
-        with ExitStack() as stack:
-            proxy = stack.enter_context(Twistd("rproxy", "--port", "0"))
-            first = stack.enter_context(Talk(proxy.port))
-            self.assertEqual(first.ask(question)["error"], "no-server")
-            # What is open now, and three more.
-            numbers = {int(entry.name) for entry in Path(f"/proc/{proxy.pid}/fd").iterdir()}
-            limit = max(numbers) + 1 + 3
-            room = limit - len(numbers)
-            hard = resource.prlimit(proxy.pid, resource.RLIMIT_NOFILE)[1]
-            resource.prlimit(proxy.pid, resource.RLIMIT_NOFILE, (limit, hard))
-            served = [stack.enter_context(Talk(proxy.port)) for _ in range(room)]
-            for talk in served:
-                self.assertEqual(talk.ask(question)["error"], "no-server")
-            waiting = [stack.enter_context(Talk(proxy.port)) for _ in range(5)]
-            for talk in waiting:
-                talk.send(question)
-            complaints = lambda: proxy.log.count("Can't accept connections for now")  # noqa: E731
-            wait_for(complaints, PATIENCE, "the first pause")
-            seconds = cpu_seconds(proxy.pid)
-            wait_for(lambda: complaints() >= 3, PATIENCE, "two more pauses")
-            # Two pauses are a second.
-            self.assertLess(cpu_seconds(proxy.pid) - seconds, PAUSE / 2)
-            self.assertEqual(first.ask(question)["error"], "no-server")
-            for talk in served:
-                talk.close()
-            for talk in waiting:
-                self.assertEqual(talk.answer()["error"], "no-server")
-                talk.close()
-            self.assertEqual(first.ask(question)["error"], "no-server")
-            self.assertNotIn("Traceback", proxy.log)
 
+class TLSTests(SocketCase):
+    """With TLS on top."""
 
-def cpu_seconds(pid: int) -> float:
-    """What a process has used so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    if find_spec("OpenSSL") is None:
+        skip = "pyOpenSSL is not installed"
+
+    def pem(self) -> str:
+        """A key and a certificate, in a file."""
+        x509 = import_module("cryptography.x509")
+        hashes = import_module("cryptography.hazmat.primitives.hashes")
+        codes = import_module("cryptography.hazmat.primitives.serialization")
+        ec = import_module("cryptography.hazmat.primitives.asymmetric.ec")
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(x509.oid.NameOID.COMMON_NAME, "rproxy")])
+        now = datetime.now(UTC)
+        builder = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + timedelta(days=1))
+        private = key.private_bytes(codes.Encoding.PEM, codes.PrivateFormat.PKCS8, codes.NoEncryption())
+        path = Path(self.mktemp())
+        path.write_bytes(private + builder.sign(key, hashes.SHA256()).public_bytes(codes.Encoding.PEM))
+        return str(path)
+
+    async def test_endpoints(self) -> None:
+        """A TLS port is the reactor's; over a connection of the group's TLS is spoken as over any other."""
+        from twisted.internet.endpoints import wrapClientTLS
+
+        options = import_module("twisted.internet.ssl").CertificateOptions
+        pem = self.pem()
+        description = f"ssl:0:interface={LOOPBACK}:privateKey={pem}:certKey={pem}"
+        port: Any = await serverFromString(self.group, description).listen(self.factory)
+        self.ports.append(port)
+        client = Recorder()
+        endpoint = TCP4ClientEndpoint(self.group, LOOPBACK, port.getHost().port)
+        await connectProtocol(wrapClientTLS(options(), endpoint), client)
+        await self.until(lambda: self.accepted)
+        (server,) = self.accepted
+        server.on_data = server.transport.write
+        client.transport.write(MUCH)
+        await self.until(lambda: len(client.received) == len(MUCH))
+        self.assertEqual(client.received, MUCH)
+        client.transport.loseConnection()
+        await self.until(lambda: client.lost and server.lost)
+        # Twisted itself uses of pyOpenSSL what newer ones would rather not have used.
+        self.flushWarnings()
+
+    async def test_not_in_between(self) -> None:
+        """What would be written in the clear after all isn't written."""
+        protocol, _ = await self.connection()
+        with self.assertRaises(NotImplementedError):
+            protocol.transport.startTLS(import_module("twisted.internet.ssl").CertificateOptions())
 
 
 _STOPPED = """
@@ -1430,7 +1456,6 @@ class Told(Protocol):
         made.append(self)
         self.number = len(made)
         if self.number == 6:
-            # One has something to send that nobody reads, one would like to, one closes.
             made[1].transport.write(bytes(10 << 20))
             reactor.callLater(0, reactor.stop)
 
@@ -1450,14 +1475,53 @@ print("left", group in reactor.getReaders())
 """
 
 
-class StopTests(TestCase):
-    """The reactor stops."""
-
-    timeout = 30
+class ProcessTests(SynchronousTestCase):
+    """What a test can only see in another process."""
 
     def test_everybody_is_told(self) -> None:
-        """Each protocol, those that fail then notwithstanding."""
+        """The reactor stops, and each protocol hears that, those that fail then notwithstanding."""
         ended = run([sys.executable, "-c", _STOPPED])
         self.assertEqual(ended.returncode, 0, ended.stderr)
         lost = [f"lost {number} ConnectionLost" for number in range(1, 7)]
         self.assertEqual(sorted(ended.stdout.splitlines()), ["left False", *lost])
+
+    def test_proxy_without_descriptors(self) -> None:
+        """Clients that are there go on, those that come wait, and in between the proxy rests."""
+        question = data_packet("1", "111", "xyz1")
+        with ExitStack() as stack:
+            proxy = stack.enter_context(Twistd("rproxy", "--port", "0"))
+            first = stack.enter_context(Talk(proxy.port))
+            self.assertEqual(first.ask(question)["error"], "no-server")
+            # What is open now, and a few more.
+            numbers = {int(entry.name) for entry in Path(f"/proc/{proxy.pid}/fd").iterdir()}
+            limit = max(numbers) + 1 + 3
+            hard = resource.prlimit(proxy.pid, resource.RLIMIT_NOFILE)[1]
+            resource.prlimit(proxy.pid, resource.RLIMIT_NOFILE, (limit, hard))
+            served = [stack.enter_context(Talk(proxy.port)) for _ in range(limit - len(numbers))]
+            for talk in served:
+                self.assertEqual(talk.ask(question)["error"], "no-server")
+            waiting = [stack.enter_context(Talk(proxy.port)) for _ in range(5)]
+            for talk in waiting:
+                talk.send(question)
+
+            def complaints() -> int:
+                return proxy.log.count("Can't accept connections for now")
+
+            wait_for(complaints, PATIENCE, "the first pause")
+            before = cpu_seconds(proxy.pid)
+            wait_for(lambda: complaints() >= 3, PATIENCE, "two more pauses")
+            self.assertLess(cpu_seconds(proxy.pid) - before, PAUSE / 2)
+            self.assertEqual(first.ask(question)["error"], "no-server")
+            for talk in served:
+                talk.close()
+            for talk in waiting:
+                self.assertEqual(talk.answer()["error"], "no-server")
+                talk.close()
+            self.assertEqual(first.ask(question)["error"], "no-server")
+            self.assertNotRegex(proxy.log, FAULT)
+
+
+def cpu_seconds(pid: int) -> float:
+    """What a process has used so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -26,6 +26,9 @@ class Client:
         self.heard += 1
         assert self.heard <= self.sent
 
+    def deliver_soon(self) -> None:
+        self.deliver()
+
     def send(self, raw: bytes = b"{}", waits_until: float = 5.0, deadline: float = 30.0) -> Request:
         self.sent += 1
         request = Request(raw, "111", f"{self.name}{self.sent}", deadline, self)

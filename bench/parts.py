@@ -1,0 +1,121 @@
+"""The parts of the benchmark: what each measures, and how its rows are shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from bench import backpressure, growth, latency, memory, shapes
+from bench.stage import Bench
+from bench.tables import Column, Row, count, decimal, percent, ratio, size
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of results.
+
+    :ivar name: also what its parts are called together.
+    """
+
+    name: str
+    title: str
+    columns: tuple[Column, ...]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Something that can be measured alone, and the table that its rows go into."""
+
+    name: str
+    table: Table
+    measure: Callable[[Bench], list[Row]]
+
+
+SHAPES = Table(
+    "shapes",
+    "Microseconds of the proxy's processor time for each message. Ratio: rproxy's divided by the peer's.",
+    (
+        Column("shape", "shape", str),
+        Column("proxy", "who", str),
+        Column("µs", "micros", decimal),
+        Column("ratio", "ratio", ratio),
+        Column("messages/s", "rate", count),
+        Column("routes each message", "routes_each", str),
+    ),
+)
+
+
+def _curve_table(name: str, title: str, point: Callable[[Any], str] = count) -> Table:
+    columns = [Column(name, "point", point), Column("proxy", "who", str), Column("µs", "micros", decimal)]
+    if name == "payloads":
+        columns.append(Column("ns/byte", "nanos_per_byte", decimal))
+    return Table(name, title, (*columns, Column("ratio", "ratio", ratio), Column("messages/s", "rate", count)))
+
+
+CURVES = {
+    "clients": _curve_table(
+        "clients", "Microseconds for each message by clients, of which 50 at most send and the others idle."
+    ),
+    "policies": _curve_table("policies", "Microseconds for each message by policies, over four servers."),
+    "servers": _curve_table("servers", "Microseconds for each message by servers, over two policies."),
+    "payloads": _curve_table(
+        "payloads", "Microseconds for each message, and nanoseconds for each byte, by the size of the payload.", size
+    ),
+}
+
+MEMORY = Table(
+    "memory",
+    "Memory of the proxy for each idle client connection.",
+    (
+        Column("proxy", "who", str),
+        Column("clients", "clients", count),
+        Column("that have sent", "sent", str),
+        Column("bytes each", "bytes_each", count),
+        Column("MiB before", "before", lambda n: decimal(n / 2**20)),
+        Column("MiB with them", "after", lambda n: decimal(n / 2**20)),
+    ),
+)
+
+LATENCY = Table(
+    "latency",
+    "Milliseconds from when a message was to be sent to its answer, at half the rate that rproxy can take.",
+    (
+        Column("proxy", "who", str),
+        Column("messages/s", "rate", count),
+        Column("p50", "p50", lambda n: decimal(n * 1e3)),
+        Column("p90", "p90", lambda n: decimal(n * 1e3)),
+        Column("p99", "p99", lambda n: decimal(n * 1e3)),
+        Column("p99.9", "p999", lambda n: decimal(n * 1e3)),
+        Column("of one processor", "busy", percent),
+    ),
+)
+
+BACKPRESSURE = Table(
+    "backpressure",
+    f"Milliseconds of {backpressure.CLIENTS} well-behaved clients, {backpressure.RATE} messages/s together, before"
+    " others come, with them, and after; and the most memory that rproxy ever had.",
+    (
+        Column("the others", "others", str),
+        Column("p50 before", "p50_before", lambda n: decimal(n * 1e3)),
+        Column("p50 with", "p50_with", lambda n: decimal(n * 1e3)),
+        Column("p99 before", "p99_before", lambda n: decimal(n * 1e3)),
+        Column("p99 with", "p99_with", lambda n: decimal(n * 1e3)),
+        Column("p99 after", "p99_after", lambda n: decimal(n * 1e3)),
+        Column("MiB peak", "peak", lambda n: decimal(n / 2**20)),
+    ),
+)
+
+PARTS = (
+    *(Part(shape.name, SHAPES, shape.measure) for shape in shapes.SHAPES),
+    *(Part(curve.name, CURVES[curve.name], curve.measure) for curve in growth.CURVES),
+    Part("memory", MEMORY, memory.measure),
+    Part("latency", LATENCY, latency.measure),
+    *(Part(others.name, BACKPRESSURE, others.measure) for others in backpressure.OTHERS),
+)
+
+#: What can be asked for, and what that is: each part, and all parts of a table.
+CHOICES = {
+    **{part.table.name: tuple(other for other in PARTS if other.table is part.table) for part in PARTS},
+    **{part.name: (part,) for part in PARTS},
+}
