@@ -127,9 +127,9 @@ class Router:
             request.waits_until = request.deadline - self._limits.timeout + self._limits.queue_timeout
             if self._refuse_long(route, request):
                 return
-            if route.line.push(request):
+            if not route.line.packets:
                 self._waiting[request.policy] = None
-            else:
+            if not route.line.push(request):
                 request.refuse("overloaded", "no", f"too many packets wait for a server of policy {request.policy}")
 
     def redispatch(self, requests: Iterable[Request]) -> None:
@@ -204,7 +204,7 @@ class Router:
         """Serve the waiting lines of the policies that the upstream stands behind, in turn."""
         if not self._waiting:
             return
-        members = deque(member for policy in list(self._waiting) for member in upstream.members_of(policy))
+        members = deque(member for policy in self._waiting for member in upstream.members_of(policy))
         members.rotate(-upstream.turn)
         while members:
             member = members[0]

@@ -12,6 +12,7 @@ from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.python import usage
 
+from rproxy.collecting import CollectorService
 from rproxy.limits import Limits
 from rproxy.listening import ListenerService, parse_listen
 from rproxy.packetlog import ProxyLog
@@ -110,5 +111,6 @@ def makeService(options: Options) -> IService:
     ]
     service = MultiService()
     ProxyService(factory, listeners, sweeps, limits.drain_timeout, reactor).setServiceParent(service)
+    CollectorService(reactor).setServiceParent(service)
     SignalService(reactor).setServiceParent(service)
     return service

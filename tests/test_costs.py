@@ -4,8 +4,8 @@ Time says little on a machine that others use too, so nothing is timed here. Wha
 on: function calls, decodes, writes, Deferreds, delayed calls, log events; and none of it may depend on how many
 clients, servers and policies there are. The figures in time are those of ``bench/`` (docs/performance.rst).
 
-Python itself tells what is called (:func:`sys.setprofile`), so nothing of the proxy's is replaced for counting; below
-it are transports that do nothing.
+Python itself tells what is called and executed (:func:`sys.setprofile`, :func:`sys.settrace`), so nothing of the
+proxy's is replaced for counting; below it are transports that do nothing.
 """
 
 from __future__ import annotations
@@ -155,6 +155,8 @@ class Costs:
 
     #: Python functions that were called, but for those of this module.
     calls: int = 0
+    #: Lines that were executed, once for each time round a loop; but for those of this module.
+    lines: int = 0
     #: Decodes, be it of one packet or of several together.
     decodes: int = 0
     #: Functions of the slow JSON reader.
@@ -172,6 +174,13 @@ class Costs:
             self.calls += 1
             self.slow += code.co_filename in _JSON
             self.deferreds += code is Deferred.__init__.__code__
+
+    def trace(self, frame: FrameType, event: str, _: Any) -> Callable[..., Any] | None:
+        """Count one event, see :func:`sys.settrace`."""
+        if frame.f_code.co_filename == _HERE:
+            return None
+        self.lines += event == "line"
+        return self.trace
 
     def __call__(self, event: LogEvent) -> None:
         """Count a log event."""
@@ -221,15 +230,18 @@ class World:
         """Count what happens meanwhile."""
         costs = Costs()
         made = self.clock.made
-        before: Any = sys.getprofile()
+        profile: Any = sys.getprofile()
+        trace = sys.gettrace()
         globalLogPublisher.addObserver(costs)
         # What is left over from elsewhere may end in a call of its own.
         gc.disable()
+        sys.settrace(costs.trace)
         sys.setprofile(costs.profile)
         try:
             act()
         finally:
-            sys.setprofile(before)
+            sys.setprofile(profile)
+            sys.settrace(trace)
             gc.enable()
             globalLogPublisher.removeObserver(costs)
         costs.delayed = self.clock.made - made

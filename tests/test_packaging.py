@@ -21,6 +21,7 @@ ORDER = (
     "sweeping",
     "listening",
     "signals",
+    "collecting",
     "sockets",
     "framing",
     "packets",
