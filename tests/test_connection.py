@@ -57,6 +57,15 @@ class WrongAnswerTests(ConnectionCase):
         self.assertEqual([client.answers() for client in clients], [LOST, LOST], items)
         self.assert_goes_on()
 
+    def test_beginning_of_an_answer_to_nothing(self) -> None:
+        """Nor does it take a whole one: what has begun unasked would become the answer to the next packet."""
+        connection, (client,) = self.connection_with("1")
+        stray = {"type": "2", "srcid": "100", "destid": "1", "payload": "stray"}
+        connection.send(stray | {"payload": "1 by 100"}, encode(stray)[:30])
+        self.assertTrue(connection.gone)
+        self.assertEqual(client.answers(), ["1 by 100"])
+        self.assert_goes_on()
+
     def test_out_of_turn(self) -> None:
         """A server that answers out of turn: the second packet before the first."""
         connection, _ = self.connection_with("1", "2")

@@ -572,6 +572,20 @@ class ClientTests(ProxyCase):
         clients[0].reset()
         self.assertEqual(self.server.payloads, ["0", "1", "2"])
 
+    def test_lease_that_another_connection_took(self) -> None:
+        """A connection whose registrations are another's now counts again, and may be closed for being silent."""
+        self.serve(max_clients=2, idle_timeout=10)
+        old = self.world.register("200", "222", 6000, lease=100)
+        self.world.register("200", "222", 6000, lease=100)
+        client = self.world.client()
+        client.ask("a")
+        waiting = self.world.client()
+        waiting.ask("b")
+        self.assertEqual(self.server.payloads, ["a"])
+        self.world.advance(20)
+        self.assertTrue(old.ended)
+        self.assertEqual(self.server.payloads, ["a", "b"])
+
     def test_clients_are_bounded(self) -> None:
         """Beyond max_clients further clients wait in the backlog, and come in as others go."""
         self.serve(max_clients=2)
@@ -650,6 +664,17 @@ class SetupTests(ProxyCase):
         proxy.client().ask("a")
         self.assertEqual(server.payloads, ["a"])
         self.assertEqual(proxy.server_at(("10.0.0.66", 5000)).attempted, 0)
+
+    def test_too_many(self) -> None:
+        """There are so many registrations and no more; one that stands may still be renewed."""
+        proxy = self.proxy(registrations=2)
+        first = proxy.register("100", "111", 5000, lease=10)
+        proxy.register("200", "111", 6000, lease=10)
+        first.take()
+        (error,) = proxy.register("300", "111", 7000, lease=10).take()
+        self.assertEqual((error["type"], error["error"], error["destid"]), ("3", "overloaded", "300"))
+        first.send(setup("100", "111", 5000, lease=10))
+        self.assertEqual(first.answers(), ["registered"])
 
     def test_conflict_ends_with_the_lease(self) -> None:
         """Once the lease is over, another host may have the key."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from types import FrameType
 from typing import Any
 
 from twisted.internet.error import ConnectionRefusedError
@@ -376,6 +378,41 @@ class PipelineTests(ProxyCase):
                     self.world.advance(0.25)
                     server.answer()
                 self.assertEqual(client.answers(), [f"{payload} by 100" for payload in "abcd"])
+
+    def test_same_terms_on_another_setup_connection(self) -> None:
+        """A server whose setup connection broke and came back goes on with the connection that it has."""
+        holder = self.world.register("100", "111", 5000, pipeline=3, lease=10)
+        server = self.world.server(5000)
+        client = self.world.client()
+        client.ask("slow")
+        holder.close()
+        self.world.register("100", "111", 5000, pipeline=3, lease=10)
+        client.ask("next")
+        self.assertEqual(server.connection.payloads, ["slow", "next"])
+        self.assertEqual(len(server.connections), 1)
+        server.answer()
+        self.assertEqual(client.answers(), ["slow by 100", "next by 100"])
+
+    def test_many_policies_at_one_address(self) -> None:
+        """What happens at an address doesn't look at its policies one by one where nobody waits for them."""
+        server = self.serve(pipeline=100)
+        for number in range(500):
+            self.world.register("100", f"p{number}", 5000, pipeline=100)
+        calls = 0
+
+        def count(frame: FrameType, event: str, argument: object) -> None:
+            nonlocal calls
+            calls += event == "call" and "/rproxy/" in frame.f_code.co_filename
+
+        client = self.world.client()
+        sys.setprofile(count)
+        try:
+            client.ask("a")
+            server.answer()
+        finally:
+            sys.setprofile(None)
+        self.assertEqual(client.answers(), ["a by 100"])
+        self.assertLess(calls, 100)
 
     def test_same_terms(self) -> None:
         """Registering anew with the same terms disturbs nothing."""
