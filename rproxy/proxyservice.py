@@ -57,6 +57,15 @@ class ProxyService(MultiService):
         await self._end(self._factory.drain(), self._drain_timeout, "answering the last packets")
         await self._end(self._factory.close(), CLOSE_TIMEOUT, "closing the last connections")
         self._factory.abort()
+        counters = self._factory.counters
+        self._logger.info(
+            "Stopped after {received} packets: {acked} acked, {refused} refused, {client_gone} whose client was gone",
+            received=counters.received,
+            acked=counters.acked,
+            refused=counters.refused.total(),
+            client_gone=counters.client_gone,
+            by_code=dict(counters.refused),
+        )
         await maybeDeferred(super().stopService)
 
     async def _end(self, over: Deferred[None], seconds: float, what: str) -> None:

@@ -151,6 +151,7 @@ def test_sigterm(slow: socket.socket) -> None:
             assert (refused["error"], refused["delivered"]) == ("shutting-down", "no")
             talk.assert_end()
         assert proxy.wait() == 0
+        assert "Stopped after 2 packets: 1 acked, 1 refused, 0 whose client was gone" in proxy.log
         assert "Traceback" not in proxy.log
 
 
