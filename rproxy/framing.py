@@ -206,7 +206,10 @@ class Framer(Generic[Packet]):
         # One byte too many is enough: what stands behind it doesn't change the answer, however the stream is cut.
         length = min(len(data), start + self._max_packet + 1 - len(self._partial))
         end = 0
-        while (position := _end(_INSIDE_STRING if in_string else _OUTSIDE_STRING, data, position)) < length:
+        while True:
+            position = _end_in_string(data, position, length) if in_string else _end(_OUTSIDE_STRING, data, position)
+            if position >= length:
+                break
             byte = data[position]
             position += 1
             if byte == _QUOTE:
@@ -228,6 +231,16 @@ class Framer(Generic[Packet]):
         self._in_string = in_string
         self.scanned += (end or length) - start
         return end
+
+
+def _end_in_string(data: bytes, position: int, length: int) -> int:
+    """Where the string that ``position`` is in ends, or the bytes do; at a backslash if that is the very last byte.
+
+    Searching for a byte is ten times as fast as matching a pattern, and long strings are what long packets consist of.
+    """
+    quote = data.find(b'"', position, length)
+    end = length if quote < 0 else quote
+    return end if data.find(b"\\", position, end) < 0 else _end(_INSIDE_STRING, data, position)
 
 
 def _end(pattern: re.Pattern[bytes], data: bytes, position: int) -> int:
