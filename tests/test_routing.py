@@ -792,3 +792,41 @@ class ForwardTests(ProxyCase):
         for packet in (setup("200", "222", 6000), {"type": "0"}):
             with self.assertRaises(PacketError):
                 self.world.factory.router.forward(encode(packet))
+
+
+class ReentryTests(ProxyCase):
+    """A refusal may make room for the client's next packet, and that one may be a setup packet."""
+
+    def test_setup_behind_packets_that_a_setup_refuses(self) -> None:
+        """The policy guarantee holds: who isn't registered any more gets nothing, whatever order things came in."""
+        proxy = self.proxy(timeout=300, queue_timeout=200)
+        holder = proxy.register("100", "111", 5000, pipeline=8, lease=600)
+        server = proxy.server_at((HOST, 5000))
+        server.hang()
+        client = proxy.client(HOST)
+        long = [data(LONG) for _ in range(8)]
+        short = [data(str(number)) for number in range(120)]
+        client.send(*long, *short, setup("100", "111", 5000, pipeline=3, lease=600))
+        holder.send(setup("100", "111", 5000, lease=600))
+        for connection in (holder, client):
+            connection.reset()
+        proxy.register("300", "111", 7000, pipeline=1, lease=600, host="10.0.0.6")
+        proxy.server(7000, "10.0.0.6")
+        server.accept()
+        proxy.client().ask("one", "two")
+        proxy.advance(40)
+        self.assertEqual(server.payloads, [])
+
+    def test_setup_behind_packets_that_the_end_refuses(self) -> None:
+        """The end comes to an end."""
+        proxy = self.proxy()
+        proxy.register("100", "111", 5000, pipeline=200, lease=600)
+        proxy.server(5000).hang()
+        client = proxy.client(HOST)
+        setups = [setup("7", f"p{number}", 6000 + number, pipeline=3, lease=600) for number in range(3)]
+        client.send(*(data(str(number)) for number in range(128)), *setups)
+        proxy.factory.drain()
+        closed = proxy.factory.close()
+        proxy.pump()
+        self.successResultOf(closed)
+        self.assertEqual([answer for answer in client.answers() if answer != "registered"], ["shutting-down/no"] * 128)
