@@ -1,6 +1,6 @@
 """Up or down, from outcomes alone; without sockets, clocks or randomness of its own.
 
-A server goes down after so many failures in a row and comes back only after a probe succeeded (docs/reliability.rst):
+A server goes down after so many failures in a row and comes back only after a probe succeeded (docs/protocol.rst):
 no packet is risked to find out.
 """
 

@@ -59,7 +59,10 @@ class Data(Struct, frozen=True, gc=False):
 
 
 class Setup(Struct, frozen=True, gc=False, kw_only=True):
-    """A server's registration; what it leaves out makes it a classic server (docs/protocol.rst, Modern servers)."""
+    """A server's registration; one that leaves all of the rest out is a classic server's.
+
+    See docs/protocol.rst, What a modern server adds.
+    """
 
     type: Literal["1"]
     id: _Id

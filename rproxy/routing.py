@@ -123,6 +123,9 @@ class Router:
         route = self._routes.get(request.policy)
         if route is None:
             request.refuse("no-server", "no", f"no server serves policy {request.policy}")
+        elif route.deserted is not None and self._clock.seconds() - route.deserted >= self._limits.queue_timeout:
+            # The route is still there for those that came earlier and wait.
+            request.refuse("no-server", "no", f"no server serves policy {request.policy} any more")
         elif route.line.packets or route.rotation.offer(request) is None:
             request.waits_until = request.deadline - self._limits.timeout + self._limits.queue_timeout
             if self._refuse_long(route, request):

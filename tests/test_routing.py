@@ -794,6 +794,25 @@ class ForwardTests(ProxyCase):
                 self.world.factory.router.forward(encode(packet))
 
 
+class DesertedTests(ProxyCase):
+    """A policy whose last server left."""
+
+    def test_it_is_not_kept_by_being_asked_for(self) -> None:
+        """For as long as packets may wait they do; later ones hear at once that nobody is there, however many come."""
+        proxy = self.proxy(queue_timeout=5)
+        proxy.register("100", "111", 5000, lease=100).close()
+        client = proxy.client()
+        for number in range(5):
+            client.ask(str(number))
+            self.assertEqual(client.answers(), [])
+            proxy.advance(0.75)
+        proxy.advance(1.25)
+        self.assertEqual(client.answers(), ["no-server/no"])
+        late = proxy.client()
+        late.ask("late")
+        self.assertEqual(late.answers(), ["no-server/no"])
+
+
 class ReentryTests(ProxyCase):
     """A refusal may make room for the client's next packet, and that one may be a setup packet."""
 
