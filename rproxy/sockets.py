@@ -16,6 +16,7 @@ import socket
 from collections.abc import Callable
 from errno import EAGAIN, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM
 from select import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, epoll
+from socket import MSG_DONTWAIT
 from typing import Any
 
 from twisted.internet import tcp
@@ -55,7 +56,7 @@ class _GroupedConnection(tcp.Connection):
 
     def doRead(self) -> ConnectionLost | ConnectionDone | None:  # type: ignore[override]  # as Connection's, untyped here
         try:
-            data = self.socket.recv(READ)
+            data = self.socket.recv(READ, MSG_DONTWAIT)
         except OSError as error:
             return None if error.errno in _AGAIN else CONNECTION_LOST
         if not data:
@@ -86,7 +87,7 @@ class _GroupedConnection(tcp.Connection):
         parts.clear()
         self._tempDataLen = 0
         try:
-            sent = self.socket.send(data)
+            sent = self.socket.send(data, MSG_DONTWAIT)
         except OSError as error:
             if error.errno not in _AGAIN:
                 self.connectionLost(_LOST)
@@ -103,6 +104,12 @@ class _GroupedConnection(tcp.Connection):
             or (not self.streamingProducer and self.producer is not None)
         ):
             self.startWriting()
+
+    def writeSomeData(self, data: bytes) -> int | ConnectionLost:
+        try:
+            return int(self.socket.send(data, MSG_DONTWAIT))
+        except OSError as error:
+            return 0 if error.errno in _AGAIN else CONNECTION_LOST
 
     def loseConnection(self) -> None:
         unsent = self._tempDataLen or self.dataBuffer
@@ -138,8 +145,8 @@ class GroupedServer(_GroupedConnection, tcp.Server):
     def __init__(
         self, sock: socket.socket, protocol: Any, client: Any, server: tcp.Port, sessionno: int, reactor: SocketGroup
     ) -> None:
-        # Not Server's, most of which prepares texts for the log.
-        sock.setblocking(False)
+        # Not Server's, most of which prepares texts for the log. The socket is one that blocks: that each call says it
+        # must not costs less than telling the socket once.
         self.socket = sock
         self.fileno = sock.fileno
         self.protocol = protocol
@@ -148,7 +155,7 @@ class GroupedServer(_GroupedConnection, tcp.Server):
         self._tempDataLen = 0
         self.client = client
         self.connected = True
-        reactor.addReader(self)
+        reactor.watch_accepted(self)
 
     def connectionLost(self, reason: Failure) -> None:
         if reason is not _DONE:
@@ -336,6 +343,13 @@ class SocketGroup:
     def removeWriter(self, writer: Any) -> None:
         """Don't watch for room to write."""
         self._watch(writer, 0, EPOLLOUT)
+
+    def watch_accepted(self, connection: GroupedServer) -> None:
+        """Watch a connection that is new for something to read."""
+        fd = connection.fileno()
+        self._epoll.register(fd, EPOLLIN)
+        self._watched[fd] = connection
+        self._events[fd] = EPOLLIN
 
     def _watch(self, descriptor: Any, more: int, less: int) -> None:
         fd = descriptor.fileno()

@@ -189,8 +189,8 @@ class SendCounter:
         self.sends: list[bytes] = []
         transport.socket = self
 
-    def send(self, data: bytes) -> int:
-        sent: int = self._socket.send(data)
+    def send(self, data: bytes, flags: int) -> int:
+        sent: int = self._socket.send(data, flags)
         self.sends.append(bytes(data[:sent]))
         return sent
 
@@ -605,7 +605,7 @@ class FlowTests(SocketCase):
         sock = protocol.transport.socket
 
         class Full:
-            def send(self, data: bytes) -> int:
+            def send(self, data: bytes, flags: int) -> int:
                 protocol.transport.socket = sock
                 raise BlockingIOError(errno.EAGAIN, "No room")
 
@@ -616,6 +616,12 @@ class FlowTests(SocketCase):
         protocol.transport.write(b"hello")
         await self.until_received(peer, b"hello")
         await self.assert_rests()
+
+    async def test_nothing_to_read(self) -> None:
+        """Asked to read when there is nothing after all, it doesn't wait for something."""
+        protocol, _ = await self.connection()
+        self.assertIsNone(protocol.transport.doRead())
+        self.assertFalse(protocol.lost)
 
     async def test_producer_is_stopped(self) -> None:
         """A producer is told when the connection is lost, once, however it is lost."""
