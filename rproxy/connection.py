@@ -8,6 +8,7 @@ not, nothing on the connection can be told apart any more, and it is closed (pro
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from typing import Protocol, cast
 
 from msgspec import UNSET
@@ -41,8 +42,14 @@ class Pool(Protocol):
     def answered(self) -> None:
         """The server gave an answer."""
 
+    def timed_out(self) -> None:
+        """The connection owes an answer whose time is over."""
+
     def lost(self, connection: UpstreamConnection, why: str) -> None:
         """The connection is gone; ``why`` it broke, or ``""`` if nothing was lost with it."""
+
+    def retry(self, requests: Iterable[Request]) -> Iterable[Request]:
+        """Give requests that were written, and lost, to other servers where that is allowed; returns the others."""
 
 
 @implementer(IPushProducer)
@@ -202,10 +209,12 @@ class UpstreamConnection(TwistedProtocol):
         late = [request for request in self.in_flight if request.deadline <= now]
         if not late or self._broken:
             return
-        self._overdue = True
-        self.room = 0
         for request in late:
             request.refuse("timeout", "unknown", "the server did not answer in time")
+        self.room = 0
+        if not self._overdue:
+            self._overdue = True
+            self._pool.timed_out()
         if late[0].deadline + self._limits.timeout <= now:
             self._break("it did not answer in time")
 
@@ -226,7 +235,7 @@ class UpstreamConnection(TwistedProtocol):
         awaited = any(request.reply is None for request in in_flight)
         why = self._broken or ("the connection broke" if awaited else "")
         self._pool.lost(self, why)
-        for request in in_flight:
+        for request in self._pool.retry(in_flight):
             request.refuse("server-lost", "unknown", f"the server was lost before it answered: {why}")
 
     def pauseProducing(self) -> None:

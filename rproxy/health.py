@@ -1,7 +1,7 @@
-"""Up or down, from outcomes alone; without sockets, clocks or randomness of its own.
+"""Up or down, and how much of its share, from outcomes alone; without sockets, clocks or randomness of its own.
 
 A server goes down after so many failures in a row and comes back only after a probe succeeded (docs/protocol.rst):
-no packet is risked to find out.
+no packet is risked to find out. One that came back takes its full share again by and by.
 """
 
 from collections.abc import Callable
@@ -11,6 +11,8 @@ from attrs import define
 #: Seconds from going down to the first probe, and at most between two probes.
 FIRST_PROBE = 0.5
 LAST_PROBE = 30.0
+#: A full share; one that grows has so many steps.
+FULL_SHARE = 5
 
 
 @define
@@ -21,24 +23,40 @@ class Health:
     """
 
     _random: Callable[[], float]
-    #: Failures in a row that take the server down.
+    #: Failures in a row that take the server down; and connections in a row on which answers didn't come in time.
     _max_fails: int = 1
+    _max_timeouts: int = 3
+    #: Seconds until a server that came back has its full share.
+    _slow_start: float = 0.0
     _fails: int = 0
+    _timeouts: int = 0
+    #: Probes since the last answer: a server that takes connections and never answers is probed ever more seldom too.
     _probes: int = 0
+    #: Whether it was ever reached. A server that wasn't up yet hasn't come back when it is.
+    _known: bool = False
+    #: When it came back, in the clock's seconds; None once it has its full share.
+    _back: float | None = None
     up: bool = True
 
     def succeeded(self) -> None:
         """An answer came."""
-        self._fails = 0
+        self._fails = self._timeouts = self._probes = 0
 
     def failed(self) -> bool:
         """A connection was refused or broke; whether this is what took the server down."""
         self._fails += 1
-        if self.up and self._fails >= self._max_fails:
+        return self._go_down(self._fails >= self._max_fails)
+
+    def timed_out(self) -> bool:
+        """What is on a connection wasn't answered in time; whether this is what took the server down."""
+        self._timeouts += 1
+        return self._go_down(self._timeouts >= self._max_timeouts)
+
+    def _go_down(self, enough: bool) -> bool:
+        goes = self.up and enough
+        if goes:
             self.up = False
-            self._probes = 0
-            return True
-        return False
+        return goes
 
     def probe_delay(self) -> float:
         """Seconds until the next probe: doubling, with up to a quarter of jitter either way."""
@@ -50,7 +68,22 @@ class Health:
         """The server said that it is there: probe it soon again."""
         self._probes = 0
 
-    def probed(self) -> None:
-        """A probe succeeded: the server is back."""
-        self.up = True
-        self._fails = 0
+    def connected(self, now: float) -> bool:
+        """A connection was made; whether this is what brought the server back."""
+        back = not self.up
+        if back:
+            self.up = True
+            self._fails = self._timeouts = 0
+            self._back = now if self._known and self._slow_start else None
+        self._known = True
+        return back
+
+    def share(self, now: float) -> int:
+        """How much of its share of the packets it should get, from 1 to :data:`FULL_SHARE`."""
+        if self._back is None:
+            return FULL_SHARE
+        share = 1 + int((now - self._back) / self._slow_start * FULL_SHARE)
+        if share < FULL_SHARE:
+            return share
+        self._back = None
+        return FULL_SHARE

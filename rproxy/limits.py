@@ -32,6 +32,12 @@ class Limits:
     queue_timeout: float = field(default=5.0, validator=gt(0))
     #: For a connection to a server to be made (``tap``).
     connect_timeout: float = field(default=5.0, validator=gt(0))
+    #: Connections in a row that were refused or broke until a server counts as down (``health``).
+    max_fails: int = field(default=1, validator=ge(1))
+    #: Connections in a row on which answers didn't come in time until a server counts as down (``health``).
+    max_timeouts: int = field(default=3, validator=ge(1))
+    #: Until a server that came back takes its full share of the packets (``health``).
+    slow_start: float = field(default=10.0, validator=ge(0))
     #: A client connection with nothing to answer is closed after being silent so long (``proxy``).
     idle_timeout: float = field(default=300.0, validator=gt(0))
     #: Refuse a packet whose ``payloadsize`` is wrong, instead of counting it (``proxy``, ``upstream``).

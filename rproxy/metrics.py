@@ -27,6 +27,13 @@ class Counters:
     swallowed: int = 0
     #: Packets given to another server because the first got not one byte of them.
     redispatched: int = 0
+    #: Packets given to another server although the first may have had them, as their policy allows.
+    retried: int = 0
     #: Setup packets accepted, and refused by code.
     registered: int = 0
     setup_refused: Counter[str] = field(factory=Counter)
+
+    @property
+    def in_flight(self) -> int:
+        """Packets received and not yet answered, while none are being read."""
+        return self.received - self.acked - self.refused.total() - self.client_gone

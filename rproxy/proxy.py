@@ -331,6 +331,7 @@ class ProxyFactory(Factory):
     :param connect: how to reach a server's address.
     :param random: numbers from 0 to 1, for jitter.
     :param log: where packets are shown, None not to.
+    :param retry: see :class:`rproxy.routing.Router`.
     """
 
     noisy = False
@@ -343,13 +344,14 @@ class ProxyFactory(Factory):
         connect: Connect,
         random: Callable[[], float],
         log: ProxyLog | None = None,
+        retry: frozenset[str] = frozenset(),
     ) -> None:
         self.limits = limits
         self.clock = clock
         self.seconds = clock.seconds
         self.log = log
         self.counters = Counters()
-        self.router = Router(limits, self.counters, clock, connect, random, log)
+        self.router = Router(limits, self.counters, clock, connect, random, log, retry)
         self.registry = Registry(
             clock.seconds, self.router.registered, self._ended, _lease_changed, limits.registrations
         )

@@ -66,12 +66,16 @@ class Request(Struct, eq=False):
     reply: bytes | Refusal | None = None
     #: The server it was given to.
     server: Server | None = None
+    #: A server before that one may have had it: nobody can say any more that no server did.
+    retried: bool = False
     #: While it waits in line: when the wait ends, in the clock's seconds.
     waits_until: float = 0.0
 
     def refuse(self, code: str, delivered: Literal["no", "unknown"], text: str) -> None:
         """Answer with an error packet (codes: docs/protocol.rst), unless an answer is there."""
         if self.reply is None:
+            if self.retried:
+                delivered = "unknown"
             packet = packets.error(packets.PROXY_ID, self.client_id, code, delivered, text)
             self.reply = Refusal(packet, code)
             self.asker.deliver_soon()

@@ -1,13 +1,15 @@
 """Whose turn it is within a policy: weighted round-robin in the order of registration (docs/protocol.rst, promise 5).
 
 The turns of one round lie on a wheel: a server of weight w stands on it w times, evenly spread, so with equal weights
-the wheel is the order of registration. A turn costs the same for one server and for a thousand, as long as the next
-ones have room; a change of the members costs a new wheel, made when the next turn is taken.
+the wheel is the order of registration; a server that came back from being down stands there less often for a while. A
+turn costs the same for one server and for a thousand, as long as the next ones have room; a change of the members costs
+a new wheel, made when the next turn is taken.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
+from math import gcd
 from typing import Protocol
 
 from attrs import define, field
@@ -18,6 +20,10 @@ from rproxy.request import Request
 
 class Target(Protocol):
     """Where a member's packets go."""
+
+    @property
+    def share(self) -> int:
+        """How much of its turns it should get now, from 1 to :data:`rproxy.health.FULL_SHARE`."""
 
     @property
     def takes_at_most(self) -> int:
@@ -86,6 +92,10 @@ class Rotation:
         self._wheel = None
         return self._members.pop(server_id, None)
 
+    def reweigh(self) -> None:
+        """The share of some member's target has changed."""
+        self._wheel = None
+
     def offer(self, request: Request) -> Member | None:
         """Give the request to the next member that takes it; None if none does, and then nobody's turn is lost."""
         wheel = self._wheel
@@ -109,9 +119,11 @@ class Rotation:
         classes: dict[int, list[Member]] = {}
         for member in sorted(self._members.values(), key=lambda member: member.order):
             if member.live:
-                classes.setdefault(member.registration.weight, []).append(member)
+                classes.setdefault(member.registration.weight * member.target.share, []).append(member)
+        common = gcd(*classes)
         turns: dict[tuple[float, int], Member] = {}
-        for weight, members in classes.items():
+        for heft, members in classes.items():
+            weight = heft // common
             for turn in range(weight):
                 for place, member in enumerate(members):
                     # Members of one weight share its turns evenly among all others' turns. Where there is but one

@@ -26,6 +26,10 @@ from rproxy.rotation import Member, Rotation
 from rproxy.upstream import Connect, Upstream
 from rproxy.waiting import WaitingLine
 
+#: Packets that may be being retried at a time: this share of what is in flight, and so many however few those are.
+RETRY_SHARE = 0.2
+RETRIES = 3
+
 
 @define(eq=False)
 class Route:
@@ -79,6 +83,7 @@ class Router:
 
     :param connect: how to reach an address.
     :param random: numbers from 0 to 1, for jitter.
+    :param retry: the policies whose packets may be given to another server after one may have had them.
     """
 
     _logger = Logger()
@@ -91,6 +96,7 @@ class Router:
         connect: Connect,
         random: Callable[[], float],
         log: ProxyLog | None = None,
+        retry: frozenset[str] = frozenset(),
     ) -> None:
         self._limits = limits
         self._counters = counters
@@ -102,6 +108,9 @@ class Router:
         self._upstreams: dict[Address, Upstream] = {}
         #: The policies that have somebody in line, or had when it was looked at last.
         self._waiting: dict[str, None] = {}
+        self._retry = retry
+        #: Packets that were retried, and may be answered by now.
+        self._retrying: list[Request] = []
 
     def forward(self, raw: bytes) -> Deferred[bytes]:
         """Forward one data packet to the next server of its policy.
@@ -137,11 +146,37 @@ class Router:
 
     def redispatch(self, requests: Iterable[Request]) -> None:
         """Find other servers for requests of which not one byte was written (promise 6), in their order."""
+        unanswered = [request for request in requests if request.reply is None]
+        self._counters.redispatched += len(unanswered)
+        self._offer_again(unanswered)
+
+    def retry(self, requests: Iterable[Request]) -> Iterable[Request]:
+        """Find other servers for requests that were written, where their policy allows it; returns the others.
+
+        Each is retried once, and those that are being retried are never more than a share of what is in flight, so
+        that servers that fail because they have too much to do don't get still more.
+        """
+        if not self._retry:
+            return requests
+        self._retrying = [request for request in self._retrying if request.reply is None]
+        budget = int(max(RETRIES, RETRY_SHARE * self._counters.in_flight)) - len(self._retrying)
+        again: list[Request] = []
+        others: list[Request] = []
+        for request in requests:
+            may = request.policy in self._retry and request.reply is None and not request.retried
+            if may and len(again) < budget:
+                request.retried = True
+                again.append(request)
+            else:
+                others.append(request)
+        self._retrying += again
+        self._counters.retried += len(again)
+        self._offer_again(again)
+        return others
+
+    def _offer_again(self, requests: Iterable[Request]) -> None:
         waiting = []
         for request in requests:
-            if request.reply is not None:
-                continue
-            self._counters.redispatched += 1
             route = self._routes.get(request.policy)
             if route is None:
                 request.refuse("no-server", "no", f"no server serves policy {request.policy} any more")
@@ -151,6 +186,11 @@ class Router:
             request.waits_until = self._clock.seconds() + self._limits.queue_timeout
             route.line.push_back(request)
             self._waiting[request.policy] = None
+
+    def reweigh(self, policies: Iterable[str]) -> None:
+        """See :class:`rproxy.upstream.Owner`."""
+        for policy in policies:
+            self._routes[policy].rotation.reweigh()
 
     def _refuse_long(self, route: Route, request: Request) -> bool:
         """A packet that servers of the old kind can't take doesn't wait in their line: it would stop the others."""
@@ -194,12 +234,11 @@ class Router:
         return Upstream(
             address,
             self._connect(address),
-            Health(self._random),
+            Health(self._random, self._limits.max_fails, self._limits.max_timeouts, self._limits.slow_start),
             self._limits,
             self._counters,
             self._clock,
-            self.room_made,
-            self.redispatch,
+            self,
             self._log,
         )
 

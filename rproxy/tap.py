@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from argparse import ArgumentTypeError
 from typing import Any, ClassVar
 
 from attrs import fields
@@ -12,6 +13,7 @@ from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.python import usage
 
+from rproxy.arguments import identifier
 from rproxy.collecting import CollectorService
 from rproxy.limits import Limits
 from rproxy.listening import ListenerService, parse_listen
@@ -58,6 +60,9 @@ class Options(usage.Options):
         _limit("timeout", "From a packet to its answer at most, in seconds"),
         _limit("queue_timeout", "A packet's wait for a free server, in seconds"),
         _limit("connect_timeout", "For a connection to a server, in seconds"),
+        _limit("max_fails", "Failed connections in a row that take a server down"),
+        _limit("max_timeouts", "Connections in a row without an answer in time that do so"),
+        _limit("slow_start", "Until a server that came back has its full share, in seconds"),
         _limit("idle_timeout", "A silent client is disconnected after, in seconds"),
         _limit("drain_timeout", "For the last answers when it is stopped, in seconds"),
     ]
@@ -69,10 +74,18 @@ class Options(usage.Options):
     def __init__(self) -> None:
         super().__init__()
         self["listen"] = []
+        self["retry"] = set()
 
     def opt_listen(self, endpoint: str) -> None:
         """Listen at this Twisted server endpoint, for example tcp:8000:interface=10.0.0.1 (repeatable)"""
         self["listen"].append(endpoint)
+
+    def opt_retry(self, policy: str) -> None:
+        """Give packets of this policy to another server if the first is lost while it has them (repeatable)"""
+        try:
+            self["retry"].add(identifier(policy))
+        except ArgumentTypeError as error:
+            raise usage.UsageError(f"--retry: {error}") from None
 
     def postOptions(self) -> None:
         if self["listen"] and self["port"] is not None:
@@ -103,7 +116,14 @@ def makeService(options: Options) -> IService:
         host, port = address
         return TCP4ClientEndpoint(sockets, host, port, timeout=limits.connect_timeout)
 
-    factory = ProxyFactory(limits, reactor, connect, random.random, ProxyLog() if options["log-packets"] else None)
+    factory = ProxyFactory(
+        limits,
+        reactor,
+        connect,
+        random.random,
+        ProxyLog() if options["log-packets"] else None,
+        frozenset(options["retry"]),
+    )
     listeners = [ListenerService(endpoint, factory, sockets, factory.listening) for endpoint in options["listen"]]
     sweeps = [
         SweepService(reactor, min(SWEEP, limits.timeout / 4, limits.queue_timeout / 4), factory.sweep),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import cast
+from typing import Protocol, cast
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime, IStreamClientEndpoint
@@ -19,7 +19,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from rproxy.connection import UpstreamConnection
-from rproxy.health import Health
+from rproxy.health import FULL_SHARE, Health
 from rproxy.limits import CLASSIC_READ, Limits
 from rproxy.metrics import Counters
 from rproxy.packetlog import ProxyLog
@@ -30,12 +30,26 @@ from rproxy.rotation import Member
 Connect = Callable[[Address], IStreamClientEndpoint]
 
 
+class Owner(Protocol):
+    """Where an upstream's packets come from."""
+
+    def room_made(self, upstream: Upstream) -> None:
+        """It may take packets again."""
+
+    def redispatch(self, requests: Iterable[Request]) -> None:
+        """It took these requests and could not write them."""
+
+    def retry(self, requests: Iterable[Request]) -> Iterable[Request]:
+        """See :class:`rproxy.connection.Pool`."""
+
+    def reweigh(self, policies: Iterable[str]) -> None:
+        """Its share has changed, in these policies."""
+
+
 class Upstream(Factory):
     """One server address, and the members (one for each policy it serves) that it stands behind.
 
     :param endpoint: how to reach it.
-    :param room_made: called with this when it may take packets again.
-    :param redispatch: called with the requests that it took and could not write.
     """
 
     noisy = False
@@ -49,8 +63,7 @@ class Upstream(Factory):
         limits: Limits,
         counters: Counters,
         clock: IReactorTime,
-        room_made: Callable[[Upstream], None],
-        redispatch: Callable[[Iterable[Request]], None],
+        owner: Owner,
         log: ProxyLog | None = None,
     ) -> None:
         self.address = address
@@ -65,8 +78,7 @@ class Upstream(Factory):
         self._limits = limits
         self._counters = counters
         self._clock = clock
-        self._room_made = room_made
-        self._redispatch = redispatch
+        self._owner = owner
         self._log = log
         self._pipeline: int | None = None
         self._connections = 1
@@ -77,6 +89,8 @@ class Upstream(Factory):
         #: The one connection, where one is all there may be, it is open, and the server is up: the way of most packets.
         self._only: UpstreamConnection | None = None
         self._probe: IDelayedCall | None = None
+        #: See :class:`rproxy.rotation.Target`.
+        self.share = FULL_SHARE
 
     # Members come and go.
 
@@ -194,10 +208,12 @@ class Upstream(Factory):
                 request.refuse("timeout", "no", "no connection to the server was made in time")
         for connection in list(self._open):
             connection.sweep(now)
+        if self.share != FULL_SHARE:
+            self._find_share(now)
 
     def _give_back(self) -> None:
         unwritten, self._unwritten = self._unwritten, deque()
-        self._redispatch(unwritten)
+        self._owner.redispatch(unwritten)
 
     # Connections.
 
@@ -227,27 +243,40 @@ class Upstream(Factory):
                 self._give_back()
             return
         self._open.append(result)
-        if not self.health.up:
+        if self.health.connected(self._clock.seconds()):
             self._came_up()
         self._find_only()
         while self._unwritten and result.room:
             request = self._unwritten.popleft()
             if request.reply is None and not result.write(request):
-                self._redispatch((request,))
+                self._owner.redispatch((request,))
         if not self._connecting:
             self._give_back()
-        if not result.in_flight and (self._pipeline is None or not self._live):
+        # A probe may be one connection more than the server wants.
+        spare = self._pipeline is None or not self._live or len(self._open) > self._connections
+        if spare and not result.in_flight:
             result.retire()
+            self._owner.room_made(self)
         elif result.room:
-            self._room_made(self)
+            self._owner.room_made(self)
 
     def room_made(self) -> None:
         """See :class:`rproxy.connection.Pool`."""
-        self._room_made(self)
+        self._owner.room_made(self)
 
     def answered(self) -> None:
         """See :class:`rproxy.connection.Pool`."""
         self.health.succeeded()
+
+    def timed_out(self) -> None:
+        """See :class:`rproxy.connection.Pool`."""
+        if self._live and self.health.timed_out():
+            self._went_down("it does not answer in time")
+            self._find_only()
+
+    def retry(self, requests: Iterable[Request]) -> Iterable[Request]:
+        """See :class:`rproxy.connection.Pool`."""
+        return self._owner.retry(requests)
 
     def lost(self, connection: UpstreamConnection, why: str) -> None:
         """See :class:`rproxy.connection.Pool`."""
@@ -256,15 +285,23 @@ class Upstream(Factory):
         if why and self._live:
             self._failed(why)
         self._find_only()
-        self._room_made(self)
+        self._owner.room_made(self)
 
     # Up and down.
 
     def _failed(self, why: str) -> None:
         if self.health.failed():
-            host, port = self.address
-            self._logger.warn("Server at {host} port {port} is down: {why}", host=host, port=port, why=why)
-        if not self.health.up and self._probe is None and self._live:
+            self._went_down(why)
+        elif not self.health.up:
+            self._probe_later()
+
+    def _went_down(self, why: str) -> None:
+        host, port = self.address
+        self._logger.warn("Server at {host} port {port} is down: {why}", host=host, port=port, why=why)
+        self._probe_later()
+
+    def _probe_later(self) -> None:
+        if self._probe is None and self._live:
             self._probe = self._clock.callLater(self.health.probe_delay(), self._probe_now)
 
     def _probe_now(self) -> None:
@@ -275,9 +312,15 @@ class Upstream(Factory):
             self._connect()
 
     def _came_up(self) -> None:
-        self.health.probed()
         if self._probe is not None:
             self._probe.cancel()
             self._probe = None
         host, port = self.address
         self._logger.info("Server at {host} port {port} is up again", host=host, port=port)
+        self._find_share(self._clock.seconds())
+
+    def _find_share(self, now: float) -> None:
+        share = self.health.share(now)
+        if share != self.share:
+            self.share = share
+            self._owner.reweigh(self._members)

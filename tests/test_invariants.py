@@ -38,8 +38,19 @@ CLIENTS = 6
 #: What an error may say of a packet that no server got.
 UNDELIVERED = {"no-server", "overloaded", "timeout", "too-large"}
 LIMITS = Limits(
-    timeout=4, queue_timeout=3, connect_timeout=5, linger=1, idle_timeout=100_000, client_packets=5, queue_packets=8
+    timeout=4,
+    queue_timeout=3,
+    connect_timeout=5,
+    max_fails=2,
+    max_timeouts=2,
+    slow_start=5,
+    linger=1,
+    idle_timeout=100_000,
+    client_packets=5,
+    queue_packets=8,
 )
+#: The policy whose packets may come to a second server.
+RETRIED = "222"
 
 
 @define(eq=False)
@@ -129,7 +140,7 @@ class Traffic(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.proxy = Proxy(LIMITS)
+        self.proxy = Proxy(LIMITS, frozenset({RETRIED}))
         self.places = {port: Place(self.proxy.server(port)) for port in IDS}
         self.entries: dict[tuple[str, str], Entry] = {}
         self.leases: list[Client] = []
@@ -474,14 +485,17 @@ class Traffic(RuleBasedStateMachine):
                 payload = packet["payload"]
                 assert packet == self.packets[payload], "a packet was changed"
                 assert packet["privPoliId"] in place.allowed, f"{payload} came to a server of {place.allowed}"
-                assert payload not in self.arrived, f"{payload} was written twice"
+                times = self.arrived[payload] = self.arrived.get(payload, 0) + 1
+                assert times <= 1 + (packet["privPoliId"] == RETRIED), f"{payload} was written {times} times"
                 assert payload not in self.undelivered, f"{payload} was delivered after its client was told otherwise"
                 assert len(payload) < CLASSIC_READ or not place.classic or not connection.reads, "longer than it reads"
-                self.arrived[payload] = 1
             place.seen[connection] = len(packets)
             assert len(connection.unanswered) <= place.depth, "more than it takes"
         wanted = [connection for connection in place.server.open if connection not in place.outdated]
-        assert len(wanted) + len(place.server.attempts) <= place.connections, "more connections than wanted"
+        assert len(wanted) <= place.connections, "more connections than wanted"
+        # One of a server that is down is probed for, whatever it has.
+        free = place.connections - len(wanted)
+        assert len(place.server.attempts) <= max(1, free), "more attempts than connections that are wanted"
         if place.always_classic:
             assert len(place.server.open) <= CLASSIC_CONNECTIONS, "more connections than it listens for"
 
@@ -503,7 +517,8 @@ class Traffic(RuleBasedStateMachine):
                 assert payload not in self.arrived, f"{payload} was delivered"
                 self.undelivered.add(payload)
             else:
-                assert answer["error"] in {"timeout", "server-lost"}
+                retried = self.packets[payload]["privPoliId"] == RETRIED and payload in self.arrived
+                assert answer["error"] in {"timeout", "server-lost"} | (UNDELIVERED if retried else set())
 
     def teardown(self) -> None:
         """After enough time nothing is in flight and nothing waits; and after that, all is as in the beginning."""

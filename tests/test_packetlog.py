@@ -9,6 +9,7 @@ from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from rproxy import packets
+from rproxy.health import FULL_SHARE
 from rproxy.packetlog import SHOWN, ProxyLog, shown
 from rproxy.registry import Registration
 from rproxy.request import Request
@@ -28,6 +29,8 @@ class Nobody:
 
     def deliver_soon(self) -> None:
         raise AssertionError("the log answers nobody")
+
+    share = FULL_SHARE
 
     def take(self, request: Request, member: Member) -> bool:
         raise AssertionError("the log sends nothing")

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 import tests.strategies  # noqa: F401  # the profile that Hypothesis runs under
+from rproxy.health import FULL_SHARE
 from rproxy.registry import Registration
 from rproxy.request import Request
 from rproxy.rotation import Member, Rotation
@@ -32,6 +33,7 @@ class Server:
         self.full = False
         self.asked = 0
         self.takes_at_most = 1 << 20
+        self.share = FULL_SHARE
 
     def take(self, request: Request, member: Member) -> bool:
         assert member.live and member.target is self and member.policy == request.policy

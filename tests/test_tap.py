@@ -6,10 +6,10 @@ from typing import Any
 
 from twisted.application.service import IService
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint, connectProtocol
 from twisted.internet.error import ConnectionRefusedError
 from twisted.internet.interfaces import IHalfCloseableProtocol
-from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import deferLater
 from twisted.logger import capturedLogs, formatEvent
 from twisted.python.failure import Failure
@@ -87,6 +87,9 @@ class LimitOptionsTests(SynchronousTestCase):
             ("--queue-timeout", "2"): Limits(queue_timeout=2.0),
             ("--connect-timeout", "0.5"): Limits(connect_timeout=0.5),
             ("--idle-timeout", "1e3"): Limits(idle_timeout=1000.0),
+            ("--max-fails", "3"): Limits(max_fails=3),
+            ("--max-timeouts", "5"): Limits(max_timeouts=5),
+            ("--slow-start", "0"): Limits(slow_start=0.0),
             ("--strict",): Limits(strict=True),
         }.items():
             with self.subTest(arguments):
@@ -111,9 +114,27 @@ class LimitOptionsTests(SynchronousTestCase):
             ("--queue-timeout", "soon"): "--queue-timeout soon: could not convert",
             ("--connect-timeout", "0"): "--connect-timeout 0: .* must be > 0",
             ("--idle-timeout", "never"): "--idle-timeout never: could not convert",
+            ("--max-fails", "0"): "--max-fails 0: .* must be >= 1",
+            ("--max-timeouts", "0"): "--max-timeouts 0: .* must be >= 1",
+            ("--slow-start", "-1"): "--slow-start -1: .* must be >= 0",
+            ("--slow-start", "nan"): "--slow-start nan: .* must be >= 0",
         }.items():
             with self.subTest(arguments), self.assertRaisesRegex(UsageError, f"^{sentence}"):
                 parsed(*arguments)
+
+
+class RetryOptionsTests(SynchronousTestCase):
+    """Which policies' packets may be given to a second server."""
+
+    def test_none_unless_told_otherwise(self) -> None:
+        self.assertEqual(set(), parsed()["retry"])
+
+    def test_several_policies(self) -> None:
+        self.assertEqual({"111", "PP_1"}, parsed("--retry", "111", "--retry", "PP_1", "--retry", "111")["retry"])
+
+    def test_what_is_no_policy(self) -> None:
+        with self.assertRaisesRegex(UsageError, "--retry: '' doesn't have 1 to 256 printable characters"):
+            parsed("--retry", "")
 
 
 class HelpTests(SynchronousTestCase):
@@ -131,6 +152,10 @@ class HelpTests(SynchronousTestCase):
             r"--queue-timeout= [^\[]* in seconds \[default: 5.0\]",
             r"--connect-timeout= [^\[]* in seconds \[default: 5.0\]",
             r"--idle-timeout= [^\[]* in seconds \[default: 300.0\]",
+            r"--max-fails= [^\[]*\[default: 1\]",
+            r"--max-timeouts= [^\[]*\[default: 3\]",
+            r"--slow-start= [^\[]* in seconds \[default: 10.0\]",
+            r"--retry= [^-]*\(repeatable\)",
             r"--listen= [^-]*\(repeatable\)",
             r"--strict [^-]*payloadsize",
             r"--log-packets [^-]*payload",
@@ -246,6 +271,42 @@ class ServiceTests(TestCase):
         answer = await self.ask(packets.data("1", "111", "x" * 64))
         assert isinstance(answer, packets.Error)
         self.assertEqual("too-large", answer.error)
+
+    async def test_it_retries_only_what_it_was_told_to(self) -> None:
+        self.start("--retry", "222", "--queue-timeout", "2")
+        server = await self.fickle_server()
+        for policy in ("111", "222"):
+            setup = await self.connect()
+            setup.transport.write(packets.setup("100", policy, server.getHost().port))  # type: ignore[union-attr]
+            setup.transport.loseConnection()  # type: ignore[union-attr]
+            await setup.closed
+        lost = await self.ask(packets.data("1", "111", "lost"))
+        assert isinstance(lost, packets.Error)
+        self.assertEqual(("server-lost", "unknown"), (lost.error, lost.delivered))
+        found = await self.ask(packets.data("1", "222", "lost"))
+        assert isinstance(found, packets.Ack)
+        self.assertEqual("lost", found.payload)
+
+    async def fickle_server(self) -> Any:
+        """A classic server that loses the first packet of each policy."""
+        from twisted.internet import reactor
+
+        seen = set()
+
+        class Fickle(Protocol):
+            def dataReceived(self, raw: bytes) -> None:
+                packet = packets.decode(raw)
+                assert isinstance(packet, packets.Data)
+                transport: Any = self.transport
+                if packet.policy in seen:
+                    transport.write(packets.ack("100", packet.srcid, packet.payload))
+                else:
+                    seen.add(packet.policy)
+                    transport.abortConnection()
+
+        port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(Factory.forProtocol(Fickle))
+        self.addCleanup(port.stopListening)
+        return port
 
     async def test_leases_end_on_time(self) -> None:
         from twisted.internet import reactor

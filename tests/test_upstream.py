@@ -244,6 +244,81 @@ class ProbeTests(ProxyCase):
         self.assertEqual(server.payloads, ["a", "b"])
 
 
+class ThresholdTests(ProxyCase):
+    """``--max-fails`` and ``--max-timeouts``: how often it must go wrong in a row."""
+
+    def test_refused_several_times(self) -> None:
+        """A packet that finds the port closed is offered again as long as the server counts as up."""
+        world = self.proxy(max_fails=3)
+        world.register("100", "111", 5000)
+        world.client().ask("a")
+        server = world.server_at((HOST, 5000))
+        self.assertEqual(server.attempted, 3)
+        world.client().ask("b")
+        self.assertEqual(server.attempted, 3, "it is down")
+
+    def test_many_packets_on_a_lost_connection_are_one_failure(self) -> None:
+        world = self.proxy(max_fails=2)
+        world.register("100", "111", 5000, pipeline=20)
+        server = world.server(5000)
+        client = world.client()
+        client.ask(*map(str, range(20)))
+        server.connection.close()
+        self.assertEqual(client.answers(), ["server-lost/unknown"] * 20)
+        client.ask("b")
+        self.assertEqual(server.payloads[20:], ["b"])
+        server.connection.close()
+        client.ask("c")
+        self.assertEqual(server.payloads[20:], ["b"])
+
+    def test_an_answer_in_between(self) -> None:
+        world = self.proxy(max_fails=2)
+        world.register("100", "111", 5000, pipeline=20)
+        server = world.server(5000)
+        client = world.client()
+        for _ in range(4):
+            client.ask("a", "b")
+            server.connection.answer(1)
+            server.connection.close()
+        self.assertEqual(client.answers(), ["a by 100", "server-lost/unknown"] * 4)
+
+    def test_answers_that_do_not_come(self) -> None:
+        """A server that takes packets and answers none is down after three connections of that kind."""
+        world = self.proxy(timeout=1)
+        world.register("100", "111", 5000)
+        server = world.server(5000)
+        client = world.client()
+        client.ask("a", "b")
+        world.advance(1.25)
+        self.assertEqual(client.answers(), ["timeout/unknown"] * 2)
+        client.ask("c")
+        self.assertEqual(server.payloads, ["a", "b", "c"])
+        world.advance(1.0)
+        client.ask("d")
+        self.assertEqual(server.payloads, ["a", "b", "c"], "it is down")
+
+    def test_a_late_answer_ends_the_row(self) -> None:
+        world = self.proxy(timeout=1, max_timeouts=2)
+        world.register("100", "111", 5000, pipeline=10)
+        server = world.server(5000)
+        client = world.client()
+        for _ in range(4):
+            client.ask("a", "b")
+            world.advance(1.25)
+            server.connection.answer()
+        self.assertEqual(client.answers(), ["timeout/unknown"] * 8)
+        self.assertEqual((len(server.packets), len(server.connections)), (8, 1))
+
+    def test_its_connections_are_not_more_than_it_wants(self) -> None:
+        """The probe of a server that owes answers is closed at once where it has its connections already."""
+        world = self.proxy(timeout=2, max_timeouts=1)
+        world.register("100", "111", 5000, pipeline=10)
+        server = world.server(5000)
+        world.client().ask("a")
+        world.advance(3)
+        self.assertEqual((len(server.connections), len(server.open)), (2, 1))
+
+
 class PipelineTests(ProxyCase):
     """A modern server keeps connections open and takes several packets in flight on each."""
 
