@@ -235,7 +235,7 @@ class UpstreamConnection(TwistedProtocol):
         awaited = any(request.reply is None for request in in_flight)
         why = self._broken or ("the connection broke" if awaited else "")
         self._pool.lost(self, why)
-        for request in self._pool.retry(in_flight):
+        for request in self._pool.retry(in_flight) if in_flight else ():
             request.refuse("server-lost", "unknown", f"the server was lost before it answered: {why}")
 
     def pauseProducing(self) -> None:

@@ -32,7 +32,7 @@ class Health:
     _timeouts: int = 0
     #: Probes since the last answer: a server that takes connections and never answers is probed ever more seldom too.
     _probes: int = 0
-    #: Whether it was ever reached. A server that wasn't up yet hasn't come back when it is.
+    #: Whether it ever answered. A server that wasn't up yet hasn't come back when it is.
     _known: bool = False
     #: When it came back, in the clock's seconds; None once it has its full share.
     _back: float | None = None
@@ -41,6 +41,7 @@ class Health:
     def succeeded(self) -> None:
         """An answer came."""
         self._fails = self._timeouts = self._probes = 0
+        self._known = True
 
     def failed(self) -> bool:
         """A connection was refused or broke; whether this is what took the server down."""
@@ -68,15 +69,14 @@ class Health:
         """The server said that it is there: probe it soon again."""
         self._probes = 0
 
-    def connected(self, now: float) -> bool:
-        """A connection was made; whether this is what brought the server back."""
-        back = not self.up
-        if back:
-            self.up = True
-            self._fails = self._timeouts = 0
-            self._back = now if self._known and self._slow_start else None
-        self._known = True
-        return back
+    def probed(self, now: float) -> None:
+        """A connection was made while it was down, which brings it back.
+
+        :param now: the clock's seconds.
+        """
+        self.up = True
+        self._fails = self._timeouts = 0
+        self._back = now if self._known and self._slow_start else None
 
     def share(self, now: float) -> int:
         """How much of its share of the packets it should get, from 1 to :data:`FULL_SHARE`."""

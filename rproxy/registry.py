@@ -81,6 +81,8 @@ class Registry:
     _most: int = 1 << 31
     _entries: dict[Key, _Entry] = field(factory=dict, init=False)
     _owned: dict[Hashable, set[Key]] = field(factory=dict, init=False)
+    #: Who serves a policy at an address: one port is one server's.
+    _at: dict[tuple[str, Address], Key] = field(factory=dict, init=False)
     _number: int = field(default=0, init=False)
 
     def register(self, setup: Setup, host: str, owner: Hashable) -> Registration | None:
@@ -102,12 +104,19 @@ class Registry:
             if expires is not None and held.owner is owner and held.registration == terms:
                 held.expires = expires
                 return None
-        if held is None and len(self._entries) >= self._most:
+        predecessor = self._at.get((setup.policy, (host, setup.listenport)), key)
+        if held is None and predecessor == key and len(self._entries) >= self._most:
             raise TooManyError(f"there are {self._most} registrations already")
-        before = self._disown(key)
         self._number += 1
         registration = self._read(setup, host, self._number)
+        before = self._disown(key)
+        if predecessor != key:
+            # What listened there is another server now, and would be waited for in vain under its old id.
+            self._displace(predecessor, owner)
+        if held is not None:
+            self._at.pop((setup.policy, held.registration.address), None)
         self._entries[key] = _Entry(registration, None if expires is None else owner, expires)
+        self._at[setup.policy, registration.address] = key
         if expires is not None:
             self._owned.setdefault(owner, set()).add(key)
         if before is not None and before is not owner:
@@ -115,10 +124,21 @@ class Registry:
         self._registered(registration)
         return registration
 
+    def _displace(self, key: Key, newcomer: Hashable) -> None:
+        before = self._disown(key)
+        self._end(key)
+        if before is not None and before is not newcomer:
+            self._displaced(before)
+
+    def _end(self, key: Key) -> None:
+        registration = self._entries.pop(key).registration
+        del self._at[registration.policy, registration.address]
+        self._ended(registration)
+
     def release(self, owner: Hashable) -> None:
         """End what ``owner`` holds a lease on."""
         for key in self._owned.pop(owner, ()):
-            self._ended(self._entries.pop(key).registration)
+            self._end(key)
 
     def is_owner(self, owner: Hashable) -> bool:
         """Whether ``owner`` holds any lease."""
@@ -133,7 +153,7 @@ class Registry:
         late = [key for key, entry in self._entries.items() if entry.expires is not None and entry.expires <= now]
         owners = [self._disown(key) for key in late]
         for key in late:
-            self._ended(self._entries.pop(key).registration)
+            self._end(key)
         return owners
 
     def _disown(self, key: Key) -> Hashable:

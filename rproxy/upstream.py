@@ -243,7 +243,7 @@ class Upstream(Factory):
                 self._give_back()
             return
         self._open.append(result)
-        if self.health.connected(self._clock.seconds()):
+        if not self.health.up:
             self._came_up()
         self._find_only()
         while self._unwritten and result.room:
@@ -312,12 +312,14 @@ class Upstream(Factory):
             self._connect()
 
     def _came_up(self) -> None:
+        now = self._clock.seconds()
+        self.health.probed(now)
         if self._probe is not None:
             self._probe.cancel()
             self._probe = None
         host, port = self.address
         self._logger.info("Server at {host} port {port} is up again", host=host, port=port)
-        self._find_share(self._clock.seconds())
+        self._find_share(now)
 
     def _find_share(self, now: float) -> None:
         share = self.health.share(now)

@@ -51,15 +51,12 @@ class UpAndDownTests(SynchronousTestCase):
         health.succeeded()
         self.assertFalse(health.up)
 
-    def test_a_connection_brings_it_back(self) -> None:
+    def test_a_probe_brings_it_back(self) -> None:
         health = Health(middle, max_fails=2)
         health.failed()
         health.failed()
-        self.assertTrue(health.connected(0.0))
+        health.probed(0.0)
         self.assertTrue(health.up)
-
-    def test_a_connection_to_one_that_is_up_brings_nothing_back(self) -> None:
-        self.assertFalse(Health(middle).connected(0.0))
 
     def test_answers_that_do_not_come_in_time_have_a_threshold_of_their_own(self) -> None:
         health = Health(middle, max_fails=1, max_timeouts=3)
@@ -81,39 +78,38 @@ class UpAndDownTests(SynchronousTestCase):
         health = Health(middle, max_timeouts=2)
         health.timed_out()
         health.timed_out()
-        health.connected(0.0)
+        health.probed(0.0)
         self.assertEqual([False, True], [health.timed_out(), health.timed_out()])
 
     def test_after_that_the_failures_count_anew(self) -> None:
         health = Health(middle, max_fails=2)
         health.failed()
         health.failed()
-        health.connected(0.0)
+        health.probed(0.0)
         self.assertEqual([False, True], [health.failed(), health.failed()])
 
     @given(
         st.integers(1, 4),
         st.integers(1, 4),
-        st.lists(st.sampled_from(["failed", "timed_out", "succeeded", "connected"]), max_size=40),
+        st.lists(st.sampled_from(["failed", "timed_out", "succeeded", "probed"]), max_size=40),
     )
-    def test_only_failures_in_a_row_take_it_down_and_only_connections_bring_it_back(
+    def test_only_failures_in_a_row_take_it_down_and_only_probes_bring_it_back(
         self, max_fails: int, max_timeouts: int, outcomes: list[str]
     ) -> None:
         health = Health(middle, max_fails=max_fails, max_timeouts=max_timeouts)
         fails = timeouts = 0
         for outcome in outcomes:
             up = health.up
-            told = health.connected(0.0) if outcome == "connected" else bool(getattr(health, outcome)())
-            if outcome == "succeeded" or (outcome == "connected" and not up):
+            told = health.probed(0.0) if outcome == "probed" else getattr(health, outcome)()
+            if outcome in {"succeeded", "probed"}:
                 fails = timeouts = 0
             fails += outcome == "failed"
             timeouts += outcome == "timed_out"
             goes_down = up and (
                 (outcome == "failed" and fails >= max_fails) or (outcome == "timed_out" and timeouts >= max_timeouts)
             )
-            comes_back = outcome == "connected" and not up
-            self.assertEqual(goes_down or comes_back, told)
-            self.assertEqual(comes_back or (up and not goes_down), health.up)
+            self.assertEqual(goes_down, bool(told))
+            self.assertEqual(outcome == "probed" or (up and not goes_down), health.up)
 
 
 class ProbeTests(SynchronousTestCase):
@@ -135,7 +131,7 @@ class ProbeTests(SynchronousTestCase):
         health = Health(middle)
         health.failed()
         self.assertEqual([0.5, 1.0], [health.probe_delay(), health.probe_delay()])
-        health.connected(0.0)
+        health.probed(0.0)
         health.succeeded()
         health.failed()
         self.assertEqual([0.5, 1.0], [health.probe_delay(), health.probe_delay()])
@@ -146,7 +142,7 @@ class ProbeTests(SynchronousTestCase):
         for _time in range(4):
             health.timed_out()
             delays.append(health.probe_delay())
-            health.connected(0.0)
+            health.probed(0.0)
         self.assertEqual([0.5, 1.0, 2.0, 4.0], delays)
 
     def test_a_probe_that_failed_does_not_begin_again(self) -> None:
@@ -171,9 +167,9 @@ class ShareTests(SynchronousTestCase):
     def back(self, slow_start: float = 10.0) -> Health:
         """One that was reached, went down, and came back when the clock showed 100 seconds."""
         health = Health(middle, slow_start=slow_start)
-        health.connected(50.0)
+        health.succeeded()
         health.failed()
-        health.connected(100.0)
+        health.probed(100.0)
         return health
 
     def test_it_grows_in_equal_steps(self) -> None:
@@ -189,19 +185,19 @@ class ShareTests(SynchronousTestCase):
 
     def test_a_server_that_was_always_up_has_it_all(self) -> None:
         health = Health(middle, slow_start=10.0)
-        health.connected(50.0)
+        health.succeeded()
         self.assertEqual(FULL_SHARE, health.share(50.0))
 
     def test_so_has_one_that_was_not_up_yet(self) -> None:
         health = Health(middle, slow_start=10.0)
         health.failed()
-        health.connected(50.0)
+        health.probed(50.0)
         self.assertEqual(FULL_SHARE, health.share(50.0))
 
     def test_down_again_before_it_was_full(self) -> None:
         health = self.back()
         health.failed()
-        health.connected(105.0)
+        health.probed(105.0)
         self.assertEqual([1, 2], [health.share(105.0), health.share(107.0)])
 
     def test_without_a_slow_start(self) -> None:

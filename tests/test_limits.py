@@ -39,7 +39,8 @@ class LimitsTests(SynchronousTestCase):
         for name, default in asdict(Limits()).items():
             if name == "strict":
                 continue
-            for value in (0, -1, float("nan")) if isinstance(default, float) else (0, -1):
+            nothing = () if name == "slow_start" else (0,)
+            for value in (*nothing, -1, float("nan")) if isinstance(default, float) else (0, -1):
                 nonsense = {name: value}
                 with self.subTest(**nonsense), self.assertRaisesRegex(ValueError, f"'{name}' must be >"):
                     Limits(**nonsense)

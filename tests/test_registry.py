@@ -223,7 +223,7 @@ class LeaseTests(RegistryCase):
         self.register(setup("100", "111", lease=10.0))
         self.register(setup("100", "222", lease=10.0))
         self.register(setup("100", "333"))
-        self.register(setup("101", "111", lease=10.0), owner=other)
+        self.register(setup("101", "111", 5001, lease=10.0), owner=other)
         self.router.heard.clear()
         self.registry.release(self.connection)
         self.assertEqual({"100 serves 111 no more", "100 serves 222 no more"}, set(self.router.heard))
@@ -242,6 +242,46 @@ class LeaseTests(RegistryCase):
         self.register(setup(lease=10.0))
         self.registry.release(Connection())
         self.assert_heard("100 serves 111 at 10.0.0.1")
+
+
+class AddressTests(RegistryCase):
+    """One port is one server's."""
+
+    def test_a_server_that_comes_back_under_another_id_takes_the_place_of_its_old_self(self) -> None:
+        self.register(setup("100"))
+        self.register(setup("101"))
+        self.assert_heard("100 serves 111 at 10.0.0.1", "100 serves 111 no more", "101 serves 111 at 10.0.0.1")
+
+    def test_whose_lease_was_on_another_connection(self) -> None:
+        displaced: list[object] = []
+        self.registry = Registry(self.clock.seconds, self.router.registered, self.router.ended, displaced.append)
+        self.register(setup("100", lease=10.0))
+        self.register(setup("101", lease=10.0), owner=Connection())
+        self.assertEqual([self.connection], displaced)
+        self.assertFalse(self.registry.is_owner(self.connection))
+        self.registry.release(self.connection)
+        self.assertEqual({("111", "101")}, set(self.router.standing))
+
+    def test_other_ports_hosts_and_policies_are_others(self) -> None:
+        self.register(setup("100"))
+        self.register(setup("101", port=5001))
+        self.register(setup("102"), WEST)
+        self.register(setup("103", "222"))
+        self.assertEqual(4, len(self.router.standing))
+
+    def test_a_port_that_was_left(self) -> None:
+        """It is free for another server, whose place isn't touched by what becomes of the one that left."""
+        self.register(setup("100"))
+        self.register(setup("100", port=5001))
+        self.register(setup("101"))
+        self.register(setup("100", port=5002))
+        self.assertEqual({("111", "100"), ("111", "101")}, set(self.router.standing))
+
+    def test_a_place_among_as_many_as_there_may_be(self) -> None:
+        self.registry = Registry(self.clock.seconds, self.router.registered, self.router.ended, most=1)
+        self.register(setup("100"))
+        self.register(setup("101"))
+        self.assertEqual({("111", "101")}, set(self.router.standing))
 
 
 class ConflictTests(RegistryCase):
@@ -349,6 +389,10 @@ class AnyOrderTests(SynchronousTestCase):
                 same = held is not None and (held.setup, held.connection) == (packet, number)
                 renewed = registry.register(packet, HOSTS[number], owners[number]) is None
                 self.assertEqual(same and expires is not None, renewed)
+                place = HOSTS[number], packet.policy, packet.listenport
+                model = {
+                    k: h for k, h in model.items() if (HOSTS[h.connection], h.setup.policy, h.setup.listenport) != place
+                }
                 model[key] = Held(packet, number, expires)
             elif step == "release":
                 registry.release(owners[number])
