@@ -1,0 +1,118 @@
+"""A run in one line, and its violations with all that led to them."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+
+from tests.chaos.history import Connection, History, Packet
+from tests.chaos.oracle import Violation, struck
+from tests.chaos.plan import ORDERED
+
+#: How many violations of a rule are shown.
+MOST = 5
+#: How much of a payload is shown, in characters.
+_SHOWN = 60
+
+
+def summary(history: History, violations: Sequence[Violation]) -> str:
+    """Return what happened in a run, in one line."""
+    answers = [answer for connection in history.connections for answer in connection.answers]
+    codes = Counter(str(answer.fields.get("error")) for answer in answers if not answer.is_ack)
+    packets = sum(len(connection.packets) for connection in history.connections)
+    faults = Counter(str(incident.event.fault) for incident in history.incidents)
+    idle = [each for each in history.incidents if each.event.fault in ORDERED and not struck(history, each)]
+    parts = [
+        f"seed {history.plan.seed}: {f'{len(violations)} VIOLATIONS' if violations else 'ok'}",
+        f"{packets} packets",
+        f"{sum(answer.is_ack for answer in answers)} acks",
+        f"refused: {_counted(codes)}",
+        f"{packets - len(answers)} unanswered as their client or proxy was gone",
+        f"faults: {_counted(faults)}, of which {len(idle)} met no packet",
+    ]
+    return "; ".join(parts)
+
+
+def command(history: History) -> str:
+    """Return the command that carries out the same plan again."""
+    plan = history.plan
+    options = {
+        "--seed": plan.seed,
+        "--seconds": f"{plan.seconds:g}",
+        "--servers": len(plan.servers),
+        "--clients": len(plan.clients),
+    }
+    return shlex.join([sys.executable, "-m", "tests.chaos", *(str(part) for pair in options.items() for part in pair)])
+
+
+def failure(history: History, violations: Sequence[Violation]) -> str:
+    """Return all that is needed to find out why a run failed."""
+    lines = [summary(history, violations), f"again: {command(history)}"]
+    rules = Counter(violation.rule for violation in violations)
+    for rule, number in rules.items():
+        lines.append(f"\n{rule}: {number}")
+        shown = [violation for violation in violations if violation.rule == rule][:MOST]
+        for violation in shown:
+            lines += [f"- {violation.text}", *(f"    {line}" for line in _background(history, violation))]
+    return "\n".join(lines)
+
+
+def _counted(what: Counter[str]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in sorted(what.items())) or "none"
+
+
+def _background(history: History, violation: Violation) -> Iterator[str]:
+    """Give the whole history of a violation's packet, and the faults that may have to do with it."""
+    packet = violation.packet
+    concerned = {violation.server_id}
+    if packet is not None:
+        receipts = [receipt for receipt in history.receipts if receipt.digest == packet.digest]
+        concerned |= {"proxy", packet.draft.client_id, *(receipt.server_id for receipt in receipts)}
+        yield from _travels(history, packet)
+        for receipt in receipts:
+            yield f"{_at(history, receipt.at)} received by {receipt.server_id}, which did: {receipt.deed}"
+    for incident in history.incidents:
+        if incident.event.whom in concerned:
+            yield (
+                f"fault planned for {incident.event}; began {_at(history, incident.began)},"
+                f" ended {_at(history, incident.ended)} {incident.evidence}"
+            )
+
+
+def _travels(history: History, packet: Packet) -> Iterator[str]:
+    """Give where a packet was sent, what came in its place, and where else its ACK came."""
+    payload = packet.draft.payload[:_SHOWN]
+    for number, connection in enumerate(history.connections):
+        for place, sent in enumerate(connection.packets):
+            if sent is packet:
+                where = f"on connection {number} (to proxy {connection.proxy}), in place {place}"
+                policy = packet.draft.policy
+                yield f"{_at(history, sent.sent_at)} sent by {connection.client_id} {where}, {policy=}: {payload!r}"
+                yield from _answers(history, connection, [place])
+                yield f"{_at(history, connection.ended_at)} the connection's end: {connection.end}"
+            else:
+                continue
+        places = [
+            place
+            for place, answer in enumerate(connection.answers)
+            if answer.fields.get("payload") == packet.digest
+            and not (place < len(connection.packets) and connection.packets[place] is packet)
+        ]
+        if places:
+            yield f"elsewhere, on connection {number} of {connection.client_id}:"
+            yield from _answers(history, connection, places)
+
+
+def _answers(history: History, connection: Connection, places: Iterable[int]) -> Iterator[str]:
+    for place in places:
+        if place < len(connection.answers):
+            answer = connection.answers[place]
+            yield f"{_at(history, answer.at)} answered in place {place}: {answer.fields}"
+        else:
+            yield "never answered"
+
+
+def _at(history: History, at: float) -> str:
+    return f"[{at - history.began:.3f} s]" if at else "[never]"

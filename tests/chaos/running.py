@@ -1,0 +1,171 @@
+"""Has a plan carried out: starts everything, sends, strikes, waits until all is quiet, and hands back the history."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tests.chaos import clients, plan
+from tests.chaos.faultserver import register_classic
+from tests.chaos.history import Connection, History, Incident
+from tests.chaos.oracle import SLACK, unexplained
+from tests.chaos.plan import OF_PROXY, ORDERED, Event, Fault, Kind, Plan
+from tests.chaos.processes import ProxyProcess, ServerProcess
+
+#: Seconds until every server is registered, and until all is quiet in the end.
+PATIENCE = 15.0
+#: Seconds between two looks.
+LOOK = 0.02
+
+_SETUP = re.compile(r"Received setup message from server id (\S+) ip \S+ privacy policy (\S+) ")
+
+
+def run(each: Plan, folder: Path) -> History:
+    """Carry out a plan.
+
+    :param folder: where journals go; an empty one.
+    """
+    return asyncio.run(_Run(each, folder).run())
+
+
+class _Run:
+    def __init__(self, each: Plan, folder: Path) -> None:
+        self._plan = each
+        self._proxy = ProxyProcess()
+        self._servers = {one.server_id: ServerProcess(one, self._proxy.port, folder) for one in each.servers}
+        self._clients = {one.client_id: self._client(one) for one in each.clients}
+        self._history = History(
+            each,
+            ports={server_id: server.port for server_id, server in self._servers.items()},
+            proxies=self._proxy.lives,
+        )
+        #: Only one fault of the proxy at a time.
+        self._proxy_is_there = asyncio.Lock()
+
+    async def run(self) -> History:
+        # Each process may be waited for at a time.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(len(self._servers) + 2))
+        try:
+            await self._start()
+            await self._disturb()
+            await self._until(self._quiet)
+            self._history.open_at_end = self._proxy.open_files()
+            await self._stop()
+        finally:
+            self._proxy.abandon()
+            for server in self._servers.values():
+                server.abandon()
+        return self._history
+
+    async def _start(self) -> None:
+        await self._proxy.start()
+        self._history.open_at_start = self._proxy.open_files()
+        async with asyncio.TaskGroup() as starting:
+            for server in self._servers.values():
+                starting.create_task(server.start())
+        await self._until(self._all_registered)
+
+    async def _disturb(self) -> None:
+        """Have the clients send and the faults strike; returns when all answers have come, or are overdue."""
+        self._history.began = time.monotonic()
+        async with asyncio.TaskGroup() as going_on:
+            for client in self._clients.values():
+                going_on.create_task(client.run(self._until_time))
+            for event in self._plan.events:
+                going_on.create_task(self._strike(event))
+        await asyncio.gather(*(client.finish() for client in self._clients.values()))
+
+    async def _stop(self) -> None:
+        """Have the servers go gently, then the proxy; those of the old kind don't know how to."""
+        gentle = [server for server in self._servers.values() if server.server.kind is not Kind.CLASSIC]
+        codes = await asyncio.gather(*(server.end() for server in gentle))
+        for server, code in zip(gentle, codes, strict=True):
+            self._history.exit_codes[server.server.server_id] = code
+        await self._proxy.end()
+        for server_id, server in self._servers.items():
+            if server not in gentle:
+                await server.kill()
+            self._history.logs[server_id] = server.log
+            self._history.receipts += server.receipts()
+
+    # Faults.
+
+    async def _strike(self, event: Event) -> None:
+        await self._until_time(event.at)
+        incident = Incident(event, began=time.monotonic())
+        self._history.incidents.append(incident)
+        if event.fault in OF_PROXY:
+            incident.evidence = await self._strike_proxy(event)
+        elif event.fault is Fault.VANISH:
+            unanswered = await self._clients[event.whom].vanish(event.form)
+            incident.evidence = f"{unanswered} unanswered" if unanswered else ""
+        else:
+            incident.evidence = await self._strike_server(event, self._servers[event.whom])
+        incident.ended = time.monotonic()
+
+    async def _strike_proxy(self, event: Event) -> str:
+        async with self._proxy_is_there:
+            life = await (self._proxy.kill() if event.fault is Fault.PROXY_KILL else self._proxy.end())
+            await asyncio.sleep(event.seconds)
+            await self._proxy.start()
+            await asyncio.to_thread(self._register_classic)
+            return f"exit code {life.exit_code}"
+
+    def _register_classic(self) -> None:
+        """Do what the operator has to when the proxy is back: servers of the old kind don't notice that it was gone."""
+        for process in self._servers.values():
+            server = process.server
+            if server.kind is Kind.CLASSIC:
+                register_classic(self._proxy.port, server.server_id, server.policies[0], process.port)
+
+    async def _strike_server(self, event: Event, server: ServerProcess) -> str:
+        if event.fault in ORDERED:
+            detail = event.form or (f"{event.seconds}" if event.seconds else "")
+            server.order(f"{event.fault} {detail}".strip())
+            return "ordered"
+        if event.fault is Fault.STOP:
+            state = await server.stop()
+            await asyncio.sleep(event.seconds)
+            server.resume()
+            return "stopped" if state == "T" else ""
+        if event.fault is Fault.KILL:
+            code = await server.kill()
+            await asyncio.sleep(event.seconds)
+        else:
+            code = await server.end()
+            self._history.exit_codes[f"{event.whom}, told at {event.at:.2f} s"] = code
+        await server.start()
+        return f"exit code {code}"
+
+    # Waiting.
+
+    async def _until_time(self, at: float) -> None:
+        await asyncio.sleep(max(0.0, self._history.began + at - time.monotonic()))
+
+    async def _until(self, predicate: Callable[[], bool]) -> None:
+        """Wait; what isn't so after all that time is for the oracle to tell."""
+        deadline = time.monotonic() + PATIENCE
+        while not predicate() and time.monotonic() < deadline:
+            await asyncio.sleep(LOOK)
+
+    def _all_registered(self) -> bool:
+        wanted = {(server.server_id, policy) for server in self._plan.servers for policy in server.policies}
+        return wanted <= set(_SETUP.findall(self._proxy.log))
+
+    def _quiet(self) -> bool:
+        return not unexplained(self._history, self._proxy.open_files())
+
+    def _client(self, client: plan.Client) -> clients.Client:
+        def open_record() -> Connection:
+            record = Connection(client.client_id, len(self._proxy.lives) - 1)
+            self._history.connections.append(record)
+            return record
+
+        drafts = self._plan.drafts(client)
+        bursts = self._plan.bursts(client, drafts)
+        patience = plan.TIMEOUT + SLACK
+        return clients.Client(self._proxy.port, drafts, bursts, client.single, open_record, patience)
