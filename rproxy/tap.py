@@ -17,6 +17,7 @@ from rproxy.arguments import identifier
 from rproxy.collecting import CollectorService
 from rproxy.limits import Limits
 from rproxy.listening import ListenerService, parse_listen
+from rproxy.openfiles import OpenFilesService
 from rproxy.packetlog import ProxyLog
 from rproxy.proxy import ProxyFactory
 from rproxy.proxyservice import ProxyService
@@ -132,5 +133,6 @@ def makeService(options: Options) -> IService:
     service = MultiService()
     ProxyService(factory, listeners, sweeps, limits.drain_timeout, reactor).setServiceParent(service)
     CollectorService(reactor).setServiceParent(service)
+    OpenFilesService(limits.max_clients).setServiceParent(service)
     SignalService(reactor).setServiceParent(service)
     return service

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -27,6 +28,7 @@ from attrs import frozen
 from twisted.internet.defer import gatherResults
 from twisted.internet.endpoints import HostnameEndpoint
 
+from rproxy import packets
 from rproxy.client import Client, ProxyError, is_correct
 from tests.classic import ClassicServer, sha1_hex
 from tests.support import (
@@ -747,6 +749,38 @@ def test_proxy_starts_again(group: Group) -> None:
         with closing(Talk(proxy.port)) as talk:
             answers = [talk.ask(data_packet("1", "111", f"xyz{number}")) for number in range(4)]
         assert Counter(answer["srcid"] for answer in answers) == {"100": 2, "101": 2}
+
+
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """Let this process open as many files as the system allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.usefixtures("many_files")
+def test_many_servers_at_once(group: Group) -> None:
+    """A thousand servers come, go and come back in the same moment: no client's packet is refused meanwhile."""
+    proxy = group.proxy()
+    group.pool_server(proxy.port, "100", "111")
+    ids = [f"many-{number}" for number in range(1000)]
+    setups = [packets.setup(each, "222", port, pipeline=8, lease=60) for port, each in enumerate(ids, start=1)]
+    with Load(proxy.port, "111") as load:
+        load.more()
+        for _ in range(2):
+            with ExitStack() as leases:
+                servers = [leases.enter_context(closing(Talk(proxy.port))) for _ in setups]
+                for server, setup in zip(servers, setups, strict=True):
+                    server.send(setup)
+                for server, each in zip(servers, ids, strict=True):
+                    answer = server.answer()
+                    assert (answer["type"], answer["destid"], answer["payload"]) == ("2", each, "registered")
+            load.more()
+        load.stop()
+
+    assert set(load.outcomes) == {"ACK"}
 
 
 # The command.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from typing import Any
 
 from twisted.application.service import IService
@@ -323,6 +324,14 @@ class ServiceTests(TestCase):
         setup_line = "Received setup message from server id 100 ip 127.0.0.1 privacy policy 111 port 5000"
         self.assertEqual([setup_line], self.lines("Received setup"))
         self.assert_refused("no-server", await self.ask(packets.data("1", "111", "xyz1")))
+
+    async def test_it_may_open_as_many_files_as_the_system_lets_it(self) -> None:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, hard - 1), hard))
+        self.start("--max-clients", str(hard))
+        self.assertEqual((hard, hard), resource.getrlimit(resource.RLIMIT_NOFILE))
+        self.assertEqual(1, len(self.lines(f"Only {hard} files may be open, and {hard} connections are allowed")))
 
     async def test_silent_clients_are_disconnected(self) -> None:
         self.start("--idle-timeout", "0.1")
