@@ -24,18 +24,22 @@ from twisted.logger import Logger, LogPublisher
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from rproxy.backoff import Backoff
 from rproxy.leasing import Offer, SetupProtocol
 from rproxy.packetlog import shown
 
 #: How often an old proxy is told again, in seconds.
 OLD_PROXY_INTERVAL = 60.0
-#: How many silent connections in a row make an old proxy of one that has answered before.
-SILENCES = 3
-#: How long to wait for a proxy that is gone, at first and at most, in seconds. It is likely to be back soon, and until
-#: it is found it may know no server for our policy, and refuse its clients' packets.
-RETRY = (0.1, 1.0)
-#: How long to wait after a refusal, which is likely to be repeated until somebody changes something.
-RETRY_REFUSED = (1.0, 30.0)
+#: How many silent connections in a row make an old proxy of one that has answered before: with the waits below, those
+#: of about half a minute. What accepts in its place while it restarts may well close them all at once.
+SILENCES = 30
+#: The waits for a proxy that is gone, in seconds. It is likely to be back soon, and until it is found it may know no
+#: server for our policy, and refuse its clients' packets. So none is anywhere near the 5 seconds that a proxy lets a
+#: packet wait for a server. And a thousand servers that lost the same proxy come back spread over half a second at the
+#: very first, and knock about a thousand times a second if it stays away.
+RETRY = Backoff(0.5, 2.0)
+#: The waits after a refusal, which is likely to be repeated until somebody changes something, in seconds.
+RETRY_REFUSED = Backoff(1.0, 30.0)
 
 
 class Registrar(Service):
@@ -43,8 +47,8 @@ class Registrar(Service):
 
     :param endpoint: where the proxy is.
     :param proxy: what to call the proxy in the log.
-    :param jitter: gives numbers from 0 to 1, so that the servers of a proxy that restarts don't come all at once: each
-        wait is between half of what it says above and all of it.
+    :param jitter: gives random numbers from 0 to 1, so that the servers of a proxy that restarts don't come all at
+        once: a wait for a proxy that is gone is anything up to its bound, any other wait half of its bound or more.
     """
 
     _log = Logger()
@@ -126,7 +130,7 @@ class Registrar(Service):
         # A proxy that stops is gone in a moment, and its successor is to be found soon.
         if code != "shutting-down":
             self._refusals += 1
-            self._pause = _doubled(*RETRY_REFUSED, self._refusals)
+            self._pause = RETRY_REFUSED.bound(self._refusals)
 
     def lapsed(self) -> None:
         self._log.warn(
@@ -178,15 +182,10 @@ class Registrar(Service):
         refused.
         """
         seconds, self._pause = self._pause, 0.0
-        if not seconds:
-            self._failures += 1
-            seconds = _doubled(*RETRY, self._failures)
-        return seconds * (1 + self._jitter()) / 2
-
-
-def _doubled(first: float, most: float, times: int) -> float:
-    """Return ``first`` at the first time, twice as much each further time, and never more than ``most``."""
-    return min(most, first * 2.0 ** min(times - 1, 30))
+        if seconds:
+            return seconds * (1 + self._jitter()) / 2
+        self._failures += 1
+        return RETRY.seconds(self._failures, self._jitter())
 
 
 class _QuietClientService(ClientService):
