@@ -38,7 +38,7 @@ ARCHITECTURE = ROOT / "docs" / "architecture.rst"
 PAGES = (README, ROOT / "CHANGELOG.rst", *sorted((ROOT / "docs").glob("*.rst")))
 
 #: Options that the pages name and that are those of other commands.
-FOREIGN = frozenset({"--pidfile", "--enable-optimizations"})
+FOREIGN = frozenset({"--pidfile", "--enable-optimizations", "--seed", "--seeds", "--seconds"})
 
 
 # Reading the pages.
@@ -387,3 +387,21 @@ class MarkupTests(SynchronousTestCase):
             settings = {"report_level": 1, "halt_level": 5, "warning_stream": said, "_disable_config": True}
             core.publish_doctree(page.read_text("utf-8"), source_path=page.name, settings_overrides=settings)
             self.assertEqual(said.getvalue(), "")
+
+
+class ReliabilityTests(SynchronousTestCase):
+    """The tests that docs/reliability.rst names."""
+
+    def test_they_exist(self) -> None:
+        text = (ROOT / "docs" / "reliability.rst").read_text("utf-8")
+        named = re.findall(r"``(tests/[\w/]+\.py)(?:::(\w+))?``", text)
+        self.assertGreater(len(named), 30)
+        for path, name in named:
+            with self.subTest(path, name=name):
+                tree = ast.parse((ROOT / path).read_text("utf-8"))
+                defined = {
+                    node.name
+                    for node in tree.body
+                    if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+                }
+                self.assertTrue(not name or name in defined, f"{path} has no {name}")
