@@ -1,67 +1,56 @@
 """The client: payloads out under a policy, ACKs back.
 
-One connection carries many packets at a time, and their answers are matched by order (docs/protocol.rst, promises 3
-and 4). It is made when there is something to send, and made again by the next ``send`` after it was lost. Nothing is
-ever sent a second time: whoever asked decides that, by what :attr:`ProxyError.delivered` says::
+One connection carries many packets at a time (:mod:`rproxy.exchanging`). It is made when there is something to send,
+and made again after it was lost, for as long as the client isn't closed; one that carried no packet is let go until
+there is one, because proxies close connections that are idle. Packets wait for a connection for as long as for their
+answer::
 
     client = Client(HostnameEndpoint(reactor, "127.0.0.1", 8000), "1", reactor)
     ack = await client.send("111", "xyz1")
     assert is_correct("xyz1", ack)
     await client.close()
+
+Nothing that a server may have got is ever sent a second time: whoever asked decides that, by what
+:attr:`ProxyError.delivered` says. With ``resend`` a packet is sent again where the proxy says that no server got it,
+for a reason that may pass (:data:`PASSING`): after a random time that grows with each try, up to :data:`MAX_REFUSALS`
+times, and within the packet's one timeout. It may then come after packets that were sent later.
 """
 
 from __future__ import annotations
 
-from collections import deque
+import random
+from collections.abc import Callable
 from functools import partial
-from typing import Literal, NoReturn, cast
+from typing import NoReturn, cast
 
-from attrs import define, frozen
-from twisted.internet.defer import Deferred, fail, succeed
-from twisted.internet.interfaces import IProtocol, IReactorTime, IStreamClientEndpoint
-from twisted.internet.protocol import Factory, Protocol, connectionDone
-from twisted.internet.tcp import Client as ClientTransport
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.interfaces import IDelayedCall, IProtocol, IReactorTime, IStreamClientEndpoint
+from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 
 from rproxy import packets
+from rproxy.backoff import Backoff
 from rproxy.counting import Count
-from rproxy.framing import Framer, StreamError
+from rproxy.exchanging import Answer, ClientProtocol, ProxyError, Request
 from rproxy.hashing import sha1_hex
 from rproxy.limits import Limits
 from rproxy.packets import Ack, Error, PacketError
+
+__all__ = ["DEFAULT_IN_FLIGHT", "DEFAULT_TIMEOUT", "PASSING", "Answer", "Client", "ProxyError", "is_correct"]
 
 #: How long an answer may take, in seconds: the proxy gives up on a packet after 30.
 DEFAULT_TIMEOUT = 60.0
 #: How many packets of a client may be unanswered.
 DEFAULT_IN_FLIGHT = 1000
 
-Delivered = Literal["no", "unknown"]
-
-
-class ProxyError(Exception):
-    """A packet got no ACK.
-
-    :ivar code: one of the codes of docs/protocol.rst, or ``connection-lost`` where no answer could come any more.
-    :ivar delivered: ``no`` if no server has got the packet, so that sending it again is safe, else ``unknown``.
-    :ivar text: a sentence for people.
-    """
-
-    def __init__(self, code: str, delivered: Delivered, text: str) -> None:
-        super().__init__(code, delivered, text)
-        self.code = code
-        self.delivered = delivered
-        self.text = text
-
-    def __str__(self) -> str:
-        return f"{self.code}, delivered: {self.delivered}: {self.text}"
-
-
-@frozen
-class Answer:
-    """What came back: the bytes as they came, and what they say."""
-
-    raw: bytes
-    packet: Ack | Error
+#: The waits before a connection is made again, in seconds.
+RECONNECT = Backoff(0.25, 5.0)
+#: The waits before a packet is sent again, in seconds.
+RESEND = Backoff(0.1, 5.0)
+#: How often a packet may be refused; the last refusal is its answer.
+MAX_REFUSALS = 20
+#: The errors that say nothing about the packet itself, so that it may pass another time.
+PASSING = frozenset({"no-server", "overloaded", "shutting-down", "timeout"})
 
 
 def is_correct(payload: str, ack: Ack) -> bool:
@@ -69,106 +58,18 @@ def is_correct(payload: str, ack: Ack) -> bool:
     return ack.payload == sha1_hex(payload)
 
 
-@define(eq=False)
-class _Request:
-    """A packet, and who waits for its answer. Where nobody does any more, the answer is swallowed."""
-
-    raw: bytes
-    client_id: str
-    answer: Deferred[Answer]
-    written: bool = False
-
-    def fail(self, code: str, text: str) -> None:
-        if not self.answer.called:
-            self.answer.errback(self._error(code, text))
-
-    def timed_out(self, _result: object, seconds: float) -> NoReturn:
-        raise self._error("timeout", f"no answer within {seconds:g} seconds")
-
-    def _error(self, code: str, text: str) -> ProxyError:
-        return ProxyError(code, "unknown" if self.written else "no", text)
-
-
-class ClientProtocol(Protocol):
-    """One connection to a proxy."""
-
-    def __init__(self, max_packet: int) -> None:
-        self._framer = Framer(packets.peek_ack, max_packet)
-        #: Written and not yet answered, oldest first.
-        self.in_flight: deque[_Request] = deque()
-        #: Whether no answer will come any more.
-        self.broken = False
-        self._open = Count(1)
-
-    def connectionMade(self) -> None:
-        self._transport = cast(ClientTransport, self.transport)
-        # Small packets written one after the other would wait for each other's acknowledgement.
-        self._transport.setTcpNoDelay(True)
-        self._transport.setTcpKeepAlive(True)
-
-    def send(self, request: _Request) -> None:
-        """Write a packet."""
-        request.written = True
-        self.in_flight.append(request)
-        self._transport.write(request.raw)
-
-    def dataReceived(self, data: bytes) -> None:
-        if self.broken:
-            return
-        self._framer.feed(data)
-        try:
-            while (frame := self._framer.next()) is not None:
-                self._take(*frame)
-        except (StreamError, PacketError) as error:
-            # Which answer belongs to which packet can't be told any more.
-            self._break(str(error))
-            self._transport.abortConnection()
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self._break(reason.getErrorMessage())
-        self._open.change(-1)
-
-    def close(self) -> Deferred[None]:
-        """Close the connection; fires when it is gone. What is unanswered fails."""
-        if self.in_flight:
-            # A proxy that doesn't read must not keep us until everything is sent.
-            self._transport.abortConnection()
-        else:
-            self._transport.loseConnection()
-        return self._open.when_zero()
-
-    def _take(self, raw: bytes, ack: Ack | None) -> None:
-        """Give an answer to the oldest packet.
-
-        :raises StreamError: it isn't JSON.
-        :raises PacketError: it is no answer, or nobody's, or somebody else's.
-        """
-        packet = ack or packets.decode(raw)
-        if not isinstance(packet, Ack | Error) or not self.in_flight:
-            raise PacketError("the proxy sent something that wasn't asked for")
-        request = self.in_flight[0]
-        # Whom an error is for is left empty where the proxy couldn't read that far.
-        if packet.destid != request.client_id and (packet.destid or isinstance(packet, Ack)):
-            raise PacketError("the proxy sent somebody else's answer")
-        self.in_flight.popleft()
-        if not request.answer.called:
-            request.answer.callback(Answer(raw, packet))
-
-    def _break(self, why: str) -> None:
-        self.broken = True
-        in_flight, self.in_flight = self.in_flight, deque()
-        for request in in_flight:
-            request.fail("connection-lost", f"the connection to the proxy was lost: {why}")
-
-
 class Client:
     """Sends packets as one client.
 
     :param endpoint: where the proxy is.
     :param client_id: its ``srcid``.
-    :param timeout: how long an answer may take, in seconds.
+    :param timeout: how long an answer may take, in seconds, with all waits and tries.
     :param max_in_flight: packets unanswered at a time; further ones are refused.
     :param max_packet: the longest packet, in bytes, either way.
+    :param reconnect: whether to go on trying where no connection can be made. Otherwise each packet tries, and what
+        waits for a connection fails with it.
+    :param resend: whether to send again what certainly reached no server; see the module.
+    :param jitter: gives random numbers from 0 to 1, so that a restarted proxy's clients don't come all at once.
     """
 
     def __init__(
@@ -179,6 +80,10 @@ class Client:
         timeout: float = DEFAULT_TIMEOUT,
         max_in_flight: int = DEFAULT_IN_FLIGHT,
         max_packet: int = Limits().max_packet,
+        *,
+        reconnect: bool = True,
+        resend: bool = False,
+        jitter: Callable[[], float] = random.random,
     ) -> None:
         self._endpoint = endpoint
         self._client_id = client_id
@@ -186,16 +91,30 @@ class Client:
         self._timeout = timeout
         self._max_in_flight = max_in_flight
         self._max_packet = max_packet
-        self._protocol: ClientProtocol | None = None
+        self._reconnect = reconnect
+        self._resend = resend
+        self._jitter = jitter
+        #: The connection that packets are written to, while there is one.
+        self._current: ClientProtocol | None = None
+        #: All that are open: also those that retired and still have answers to bring.
+        self._connections: set[ClientProtocol] = set()
+        self._open = Count()
+        #: The attempt to connect, or else the wait before it.
         self._connecting: Deferred[IProtocol] | None = None
-        #: What waits for the connection to be made.
-        self._waiting: list[_Request] = []
+        self._pause: IDelayedCall | None = None
+        #: How often in a row no connection could be made, or one was lost before it brought an answer; and why.
+        self._failures = 0
+        self._why = ""
+        #: What waits for a connection, in the order in which it will be written.
+        self._waiting: dict[Request, None] = {}
+        #: What is to be sent again, and when.
+        self._refused: dict[Request, IDelayedCall] = {}
         self._closed = False
 
     def send(self, policy: str, payload: str) -> Deferred[Ack]:
         """Have a payload processed under a policy.
 
-        The Deferred may be cancelled: a packet that wasn't written yet is not sent, else its answer is swallowed.
+        The Deferred may be cancelled: a packet that isn't written yet is not sent, else its answer is swallowed.
 
         :raises ProxyError: (by the Deferred) there is no ACK.
         """
@@ -213,57 +132,146 @@ class Client:
         :param client_id: the packet's ``srcid``, which its answer has to name.
         :raises ProxyError: (by the Deferred) nothing came back.
         """
-        protocol = self._protocol if self._protocol is not None and not self._protocol.broken else None
-        in_flight = len(self._waiting if protocol is None else protocol.in_flight)
         if self._closed:
             return fail(ProxyError("connection-lost", "no", "this client was closed"))
         if len(raw) > self._max_packet:
             return fail(ProxyError("too-large", "no", f"a packet may have at most {self._max_packet} bytes"))
-        if in_flight >= self._max_in_flight:
-            return fail(ProxyError("overloaded", "no", f"{in_flight} packets have no answer yet"))
+        unanswered = self._unanswered()
+        if unanswered >= self._max_in_flight:
+            return fail(ProxyError("overloaded", "no", f"{unanswered} packets have no answer yet"))
         answer: Deferred[Answer] = Deferred(lambda _: self._forget(request))
-        request = _Request(raw, client_id, answer)
-        answer.addTimeout(self._timeout, self._clock, request.timed_out)
-        if protocol is not None:
-            protocol.send(request)
-        else:
-            self._waiting.append(request)
-            self._connect()
+        request = Request(raw, client_id, self._clock.seconds() + self._timeout, answer)
+        answer.addTimeout(self._timeout, self._clock, lambda *_: self._timed_out(request))
+        self._submit(request)
         return answer
 
     def close(self) -> Deferred[None]:
-        """Close the connection for good; fires when it is gone. What is unanswered fails."""
+        """Close every connection for good; fires when they are gone. What is unanswered fails."""
         self._closed = True
+        if self._pause is not None:
+            self._pause.cancel()
+            self._pause = None
         if self._connecting is not None:
             self._connecting.cancel()
-        return succeed(None) if self._protocol is None else self._protocol.close()
+        for again in self._refused.values():
+            again.cancel()
+        for connection in list(self._connections):
+            connection.close()
+        refused, self._refused = self._refused, {}
+        waiting, self._waiting = self._waiting, {}
+        for request in (*waiting, *refused):
+            request.fail("connection-lost", "this client was closed")
+        return self._open.when_zero()
+
+    # The way of a packet.
+
+    def _unanswered(self) -> int:
+        """How many packets are held, those among them that only keep their place on a connection."""
+        in_flight = sum(len(connection.in_flight) for connection in self._connections)
+        return in_flight + len(self._waiting) + len(self._refused)
+
+    def _submit(self, request: Request) -> None:
+        """Write a packet, now or when there is a connection."""
+        if self._current is not None:
+            self._current.send(request)
+            return
+        self._waiting[request] = None
+        if self._connecting is None and self._pause is None:
+            self._connect()
+
+    def _resubmit(self, request: Request) -> None:
+        del self._refused[request]
+        self._submit(request)
+
+    def _try_again(self, request: Request, answer: Answer) -> bool:
+        """Have a packet sent again if it may be, and if that may help."""
+        packet = answer.packet
+        if not (self._resend and isinstance(packet, Error) and packet.delivered == "no" and packet.error in PASSING):
+            return False
+        request.refusals += 1
+        seconds = RESEND.seconds(request.refusals, self._jitter())
+        too_late = self._clock.seconds() + seconds >= request.deadline
+        if request.is_over or self._closed or too_late or request.refusals >= MAX_REFUSALS:
+            return False
+        request.written = False
+        self._refused[request] = self._clock.callLater(seconds, self._resubmit, request)
+        return True
+
+    def _forget(self, request: Request) -> None:
+        """Nobody waits for the answer any more: don't send the packet, or else swallow the answer."""
+        request.is_over = True
+        self._waiting.pop(request, None)
+        if (again := self._refused.pop(request, None)) is not None:
+            again.cancel()
+        if request.connection is not None:
+            request.connection.close_if_done()
+
+    def _timed_out(self, request: Request) -> NoReturn:
+        if request.connection is not None:
+            request.connection.retire()
+        text = f"no answer within {self._timeout:g} seconds"
+        if self._why and not request.written:
+            text += f", and no connection to the proxy: {self._why}"
+        raise request.failure("timeout", text)
+
+    # From a connection: see rproxy.exchanging.Owner.
+
+    def opened(self, connection: ClientProtocol) -> None:
+        self._connections.add(connection)
+        self._open.change(1)
+
+    def answered(self, connection: ClientProtocol, request: Request, answer: Answer) -> None:
+        if connection is self._current:
+            self._failures = 0
+        if not self._try_again(request, answer):
+            request.end(answer)
+
+    def unusable(self, connection: ClientProtocol) -> None:
+        if connection is self._current:
+            self._current = None
+            if connection.used and self._reconnect and not self._closed:
+                self._connect_later()
+
+    def closed(self, connection: ClientProtocol) -> None:
+        self._connections.discard(connection)
+        self._open.change(-1)
+
+    # The connection.
+
+    def _connect_later(self) -> None:
+        self._failures += 1
+        self._pause = self._clock.callLater(RECONNECT.seconds(self._failures, self._jitter()), self._connect)
 
     def _connect(self) -> None:
-        if self._connecting is None:
-            factory = Factory.forProtocol(partial(ClientProtocol, self._max_packet))
-            factory.noisy = False
-            connecting = self._endpoint.connect(factory)
-            self._connecting = connecting
-            connecting.addCallbacks(self._connected, self._failed)
+        self._pause = None
+        factory = Factory.forProtocol(partial(ClientProtocol, self, self._max_packet))
+        factory.noisy = False
+        connecting = self._connecting = self._endpoint.connect(factory)
+        connecting.addCallbacks(self._connected, self._not_connected)
 
     def _connected(self, protocol: IProtocol) -> None:
+        connection = cast(ClientProtocol, protocol)
+        if not connection.usable:
+            self._not_connected(Failure(ConnectionError("it was lost as soon as it was made")))
+            return
         self._connecting = None
-        self._protocol = cast(ClientProtocol, protocol)
-        waiting, self._waiting = self._waiting, []
+        self._why = ""
+        self._current = connection
+        waiting, self._waiting = self._waiting, {}
         for request in waiting:
-            self._protocol.send(request)
+            connection.send(request)
 
-    def _failed(self, failure: Failure) -> None:
+    def _not_connected(self, failure: Failure) -> None:
         self._connecting = None
-        waiting, self._waiting = self._waiting, []
-        why = "this client was closed" if self._closed else failure.getErrorMessage()
+        if self._closed:
+            return
+        self._why = failure.getErrorMessage()
+        if self._reconnect:
+            self._connect_later()
+            return
+        waiting, self._waiting = self._waiting, {}
         for request in waiting:
-            request.fail("connection-lost", f"there is no connection to the proxy: {why}")
-
-    def _forget(self, request: _Request) -> None:
-        """Don't send what nobody waits for any more."""
-        if request in self._waiting:
-            self._waiting.remove(request)
+            request.fail("connection-lost", f"there is no connection to the proxy: {self._why}")
 
 
 def _ack_of(answer: Answer) -> Ack:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, TextIO
 
 import msgspec
@@ -15,7 +16,7 @@ from twisted.internet.task import react
 
 from rproxy import packets
 from rproxy.arguments import identifier, seconds
-from rproxy.client import DEFAULT_TIMEOUT, Answer, Client, ProxyError, is_correct
+from rproxy.client import DEFAULT_TIMEOUT, PASSING, Answer, Client, ProxyError, is_correct
 from rproxy.listening import format_address, parse_address
 from rproxy.packetfiles import parse_packet, read_packet
 from rproxy.packetlog import shown
@@ -121,6 +122,10 @@ async def send_all(
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what ``rproxy send`` takes."""
     parser.description = "Send data packets through a reverse proxy, and check that the SHA-1 of each comes back."
+    parser.epilog = (
+        f"Exit codes: {ALL_CORRECT} if every answer was right; {SOMETHING_WRONG} if one was wrong, an error, or didn't"
+        f" come; {BAD_USAGE} if what to send can't be understood; {INTERRUPTED} if it was interrupted."
+    )
     parser.add_argument("--id", type=identifier, metavar="ID", help="the client's id; replaces the srcid of a file")
     parser.add_argument(
         "--revproc",
@@ -141,6 +146,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=DEFAULT_TIMEOUT,
         metavar="SECONDS",
         help="how long an answer may take (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--keep-trying",
+        action="store_true",
+        help="within that time, wait for a proxy that isn't there, and send a packet again where the proxy says that no"
+        f" server got it, for a reason that may pass: {', '.join(sorted(PASSING))}. What a server may have got is never"
+        " sent again",
     )
     parser.add_argument("--json", action="store_true", help="print the packets instead, one on each line")
 
@@ -167,11 +179,15 @@ def run(args: argparse.Namespace) -> int:
     codes: list[int] = []
 
     async def main(reactor: Any) -> None:
+        running: Deferred[None] = Deferred()
+        reactor.callWhenRunning(running.callback, None)
+        # From then on the reactor handles signals. What comes before would be an error, with a traceback.
+        await running
         host, port = args.revproc
         endpoint = HostnameEndpoint(reactor, host, port, timeout=args.timeout)
-        sending = Deferred.fromCoroutine(
-            send_all(lambda: Client(endpoint, "", reactor, args.timeout), outgoing, terminal)
-        )
+        again = args.keep_trying
+        make_client = partial(Client, endpoint, "", reactor, args.timeout, reconnect=again, resend=again)
+        sending = Deferred.fromCoroutine(send_all(make_client, outgoing, terminal))
         # Stopped from the keyboard, it sends no more, and doesn't tell of connections that it closes itself.
         reactor.addSystemEventTrigger("before", "shutdown", sending.cancel)
         try:

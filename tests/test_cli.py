@@ -237,7 +237,7 @@ class SendTests(SynchronousTestCase):
         return Deferred.fromCoroutine(send_all(self.client, outgoing, terminal(self.out, self.err, ("10.0.0.1", 8000))))
 
     def client(self) -> Client:
-        return Client(self.proxy, "", Clock())
+        return Client(self.proxy, "", Clock(), reconnect=False)
 
     def end(self, sent: Deferred[int]) -> int:
         """The connection is closed by the command, and the code is there when it is gone."""
