@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import socket
 import subprocess
 from collections import Counter
@@ -226,7 +225,7 @@ def test_send_keeps_trying(group: Group) -> None:
 
 
 def test_send_keeps_trying_in_vain() -> None:
-    """Until its time is over, with the reason; or until it is interrupted."""
+    """Until its time is over, with the reason; or until it is told to stop."""
     port = free_port()
     argv = [*script("rproxy"), "send", "--keep-trying", "--revproc", str(port), "--id=1", "--pp=111", "--payload=xyz1"]
     done = subprocess.run(
@@ -240,7 +239,7 @@ def test_send_keeps_trying_in_vain() -> None:
         try:
             assert send.stdout is not None
             assert send.stdout.readline().startswith(b"Sending message")
-            send.send_signal(signal.SIGINT)
+            send.terminate()
             _, err = send.communicate(timeout=SECONDS)
         finally:
             send.kill()
