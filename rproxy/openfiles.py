@@ -30,7 +30,9 @@ class OpenFilesService(Service):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
             soft = hard
         except (OSError, ValueError) as error:
-            self._logger.warn("Can't raise the limit of open files from {soft} to {hard}: {error}", soft=soft, hard=hard, error=error)
+            self._logger.warn(
+                "Can't raise the limit of open files from {soft} to {hard}: {error}", soft=soft, hard=hard, error=error
+            )
         if resource.RLIM_INFINITY != soft <= self._wanted:
             self._logger.warn(
                 "Only {soft} files may be open, and {wanted} connections are allowed: raise the limit (ulimit -Hn, or"
