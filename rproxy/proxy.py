@@ -360,6 +360,8 @@ class ProxyFactory(Factory):
         self.submit: Callable[[Request], None] = self.router.submit
         #: Clients that have an answer which is delivered when what is being done is finished.
         self._undelivered: dict[ProxyProtocol, None] = {}
+        #: What was received until the last sweep.
+        self._came = 0
         #: Fire when nothing is in flight any more, and when no connection is left.
         self._drained: list[Deferred[None]] = []
         self._closed: list[Deferred[None]] = []
@@ -428,7 +430,8 @@ class ProxyFactory(Factory):
         for owner in self.registry.expire():
             _lease_changed(owner)
         self.router.sweep()
-        if self._drained and not self.in_flight:
+        came, self._came = self._came, self.counters.received
+        if self._drained and self._came == came and not self.in_flight:
             # Later, because what waits for it stops the sweeps, which one of them can't do.
             self.clock.callLater(0, _fire, self._drained)
 
@@ -445,7 +448,8 @@ class ProxyFactory(Factory):
     def drain(self) -> Deferred[None]:
         """Refuse every new packet from now on.
 
-        :returns: fires when nothing is in flight any more, which :meth:`sweep` looks at.
+        :returns: fires when nothing is in flight any more and nothing came from one :meth:`sweep` to the next: what was
+            on its way when the proxy was told to stop is refused, and not lost.
         """
         self.submit = _refuse_shutting_down
         drained: Deferred[None] = Deferred(self._drained.remove)

@@ -100,7 +100,8 @@ class UpAndDownTests(SynchronousTestCase):
         fails = timeouts = 0
         for outcome in outcomes:
             up = health.up
-            told = health.probed(0.0) if outcome == "probed" else getattr(health, outcome)()
+            arguments = (0.0,) if outcome == "probed" else ()
+            told = getattr(health, outcome)(*arguments)
             if outcome in {"succeeded", "probed"}:
                 fails = timeouts = 0
             fails += outcome == "failed"

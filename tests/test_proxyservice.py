@@ -97,6 +97,18 @@ class DrainTests(ProxyCase):
         self.successResultOf(stopped)
         self.assertTrue(client.ended)
 
+    def test_packets_on_their_way(self) -> None:
+        """As long as packets come from one look to the next they are refused, and not cut off."""
+        client = self.world.client()
+        stopped = self.stop()
+        for payload in "abc":
+            client.ask(payload)
+            self.world.advance(0.25)
+            self.assertNoResult(stopped)
+        self.world.advance(0.25)
+        self.successResultOf(stopped)
+        self.assertEqual(client.answers(), ["shutting-down/no"] * 3)
+
     def test_stopped_twice(self) -> None:
         """The second time there is nothing left to do."""
         self.stop()
