@@ -30,7 +30,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-from tests.chaos.journal import ANSWERED, Journal, sha1_hex
+from tests.chaos.journal import ANSWERED, WORK, Journal, sha1_hex
 
 HOST = "127.0.0.1"
 #: The most that a server of the old kind takes from a socket at a time, and how many connections wait for it.
@@ -83,13 +83,12 @@ class Worker:
         self._journal.add(digest, client, packet["privPoliId"], order)
         deed, _, detail = order.partition(" ")
         answer = self._ack(client, digest)
-        if deed == "late":
-            time.sleep(float(detail))
-        elif deed == "reset":
+        time.sleep(float(detail) if deed == "late" else WORK)
+        if deed == "reset":
             connection.sendall(answer[: len(answer) // 2])
             reset(connection)
             return False
-        elif deed == "garbage":
+        if deed == "garbage":
             answer = GARBAGE[detail] or self._ack("nobody", digest)
         connection.sendall(answer)
         return True

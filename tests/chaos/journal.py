@@ -15,6 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+#: The variable that tells :mod:`tests.chaos.journaling` which file to write to.
+VARIABLE = "CHAOS_JOURNAL"
+#: How long a server works on a packet, in seconds: one that answers at once has hardly anything that could be lost.
+WORK = 0.015
 #: What a server did with a packet, unless it was ordered to do something else.
 ANSWERED = "answer"
 

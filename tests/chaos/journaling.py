@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from functools import cache
 
-from tests.chaos.journal import Journal, sha1_hex
+from twisted.internet import reactor
+from twisted.internet.task import deferLater
 
-#: The variable that names the journal's file.
-VARIABLE = "CHAOS_JOURNAL"
+from tests.chaos.journal import VARIABLE, WORK, Journal, sha1_hex
 
 
 @cache
@@ -16,8 +16,9 @@ def _journal() -> Journal:
     return Journal(os.environ[VARIABLE])
 
 
-def answer(payload: str) -> str:
-    """Write the packet down, and answer what every server answers."""
+async def answer(payload: str) -> str:
+    """Write the packet down, and answer what every server answers when it has worked for a while."""
     digest = sha1_hex(payload)
     _journal().add(digest)
+    await deferLater(reactor, WORK)
     return digest

@@ -101,23 +101,33 @@ def one_answer(seen: Seen) -> Iterator[Violation]:
     """Each packet gets one answer, unless its client is gone or its proxy was ended."""
     for connection in seen.history.connections:
         who = f"a connection of {connection.client_id}"
-        told_at = seen.life(connection).told_at
-        proxy_ended = bool(told_at) and (not connection.ended_at or connection.ended_at >= told_at)
         surplus = len(connection.answers) - len(connection.packets)
         if surplus > 0:
             last = connection.packets[-1] if connection.packets else None
             yield Violation("more answers than packets", f"{who} got {surplus} more answers than it asked for", last)
         if connection.end is End.OPEN:
             yield Violation("never ended", f"{who} is still open")
-        if connection.end is End.CUT and not proxy_ended:
-            first = next(iter(connection.unanswered), None)
-            yield Violation("cut", f"{who} was cut, and nobody had ended the proxy", first)
-        if connection.end is End.LEFT or proxy_ended:
-            continue
-        for packet in connection.unanswered:
-            yield Violation("no answer", f"{who} never got an answer, and the proxy was there", packet)
-        if connection.leftover:
-            yield Violation("half an answer", f"{who} ended with {connection.leftover[:200]!r}")
+        if connection.end is not End.LEFT:
+            yield from _missing(seen, connection, who)
+
+
+def _missing(seen: Seen, connection: Connection, who: str) -> Iterator[Violation]:
+    """What a client that stayed to the end should have got."""
+    life = seen.life(connection)
+    if life.told_at and connection.ended_at >= life.told_at:
+        # An answer shows that the proxy had accepted it, and then it reads what was there when it was told to drain.
+        if life.gently and connection.answers:
+            for packet in connection.unanswered:
+                if packet.sent_at < life.told_at:
+                    yield Violation("not drained", f"{who} got no answer from a proxy that was to drain", packet)
+        return
+    if connection.end is End.CUT:
+        first = next(iter(connection.unanswered), None)
+        yield Violation("cut", f"{who} was cut, and nobody had ended the proxy", first)
+    for packet in connection.unanswered:
+        yield Violation("no answer", f"{who} never got an answer, and the proxy was there", packet)
+    if connection.leftover:
+        yield Violation("half an answer", f"{who} ended with {connection.leftover[:200]!r}")
 
 
 def right_answer(seen: Seen) -> Iterator[Violation]:
@@ -266,11 +276,10 @@ def counters(seen: Seen) -> Iterator[Violation]:
         connections = [connection for connection in seen.history.connections if connection.proxy == number]
         answers = [answer for connection in connections for answer in connection.answers]
         acks = sum(answer.is_ack for answer in answers)
-        sent = sum(len(connection.packets) for connection in connections)
-        # An answer may have been written and not have arrived only where its client or its proxy was gone.
-        unseen = sum(len(connection.unanswered) for connection in connections)
+        # Only where its client was gone may an answer have been written and not have arrived.
+        unseen = sum(len(connection.unanswered) for connection in connections if connection.end is End.LEFT)
         for what, counted, least, most in (
-            ("received", received, len(answers), sent),
+            ("received", received, len(answers), len(answers) + unseen),
             ("acked", acked, acks, acks + unseen),
             ("refused", refused, len(answers) - acks, len(answers) - acks + unseen),
             ("client gone", gone, 0, unseen),

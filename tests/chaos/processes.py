@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from tests.chaos import journal, journaling
+from tests.chaos import journal
 from tests.chaos.history import ProxyLife
 from tests.chaos.openfiles import open_files
 from tests.chaos.plan import QUEUE_TIMEOUT, TIMEOUT, Kind, Server
@@ -96,7 +96,7 @@ class ServerProcess:
             ]
             for policy in server.policies:
                 arguments += ["--pp", policy]
-            return Twistd("rpoolserver", *arguments, env={journaling.VARIABLE: str(self._journal)})
+            return Twistd("rpoolserver", *arguments, env={journal.VARIABLE: str(self._journal)})
         # Without what is installed, it starts several times as fast.
         argv = [sys.executable, "-S", "-m", "tests.chaos.faultserver", "--id", server.server_id]
         argv += ["--port", str(self.port), "--proxy", str(proxy)]

@@ -123,6 +123,14 @@ class OracleTests(SynchronousTestCase):
 
         self.assert_found()
 
+    def test_killed_proxy(self) -> None:
+        """It answers nothing more, and counts nothing."""
+        self.send(self.first)
+        self.first.end, self.first.ended_at = End.CUT, BEGAN + 10.5
+        self.history.proxies[0] = ProxyLife(told_at=BEGAN + 10.0, ended_at=BEGAN + 10.1, exit_code=-9)
+
+        self.assert_found()
+
     def test_refusals(self) -> None:
         """Errors that say what was."""
         connection = self.connection("c1")
@@ -144,12 +152,14 @@ class OracleTests(SynchronousTestCase):
     def test_no_answer(self) -> None:
         """A packet without one, whose client and proxy were there."""
         self.first.answers.pop()
+        self.count(7, 7, 0, 0)
 
         self.assert_found("no answer")
 
     def test_no_answer_after_half_closing(self) -> None:
         """A client that only shut its writing side still gets its answers."""
         self.first.answers.pop()
+        self.count(7, 7, 0, 0)
         self.first.end = End.SHUT
 
         self.assert_found("no answer")
@@ -166,6 +176,13 @@ class OracleTests(SynchronousTestCase):
 
         self.assert_found("second answer")
 
+    def test_not_drained(self) -> None:
+        """What was in flight when the proxy was told to stop is answered."""
+        self.send(self.first)
+        self.first.end, self.first.ended_at = End.CUT, BEGAN + 10.5
+
+        self.assert_found("not drained")
+
     def test_cut(self) -> None:
         """A connection that broke while its proxy was there."""
         self.first.end = End.CUT
@@ -175,6 +192,7 @@ class OracleTests(SynchronousTestCase):
     def test_cut_before_the_proxy_was_told(self) -> None:
         """What a proxy is told later is no reason."""
         self.first.answers.pop()
+        self.count(7, 7, 0, 0)
         self.first.end = End.CUT
 
         self.assert_found("cut", "no answer")
@@ -375,7 +393,7 @@ class OracleTests(SynchronousTestCase):
 
     def test_counters_that_do_not_agree(self) -> None:
         """They add up, but every client saw an ACK."""
-        for counts in (9, 9, 0, 0), (8, 7, 1, 0), (8, 7, 0, 1), (7, 7, 0, 0):
+        for counts in (9, 9, 0, 0), (8, 7, 1, 0), (8, 7, 0, 1), (7, 7, 0, 0), (10, 8, 0, 2):
             self.setUp()
             self.count(*counts)
 
