@@ -9,6 +9,7 @@ import socket
 import struct
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from itertools import islice
 from typing import cast
 
@@ -81,26 +82,30 @@ class Wire(asyncio.Protocol):
             peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._transport.abort()
 
-    async def until(self, predicate: Callable[[], bool], seconds: float) -> None:
-        """Wait until the record fulfils the predicate; no longer than so many seconds, or than the connection lives."""
-        try:
-            async with asyncio.timeout(seconds):
-                while not (predicate() or self.record.ended_at):
-                    self._changed.clear()
-                    await self._changed.wait()
-        except TimeoutError:
-            pass  # The oracle tells of what is missing.
+    async def room_for(self, packets: int, seconds: float) -> bool:
+        """Wait until so many packets more may be sent, and return whether they may."""
+        await self._until(lambda: len(self.record.unanswered) + packets <= WINDOW, seconds)
+        return self.usable and len(self.record.unanswered) + packets <= WINDOW
 
     async def finish(self, seconds: float) -> None:
         """Wait for the answers that are due, and close."""
         if self.usable:
-            await self.until(lambda: not self.record.unanswered, seconds)
+            await self._until(lambda: not self.record.unanswered, seconds)
         if self.usable:
             self.record.end = End.DONE
             self._transport.close()
-        await self.until(lambda: False, seconds)
+        await self._until(lambda: False, seconds)
         # A connection that doesn't end by itself is seen in the record, and must not stay.
         self._transport.abort()
+
+    async def _until(self, predicate: Callable[[], bool], seconds: float) -> None:
+        """Wait until the record fulfils the predicate; no longer than so many seconds, or than the connection lives."""
+        # What is missing then is for the oracle to tell.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while not (predicate() or self.record.ended_at):
+                    self._changed.clear()
+                    await self._changed.wait()
 
 
 def _encode(draft: Draft) -> bytes:
@@ -138,14 +143,15 @@ class Client:
         self._lock = asyncio.Lock()
 
     async def run(self, until: Callable[[float], Awaitable[None]]) -> None:
-        """Send all bursts.
+        """Send all bursts, as long as answers come.
 
         :param until: waits for a time since the traffic began.
         """
         for burst in self._bursts:
             await until(burst.at)
             async with self._lock:
-                await self._send(list(burst.drafts))
+                if not await self._send(list(burst.drafts)):
+                    return
 
     async def vanish(self, form: str) -> int:
         """Send a last burst and leave at once, and return how many packets were unanswered.
@@ -166,17 +172,17 @@ class Client:
             self._leave(self._wire)
         await asyncio.gather(*(wire.finish(self._patience) for wire in self._leaving))
 
-    async def _send(self, drafts: list[Draft]) -> None:
+    async def _send(self, drafts: list[Draft]) -> bool:
+        """Send packets; False if no answer came for so long that none will."""
         wire = await self._connected()
-        room = WINDOW - len(drafts)
-        while wire.usable and len(wire.record.unanswered) > room:
-            await wire.until(lambda: len(wire.record.unanswered) <= room, self._patience)
-        if not wire.usable:
-            await self._send(drafts)
-            return
+        while not await wire.room_for(len(drafts), self._patience):
+            if wire.usable:
+                return False
+            wire = await self._connected()
         wire.send(drafts)
         if self._single:
             await wire.finish(self._patience)
+        return True
 
     async def _connected(self) -> Wire:
         """Return the connection, and make one where there is none: the proxy always comes back."""

@@ -83,26 +83,22 @@ def _background(history: History, violation: Violation) -> Iterator[str]:
 
 def _travels(history: History, packet: Packet) -> Iterator[str]:
     """Give where a packet was sent, what came in its place, and where else its ACK came."""
-    payload = packet.draft.payload[:_SHOWN]
     for number, connection in enumerate(history.connections):
-        for place, sent in enumerate(connection.packets):
-            if sent is packet:
-                where = f"on connection {number} (to proxy {connection.proxy}), in place {place}"
-                policy = packet.draft.policy
-                yield f"{_at(history, sent.sent_at)} sent by {connection.client_id} {where}, {policy=}: {payload!r}"
-                yield from _answers(history, connection, [place])
-                yield f"{_at(history, connection.ended_at)} the connection's end: {connection.end}"
-            else:
-                continue
-        places = [
+        its_place = next((place for place, sent in enumerate(connection.packets) if sent is packet), None)
+        if its_place is not None:
+            where = f"on connection {number} (to proxy {connection.proxy}), in place {its_place}"
+            what = f"policy={packet.draft.policy!r}: {packet.draft.payload[:_SHOWN]!r}"
+            yield f"{_at(history, packet.sent_at)} sent by {connection.client_id} {where}, {what}"
+            yield from _answers(history, connection, [its_place])
+            yield f"{_at(history, connection.ended_at)} the connection's end: {connection.end}"
+        elsewhere = [
             place
             for place, answer in enumerate(connection.answers)
-            if answer.fields.get("payload") == packet.digest
-            and not (place < len(connection.packets) and connection.packets[place] is packet)
+            if place != its_place and answer.fields.get("payload") == packet.digest
         ]
-        if places:
-            yield f"elsewhere, on connection {number} of {connection.client_id}:"
-            yield from _answers(history, connection, places)
+        if elsewhere:
+            yield f"its ACK also came on connection {number} of {connection.client_id}:"
+            yield from _answers(history, connection, elsewhere)
 
 
 def _answers(history: History, connection: Connection, places: Iterable[int]) -> Iterator[str]:
