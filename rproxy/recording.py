@@ -6,6 +6,7 @@ and what was made in the meantime is kept as far as there is room (:data:`rproxy
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 
 from twisted.application.service import Service
@@ -121,7 +122,7 @@ class Recorder(Service):
 
     def _mishandled(self, failure: Failure) -> OSError:
         self._logger.failure("Writing the audit trail was mishandled", failure)
-        return OSError(failure.getErrorMessage())
+        return OSError(errno.EIO, f"it was mishandled: {type(failure.value).__name__}")
 
     def _written(self, error: OSError | None, before: int) -> None:
         self._batch = None
