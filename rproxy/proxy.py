@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Hashable
-from functools import cached_property
 from itertools import takewhile
 from typing import cast
 
@@ -79,6 +78,8 @@ class ProxyProtocol(Protocol):
     _finished = False
     _lingering: IDelayedCall | None = None
     _holds_lease = False
+    #: See :meth:`_find_address`.
+    _address = ""
 
     # From the transport.
 
@@ -112,8 +113,8 @@ class ProxyProtocol(Protocol):
         if self._lingering is not None and self._lingering.active():
             self._lingering.cancel()
         self._counters.client_gone += len(self._pending)
-        if self._trail is not None:
-            self._trail.gone(self._pending, self._address)
+        if self._trail is not None and self._pending:
+            self._trail.gone(self._pending, self._find_address())
         for request in self._pending:
             request.abandon()
         self._pending.clear()
@@ -270,7 +271,7 @@ class ProxyProtocol(Protocol):
         refused = self._counters.refused
         replies: list[bytes] = []
         if self._trail is not None:
-            self._trail.ended(takewhile(_is_answered, pending), self._address)
+            self._trail.ended(takewhile(_is_answered, pending), self._find_address())
         size = errors = 0
         while pending and (reply := pending[0].reply) is not None:
             size += len(pending.popleft().raw)
@@ -295,12 +296,13 @@ class ProxyProtocol(Protocol):
         else:
             shut_writing(self._transport)
 
-    @cached_property
-    def _address(self) -> str:
-        """Where the client is, for the audit trail."""
-        peer = self._transport.getPeer()
-        host = getattr(peer, "host", None)
-        return "unix" if host is None else format_address(host.removeprefix("::ffff:"), peer.port)
+    def _find_address(self) -> str:
+        """Where the client is, for the audit trail; not before something came, as it may have come through others."""
+        if not self._address:
+            peer = self._transport.getPeer()
+            host = getattr(peer, "host", None)
+            self._address = "unix" if host is None else format_address(host.removeprefix("::ffff:"), peer.port)
+        return self._address
 
     # Registration.
 

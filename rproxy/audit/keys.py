@@ -48,9 +48,8 @@ class Key:
 
     def link(self, previous: bytes, line: bytes) -> bytes:
         """Return the hash of a line: HMAC-SHA-256 over the previous line's hash and the line without its own."""
-        inner = self._inner.copy()
+        inner, outer = self._inner.copy(), self._outer.copy()
         inner.update(previous + line)
-        outer = self._outer.copy()
         outer.update(inner.digest())
         return outer.digest()
 

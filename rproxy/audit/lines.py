@@ -176,7 +176,7 @@ class Chain:
         self.seq = line.seq = self.seq + 1
         body = _encode(line)
         self.head = head = self._link(self.head, body)
-        return b'%b,"hash":"%b"}\n' % (body[:-1], hexlify(head))
+        return b"".join((body[:-1], b',"hash":"', hexlify(head), b'"}\n'))
 
 
 def split(raw: bytes) -> tuple[bytes, bytes] | None:
