@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from bench import backpressure, growth, latency, memory, shapes
+from bench import audit, backpressure, growth, latency, memory, shapes
 from bench.stage import Bench
 from bench.tables import Column, Row, count, decimal, percent, ratio, size
 
@@ -77,6 +77,19 @@ MEMORY = Table(
     ),
 )
 
+AUDIT = Table(
+    "audit",
+    "Microseconds of the proxy's processor time for each message, without an audit trail and with one.",
+    (
+        Column("shape", "shape", str),
+        Column("µs without", "without", decimal),
+        Column("µs with", "with", decimal),
+        Column("µs more", "more", decimal),
+        Column("messages/s without", "rate_without", count),
+        Column("messages/s with", "rate", count),
+    ),
+)
+
 LATENCY = Table(
     "latency",
     "Milliseconds from when a message was to be sent to its answer, at half the rate that rproxy can take.",
@@ -110,6 +123,7 @@ PARTS = (
     *(Part(shape.name, SHAPES, shape.measure) for shape in shapes.SHAPES),
     *(Part(curve.name, CURVES[curve.name], curve.measure) for curve in growth.CURVES),
     Part("memory", MEMORY, memory.measure),
+    Part("audit", AUDIT, audit.measure),
     Part("latency", LATENCY, latency.measure),
     *(Part(others.name, BACKPRESSURE, others.measure) for others in backpressure.OTHERS),
 )

@@ -18,6 +18,8 @@ from bench.plan import FULL, Plan
 from bench.processes import SHOWN, Child, Children, Failure
 
 RPROXY = "rproxy"
+#: The same with an audit trail.
+RPROXY_AUDIT = "rproxy --audit"
 HAPROXY_TCP = "HAProxy TCP"
 HAPROXY_HTTP = "HAProxy HTTP"
 NATS = "NATS"
@@ -128,6 +130,9 @@ class Stage:
         if RPROXY in contestants:
             self.targets[RPROXY] = self._start_rproxy()
             self.start_servers(f"proxy={self.targets[RPROXY].port}")
+        if RPROXY_AUDIT in contestants:
+            self.targets[RPROXY_AUDIT] = self._start_rproxy(*self._audit())
+            self.start_servers(f"proxy={self.targets[RPROXY_AUDIT].port}")
         if HAPROXY_TCP in contestants or HAPROXY_HTTP in contestants:
             self._start_haproxy()
         if NATS in contestants:
@@ -136,13 +141,20 @@ class Stage:
             child, ports = self.start_servers(layout=Layout(1, 1, self.layout.payload))
             self.targets[NO_PROXY] = Target(ports[0], child, ("policies=1", "groups=1"))
 
-    def _start_rproxy(self) -> Target:
+    def _audit(self) -> list[str]:
+        """The options that make a trail, on the disk that has the temporary files."""
+        key = self._children.folder / "audit.key"
+        key.write_text("0123456789abcdef0123456789abcdef")
+        key.chmod(0o600)
+        return ["--audit", str(self._children.folder / "audit.log"), "--audit-key", str(key)]
+
+    def _start_rproxy(self, *options: str) -> Target:
         argv = [self._bench.python, "-c", TWISTD, "-n", "--pidfile=", "rproxy"]
-        argv += ["--listen", "tcp:0:interface=127.0.0.1:backlog=1024"]
+        argv += ["--listen", "tcp:0:interface=127.0.0.1:backlog=1024", *options]
         if self.layout.payload + OVERHEAD > MAX_PACKET:
             argv += ["--max-packet", str(self.layout.payload + OVERHEAD)]
         env = {} if self._bench.installed else {"PYTHONPATH": str(ROOT)}
-        child = self._children.start("rproxy", argv, env)
+        child = self._children.start(RPROXY_AUDIT if options else RPROXY, argv, env)
         return Target(int(child.wait_for(r"Running the reverse proxy on port (\d+)$")[1]), child)
 
     def start_servers(self, *words: str, layout: Layout | None = None) -> tuple[Child, list[int]]:

@@ -11,6 +11,7 @@ from rproxy import packets
 from rproxy.metrics import Counters
 from rproxy.packets import PROXY_ID, Setup
 from rproxy.registry import ConflictError, Registry, TooManyError
+from rproxy.trail import Trail
 
 
 class Admission:
@@ -18,9 +19,10 @@ class Admission:
 
     _logger = Logger()
 
-    def __init__(self, registry: Registry, counters: Counters) -> None:
+    def __init__(self, registry: Registry, counters: Counters, trail: Trail | None = None) -> None:
         self._registry = registry
         self._counters = counters
+        self._trail = trail
 
     def admit(self, setup: Setup, host: str | None, owner: Hashable) -> bytes | None:
         """Take a setup packet.
@@ -30,13 +32,15 @@ class Admission:
         :returns: the packet to answer with; None where the server awaits no answer.
         """
         if host is None:
-            return self._refuse(setup, "forbidden", "a server registers over TCP, from the address that it serves at")
+            return self._refuse(
+                setup, host, "forbidden", "a server registers over TCP, from the address that it serves at"
+            )
         try:
             registration = self._registry.register(setup, host.removeprefix("::ffff:"), owner)
         except ConflictError as error:
-            return self._refuse(setup, "conflict", str(error))
+            return self._refuse(setup, host, "conflict", str(error))
         except TooManyError as error:
-            return self._refuse(setup, "overloaded", str(error))
+            return self._refuse(setup, host, "overloaded", str(error))
         if registration is not None and registration.draining:
             self._logger.info(
                 "Server id {registration.server_id} drains: nothing new for it under privacy policy"
@@ -54,8 +58,12 @@ class Admission:
             return None
         return packets.ack(PROXY_ID, setup.id, "draining" if setup.drain else "registered")
 
-    def _refuse(self, setup: Setup, code: Literal["forbidden", "conflict", "overloaded"], text: str) -> bytes:
+    def _refuse(
+        self, setup: Setup, host: str | None, code: Literal["forbidden", "conflict", "overloaded"], text: str
+    ) -> bytes:
         self._counters.setup_refused[code] += 1
+        if self._trail is not None:
+            self._trail.setup_refused(setup, host, code)
         self._logger.warn(
             "Refused setup message from server id {server_id} privacy policy {policy}: {code}, {text}",
             server_id=setup.id,

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import Protocol
 
-from rproxy import __version__, packetfiles, sending, simulation
+from rproxy import __version__, audit, packetfiles, sending, simulation
 
 
 class Command(Protocol):
@@ -29,6 +29,7 @@ COMMANDS: tuple[tuple[str, str, Command], ...] = (
     ("send", "send packets through a reverse proxy, and check the answers", sending),
     ("packets", "write sample packets to files", packetfiles),
     ("simulate", "run a proxy, pool servers and clients on this machine, and check every answer", simulation),
+    ("audit", "check an audit trail, and ask it who received what", audit),
 )
 
 

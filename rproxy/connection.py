@@ -27,6 +27,7 @@ from rproxy.packetlog import ProxyLog
 from rproxy.packets import Ack, Error, PacketError
 from rproxy.registry import Address
 from rproxy.request import Asker, Refusal, Request
+from rproxy.trail import Trail
 
 
 class Pool(Protocol):
@@ -164,7 +165,7 @@ class UpstreamConnection(TwistedProtocol):
         if isinstance(answer, Ack):
             return raw, answer
         if isinstance(answer, Error) and answer.delivered == "unknown":
-            return Refusal(raw, "failed"), answer
+            return Refusal(raw, "failed", "unknown"), answer
         raise PacketError("neither an ACK nor a server's error")
 
     def _update_room(self) -> None:
@@ -250,3 +251,20 @@ class UpstreamConnection(TwistedProtocol):
 
     def stopProducing(self) -> None:
         """The connection is lost: see :meth:`connectionLost`."""
+
+
+class RecordedConnection(UpstreamConnection):
+    """One whose packets are told to the audit trail; a class of its own, so that without a trail none is looked for."""
+
+    def __init__(
+        self, trail: Trail, pool: Pool, pipeline: int | None, limits: Limits, counters: Counters, log: ProxyLog | None
+    ) -> None:
+        super().__init__(pool, pipeline, limits, counters, log)
+        self._trail = trail
+
+    def write(self, request: Request) -> bool:
+        """See :meth:`UpstreamConnection.write`."""
+        if not super().write(request):
+            return False
+        self._trail.written(request)
+        return True

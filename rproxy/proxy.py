@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Hashable
+from itertools import takewhile
 from typing import cast
 
 from msgspec import UNSET
@@ -32,12 +33,14 @@ from rproxy.admission import Admission
 from rproxy.framing import Framer, StreamError
 from rproxy.limits import Limits
 from rproxy.lingering import shut_writing
+from rproxy.listening import format_address
 from rproxy.metrics import Counters
 from rproxy.packetlog import ProxyLog
 from rproxy.packets import Data, PacketError, Setup
 from rproxy.registry import Registration, Registry
 from rproxy.request import Refusal, Request
 from rproxy.routing import Router
+from rproxy.trail import Trail
 from rproxy.upstream import Connect
 
 
@@ -49,6 +52,7 @@ class ProxyProtocol(Protocol):
         self._factory = factory
         self._limits = factory.limits
         self._counters = factory.counters
+        self._trail = factory.trail
         self._framer = Framer(packets.peek_data, factory.limits.max_packet, packets.peek_many_data)
         #: What has no answer yet, or one that must wait for those before it.
         self._pending: deque[Request] = deque()
@@ -74,6 +78,8 @@ class ProxyProtocol(Protocol):
     _finished = False
     _lingering: IDelayedCall | None = None
     _holds_lease = False
+    #: See :meth:`_find_address`.
+    _address = ""
 
     # From the transport.
 
@@ -107,6 +113,8 @@ class ProxyProtocol(Protocol):
         if self._lingering is not None and self._lingering.active():
             self._lingering.cancel()
         self._counters.client_gone += len(self._pending)
+        if self._trail is not None and self._pending:
+            self._trail.gone(self._pending, self._find_address())
         for request in self._pending:
             request.abandon()
         self._pending.clear()
@@ -236,14 +244,18 @@ class ProxyProtocol(Protocol):
         if not packets.size_is_wrong(data):
             return False
         if self._limits.strict:
-            self._refuse(raw, data.srcid, "bad-packet", "payloadsize is not the number of the payload's characters")
+            text = "payloadsize is not the number of the payload's characters"
+            self._refuse(raw, data.srcid, "bad-packet", text, data.policy)
             return True
         self._counters.wrong_size += 1
         return False
 
-    def _refuse(self, raw: bytes, client_id: str, code: str, text: str) -> None:
-        """Answer something that was taken and is no data packet, in its place among the answers."""
-        request = Request(raw, "", client_id, 0.0, self)
+    def _refuse(self, raw: bytes, client_id: str, code: str, text: str, policy: str = "") -> None:
+        """Answer something that was taken and goes to no server, in its place among the answers.
+
+        :param policy: the one it asked for; ``""`` if it was no data packet.
+        """
+        request = Request(raw, policy, client_id, 0.0, self)
         self._pending.append(request)
         self._pending_bytes += len(raw)
         request.refuse(code, "no", text)
@@ -258,6 +270,8 @@ class ProxyProtocol(Protocol):
         pending = self._pending
         refused = self._counters.refused
         replies: list[bytes] = []
+        if self._trail is not None:
+            self._trail.ended(takewhile(_is_answered, pending), self._find_address())
         size = errors = 0
         while pending and (reply := pending[0].reply) is not None:
             size += len(pending.popleft().raw)
@@ -281,6 +295,14 @@ class ProxyProtocol(Protocol):
             self._transport.loseConnection()
         else:
             shut_writing(self._transport)
+
+    def _find_address(self) -> str:
+        """Where the client is, for the audit trail; not before something came, as it may have come through others."""
+        if not self._address:
+            peer = self._transport.getPeer()
+            host = getattr(peer, "host", None)
+            self._address = "unix" if host is None else format_address(host.removeprefix("::ffff:"), peer.port)
+        return self._address
 
     # Registration.
 
@@ -332,6 +354,7 @@ class ProxyFactory(Factory):
     :param random: numbers from 0 to 1, for jitter.
     :param log: where packets are shown, None not to.
     :param retry: see :class:`rproxy.routing.Router`.
+    :param trail: where it is recorded what becomes of packets and registrations, None nowhere.
     """
 
     noisy = False
@@ -345,17 +368,20 @@ class ProxyFactory(Factory):
         random: Callable[[], float],
         log: ProxyLog | None = None,
         retry: frozenset[str] = frozenset(),
+        trail: Trail | None = None,
     ) -> None:
         self.limits = limits
+        self.trail = trail
         self.clock = clock
         self.seconds = clock.seconds
         self.log = log
         self.counters = Counters()
-        self.router = Router(limits, self.counters, clock, connect, random, log, retry)
+        self.router = Router(limits, self.counters, clock, connect, random, log, retry, trail)
+        recorded = () if trail is None else (trail.unregistered,)
         self.registry = Registry(
-            clock.seconds, self.router.registered, self._ended, _lease_changed, limits.registrations
+            clock.seconds, self._registered, self._ended, _lease_changed, limits.registrations, *recorded
         )
-        self.admission = Admission(self.registry, self.counters)
+        self.admission = Admission(self.registry, self.counters, trail)
         #: Where the clients' packets go.
         self.submit: Callable[[Request], None] = self.router.submit
         #: Clients that have an answer which is delivered when what is being done is finished.
@@ -445,6 +471,11 @@ class ProxyFactory(Factory):
         """Take packets."""
         self.submit = self.router.submit
 
+    def set_recording(self, works: bool) -> None:
+        """Take packets only while it can be recorded what becomes of them."""
+        if self.submit is not _refuse_shutting_down:
+            self.submit = self.router.submit if works else _refuse_unrecorded
+
     def drain(self) -> Deferred[None]:
         """Refuse every new packet from now on.
 
@@ -475,6 +506,12 @@ class ProxyFactory(Factory):
         for client in list(self.clients):
             client.abort()
 
+    def _registered(self, registration: Registration) -> None:
+        if self.trail is not None:
+            # First, because the router may write packets to it at once.
+            self.trail.registered(registration)
+        self.router.registered(registration)
+
     def _ended(self, registration: Registration) -> None:
         self._logger.info(
             "Registration of server id {registration.server_id} for privacy policy {registration.policy} ended",
@@ -490,6 +527,14 @@ def _lease_changed(owner: Hashable) -> None:
 
 def _refuse_shutting_down(request: Request) -> None:
     request.refuse("shutting-down", "no", "the proxy is stopping")
+
+
+def _refuse_unrecorded(request: Request) -> None:
+    request.refuse("overloaded", "no", "the proxy can't write its audit trail")
+
+
+def _is_answered(request: Request) -> bool:
+    return request.reply is not None
 
 
 def _fire(waiting: list[Deferred[None]]) -> None:

@@ -72,6 +72,7 @@ class Registry:
     :param ended: called with each registration that ended and wasn't replaced.
     :param displaced: called with each owner whose registration became another's.
     :param most: how many registrations there may be.
+    :param over: called with each registration that stands no more, replaced ones too, and why, when the others know.
     """
 
     _seconds: Callable[[], float]
@@ -79,6 +80,7 @@ class Registry:
     _ended: Callable[[Registration], None]
     _displaced: Callable[[Hashable], None] = lambda owner: None
     _most: int = 1 << 31
+    _over: Callable[[Registration, str], None] = lambda registration, why: None
     _entries: dict[Key, _Entry] = field(factory=dict, init=False)
     _owned: dict[Hashable, set[Key]] = field(factory=dict, init=False)
     #: Who serves a policy at an address: one port is one server's.
@@ -122,23 +124,26 @@ class Registry:
         if before is not None and before is not owner:
             self._displaced(before)
         self._registered(registration)
+        if held is not None:
+            self._over(held.registration, "replaced")
         return registration
 
     def _displace(self, key: Key, newcomer: Hashable) -> None:
         before = self._disown(key)
-        self._end(key)
+        self._end(key, "another server has its address")
         if before is not None and before is not newcomer:
             self._displaced(before)
 
-    def _end(self, key: Key) -> None:
+    def _end(self, key: Key, why: str) -> None:
         registration = self._entries.pop(key).registration
         del self._at[registration.policy, registration.address]
         self._ended(registration)
+        self._over(registration, why)
 
     def release(self, owner: Hashable) -> None:
         """End what ``owner`` holds a lease on."""
         for key in self._owned.pop(owner, ()):
-            self._end(key)
+            self._end(key, "its connection closed")
 
     def is_owner(self, owner: Hashable) -> bool:
         """Whether ``owner`` holds any lease."""
@@ -153,7 +158,7 @@ class Registry:
         late = [key for key, entry in self._entries.items() if entry.expires is not None and entry.expires <= now]
         owners = [self._disown(key) for key in late]
         for key in late:
-            self._end(key)
+            self._end(key, "its lease ran out")
         return owners
 
     def _disown(self, key: Key) -> Hashable:

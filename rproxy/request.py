@@ -31,6 +31,10 @@ class Server(Protocol):
         """The id that its answers must bear."""
 
     @property
+    def number(self) -> int:
+        """Which registration it is, see :class:`rproxy.registry.Registration`."""
+
+    @property
     def live(self) -> bool:
         """Whether packets may still be written to it."""
 
@@ -39,10 +43,13 @@ class Refusal(bytes):
     """A reply that is an error packet."""
 
     code: str
+    #: What it says of that: ``no`` or ``unknown``.
+    delivered: str
 
-    def __new__(cls, packet: bytes, code: str) -> Refusal:
+    def __new__(cls, packet: bytes, code: str, delivered: str) -> Refusal:
         self = super().__new__(cls, packet)
         self.code = code
+        self.delivered = delivered
         return self
 
 
@@ -68,6 +75,8 @@ class Request(Struct, eq=False):
     server: Server | None = None
     #: A server before that one may have had it: nobody can say any more that no server did.
     retried: bool = False
+    #: The servers that it was written to, each with the audit trail's last line at that time; empty without a trail.
+    written: tuple[tuple[Server, int], ...] = ()
     #: While it waits in line: when the wait ends, in the clock's seconds.
     waits_until: float = 0.0
 
@@ -77,7 +86,7 @@ class Request(Struct, eq=False):
             if self.retried:
                 delivered = "unknown"
             packet = packets.error(packets.PROXY_ID, self.client_id, code, delivered, text)
-            self.reply = Refusal(packet, code)
+            self.reply = Refusal(packet, code, delivered)
             self.asker.deliver_soon()
 
     def abandon(self) -> None:

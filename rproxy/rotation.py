@@ -43,6 +43,7 @@ class Member:
     order: int = field(default=0, init=False)
     policy: str = field(init=False)
     server_id: str = field(init=False)
+    number: int = field(init=False)
     #: Whether packets may be written to it: not once it drains, is replaced, or its registration ended.
     live: bool = field(init=False)
 
@@ -50,6 +51,7 @@ class Member:
         # Copied from the registration because the way of a packet reads them for each packet and each answer.
         self.policy = self.registration.policy
         self.server_id = self.registration.server_id
+        self.number = self.registration.number
         self.live = not self.registration.draining
 
 

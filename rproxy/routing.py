@@ -23,6 +23,7 @@ from rproxy.packetlog import ProxyLog
 from rproxy.registry import Address, Registration
 from rproxy.request import Refusal, Request
 from rproxy.rotation import Member, Rotation
+from rproxy.trail import Trail
 from rproxy.upstream import Connect, Upstream
 from rproxy.waiting import WaitingLine
 
@@ -57,15 +58,23 @@ class ForwardError(Exception):
 class _Caller:
     """An asker that is a Deferred."""
 
-    def __init__(self, clock: IReactorTime) -> None:
+    def __init__(self, clock: IReactorTime, trail: Trail | None) -> None:
         self.clock = clock
-        self.answer: Deferred[bytes] = Deferred(lambda _: self.request.abandon())
+        self.answer: Deferred[bytes] = Deferred(lambda _: self._cancel())
         self.request: Request
+        self._trail = trail
+
+    def _cancel(self) -> None:
+        if self._trail is not None:
+            self._trail.gone((self.request,), "")
+        self.request.abandon()
 
     def deliver(self) -> None:
         reply = self.request.reply
         if self.answer.called or reply is None:
             return
+        if self._trail is not None:
+            self._trail.ended((self.request,), "")
         if not isinstance(reply, Refusal):
             self.answer.callback(reply)
             return
@@ -84,6 +93,7 @@ class Router:
     :param connect: how to reach an address.
     :param random: numbers from 0 to 1, for jitter.
     :param retry: the policies whose packets may be given to another server after one may have had them.
+    :param trail: where it is recorded to whom packets are written, None nowhere.
     """
 
     _logger = Logger()
@@ -97,6 +107,7 @@ class Router:
         random: Callable[[], float],
         log: ProxyLog | None = None,
         retry: frozenset[str] = frozenset(),
+        trail: Trail | None = None,
     ) -> None:
         self._limits = limits
         self._counters = counters
@@ -104,6 +115,7 @@ class Router:
         self._connect = connect
         self._random = random
         self._log = log
+        self._trail = trail
         self._routes: dict[str, Route] = {}
         self._upstreams: dict[Address, Upstream] = {}
         #: The policies that have somebody in line, or had when it was looked at last.
@@ -121,7 +133,7 @@ class Router:
         data = packets.decode(raw)
         if not isinstance(data, packets.Data):
             raise packets.PacketError("only data packets are forwarded")
-        caller = _Caller(self._clock)
+        caller = _Caller(self._clock, self._trail)
         deadline = self._clock.seconds() + self._limits.timeout
         caller.request = Request(raw, data.policy, data.srcid, deadline, caller)
         self.submit(caller.request)
@@ -240,6 +252,7 @@ class Router:
             self._clock,
             self,
             self._log,
+            self._trail,
         )
 
     def room_made(self, upstream: Upstream) -> None:

@@ -1,12 +1,14 @@
 """SIGTERM and SIGINT: the first stops in order, and the process ends with exit code 0; the second ends it at once.
 
-Twisted by itself ends a process that was stopped in order with the signal that it got, as if it had been killed.
+Twisted by itself ends a process that was stopped in order with the signal that it got, as if it had been killed. SIGHUP
+has what comes from files looked at again.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
 
@@ -53,3 +55,37 @@ class SignalService(Service):
     def _stop(self, name: str) -> None:
         self._logger.info("Received {name}: stopping; a second one ends the process at once", name=name)
         self._reactor.stop()
+
+
+class HangupService(Service):
+    """Has something done on SIGHUP while the reactor runs.
+
+    :param reloads: called one after the other in the reactor's thread; one that fails doesn't keep the others from it.
+    """
+
+    _logger = Logger()
+
+    def __init__(self, reactor: Any, reloads: Sequence[Callable[[], object]]) -> None:
+        self._reactor = reactor
+        self._reloads = reloads
+        self._before: Any = None
+
+    def startService(self) -> None:
+        super().startService()
+        # From now on, not when the reactor runs: it would end a process that isn't quite ready.
+        self._before = signal.signal(signal.SIGHUP, self._handle)
+
+    def stopService(self) -> None:
+        super().stopService()
+        signal.signal(signal.SIGHUP, self._before)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self._reactor.callFromThread(self._reload)
+
+    def _reload(self) -> None:
+        self._logger.info("Received SIGHUP")
+        for reload in self._reloads:
+            try:
+                reload()
+            except Exception:  # noqa: BLE001 - whatever it is, the proxy goes on, and so do the others
+                self._logger.failure("What SIGHUP asks for failed")

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import math
 import random
+import time
 from argparse import ArgumentTypeError
+from pathlib import Path
 from typing import Any, ClassVar
 
 from attrs import fields
 from twisted.application.service import IService, MultiService
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.threads import deferToThreadPool
 from twisted.python import usage
 
 from rproxy.arguments import identifier
+from rproxy.audit.appending import TrailFile
+from rproxy.audit.keys import KeyFileError, read_key
 from rproxy.collecting import CollectorService
 from rproxy.limits import Limits
 from rproxy.listening import ListenerService, parse_listen
@@ -21,10 +26,12 @@ from rproxy.openfiles import OpenFilesService
 from rproxy.packetlog import ProxyLog
 from rproxy.proxy import ProxyFactory
 from rproxy.proxyservice import ProxyService
+from rproxy.recording import Recorder
 from rproxy.registry import Address
-from rproxy.signals import SignalService
+from rproxy.signals import HangupService, SignalService
 from rproxy.sockets import SocketGroup
 from rproxy.sweeping import SWEEP, SweepService
+from rproxy.trail import Trail
 
 _DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(Limits)}
 _PORT = "8000"
@@ -66,6 +73,14 @@ class Options(usage.Options):
         _limit("slow_start", "Until a server that came back has its full share, in seconds"),
         _limit("idle_timeout", "A silent client is disconnected after, in seconds"),
         _limit("drain_timeout", "For the last answers when it is stopped, in seconds"),
+        ["audit", None, None, "Record in this file what becomes of each packet and registration, without payloads"],
+        [
+            "audit-key",
+            None,
+            None,
+            "The file with the key of that: at least 16 bytes, such as openssl rand -hex 32 makes",
+        ],
+        ["audit-on-error", None, "refuse", "While it can't be written, refuse packets, or continue without it"],
     ]
     optFlags: ClassVar = [
         ["strict", None, "Refuse packets whose payloadsize is wrong, instead of counting them"],
@@ -96,6 +111,7 @@ class Options(usage.Options):
             self["listen"] = [parse_listen(text) for text in self["listen"] or [port]]
         except ValueError as error:
             raise usage.UsageError(str(error)) from None
+        self._take_audit()
         self["limits"] = Limits(
             **{
                 name: type(default)(self[option])
@@ -103,6 +119,38 @@ class Options(usage.Options):
                 if (option := name.replace("_", "-")) in self
             }
         )
+
+    def _take_audit(self) -> None:
+        """Read the key here, as it may be one that only root can read."""
+        if (self["audit"] is None) is not (self["audit-key"] is None):
+            raise usage.UsageError("--audit and --audit-key need each other")
+        if self["audit-on-error"] not in {"refuse", "continue"}:
+            raise usage.UsageError(f"--audit-on-error {self['audit-on-error']}: give refuse or continue")
+        if self["audit"] is None:
+            return
+        try:
+            self["audit-key"] = read_key(Path(self["audit-key"]))
+        except KeyFileError as error:
+            raise usage.UsageError(f"--audit-key: {error}") from None
+        # Where it daemonizes, twistd leaves the folder that it was started in.
+        self["audit"] = Path(self["audit"]).absolute()
+
+
+def _make_trail(options: Options) -> Trail | None:
+    if options["audit"] is None:
+        return None
+    return Trail(options["audit-key"], time.time, complete=options["audit-on-error"] == "refuse")
+
+
+def _record(options: Options, trail: Trail, factory: ProxyFactory, reactor: Any) -> Recorder:
+    """What writes the factory's trail."""
+    return Recorder(
+        trail,
+        TrailFile(options["audit"], options["audit-key"]),
+        reactor,
+        lambda write: deferToThreadPool(reactor, reactor.getThreadPool(), write),
+        factory.set_recording if options["audit-on-error"] == "refuse" else lambda works: None,
+    )
 
 
 def makeService(options: Options) -> IService:
@@ -117,6 +165,7 @@ def makeService(options: Options) -> IService:
         host, port = address
         return TCP4ClientEndpoint(sockets, host, port, timeout=limits.connect_timeout)
 
+    trail = _make_trail(options)
     factory = ProxyFactory(
         limits,
         reactor,
@@ -124,6 +173,7 @@ def makeService(options: Options) -> IService:
         random.random,
         ProxyLog() if options["log-packets"] else None,
         frozenset(options["retry"]),
+        trail,
     )
     listeners = [ListenerService(endpoint, factory, sockets, factory.listening) for endpoint in options["listen"]]
     sweeps = [
@@ -131,8 +181,14 @@ def makeService(options: Options) -> IService:
         SweepService(reactor, min(5.0, limits.idle_timeout / 4), factory.sweep_idle),
     ]
     service = MultiService()
-    ProxyService(factory, listeners, sweeps, limits.drain_timeout, reactor).setServiceParent(service)
+    proxy = ProxyService(factory, listeners, sweeps, limits.drain_timeout, reactor)
+    proxy.setServiceParent(service)
     CollectorService(reactor).setServiceParent(service)
     OpenFilesService(limits.max_clients).setServiceParent(service)
     SignalService(reactor).setServiceParent(service)
+    if trail is not None:
+        recorder = _record(options, trail, factory, reactor)
+        # The proxy's own child, because those are stopped when its last packet is answered.
+        recorder.setServiceParent(proxy)
+        HangupService(reactor, [recorder.reopen]).setServiceParent(service)
     return service

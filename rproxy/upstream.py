@@ -18,7 +18,7 @@ from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from rproxy.connection import UpstreamConnection
+from rproxy.connection import RecordedConnection, UpstreamConnection
 from rproxy.health import FULL_SHARE, Health
 from rproxy.limits import CLASSIC_READ, Limits
 from rproxy.metrics import Counters
@@ -26,6 +26,7 @@ from rproxy.packetlog import ProxyLog
 from rproxy.registry import Address
 from rproxy.request import Request
 from rproxy.rotation import Member
+from rproxy.trail import Trail
 
 Connect = Callable[[Address], IStreamClientEndpoint]
 
@@ -65,6 +66,7 @@ class Upstream(Factory):
         clock: IReactorTime,
         owner: Owner,
         log: ProxyLog | None = None,
+        trail: Trail | None = None,
     ) -> None:
         self.address = address
         self.health = health
@@ -80,6 +82,7 @@ class Upstream(Factory):
         self._clock = clock
         self._owner = owner
         self._log = log
+        self._trail = trail
         self._pipeline: int | None = None
         self._connections = 1
         self._open: list[UpstreamConnection] = []
@@ -218,7 +221,8 @@ class Upstream(Factory):
     # Connections.
 
     def buildProtocol(self, addr: IAddress | None) -> UpstreamConnection:
-        return UpstreamConnection(self, self._pipeline, self._limits, self._counters, self._log)
+        how = (self, self._pipeline, self._limits, self._counters, self._log)
+        return UpstreamConnection(*how) if self._trail is None else RecordedConnection(self._trail, *how)
 
     def _find_only(self) -> None:
         """Whatever was found before doesn't hold any more."""

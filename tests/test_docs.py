@@ -38,7 +38,9 @@ ARCHITECTURE = ROOT / "docs" / "architecture.rst"
 PAGES = (README, ROOT / "CHANGELOG.rst", *sorted((ROOT / "docs").glob("*.rst")))
 
 #: Options that the pages name and that are those of other commands.
-FOREIGN = frozenset({"--pidfile", "--enable-optimizations", "--seed", "--seeds", "--seconds"})
+FOREIGN = frozenset(
+    {"--pidfile", "--signal", "--kill-whom", "--enable-optimizations", "--seed", "--seeds", "--seconds"}
+)
 
 
 # Reading the pages.
@@ -74,6 +76,15 @@ def table(text: str) -> list[list[str]]:
 def codes_of(page: Path) -> dict[str, list[str]]:
     """The rows of a page's table of error codes by their code."""
     return {row[0].strip("`"): row for row in table(section(page, "Error codes"))}
+
+
+def with_subparsers(parser: ArgumentParser) -> Iterator[ArgumentParser]:
+    """The parser, and those of its subcommands."""
+    yield parser
+    # argparse has no other way to ask for them.
+    for action in parser._subparsers._group_actions if parser._subparsers is not None else ():
+        choices = action.choices if isinstance(action.choices, dict) else {}
+        yield from choices.values()
 
 
 @frozen
@@ -263,7 +274,8 @@ class OptionTests(SynchronousTestCase):
         for _, _, command in COMMANDS:
             parser = ArgumentParser()
             command.add_arguments(parser)
-            names.update(re.findall(r"--[a-z-]+", parser.format_usage()))
+            for each in with_subparsers(parser):
+                names.update(re.findall(r"--[a-z-]+", each.format_usage()))
         return names
 
     def test_named(self) -> None:

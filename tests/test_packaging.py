@@ -28,6 +28,7 @@ ORDER = (
     "packets",
     "arguments",
     "packetfiles",
+    "audit",
     "hashing",
     "backoff",
     "metrics",
@@ -35,6 +36,8 @@ ORDER = (
     "health",
     "registry",
     "request",
+    "trail",
+    "recording",
     "rotation",
     "waiting",
     "packetlog",
@@ -62,6 +65,7 @@ ORDER = (
 PURE = frozenset(
     {
         "arguments",
+        "audit",
         "backoff",
         "framing",
         "hashing",
@@ -74,6 +78,7 @@ PURE = frozenset(
         "registry",
         "request",
         "rotation",
+        "trail",
         "waiting",
     }
 )

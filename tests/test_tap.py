@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import resource
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from twisted.application.service import IService
@@ -19,6 +22,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface import implementer
 
 from rproxy import packets
+from rproxy.audit.keys import Key
 from rproxy.limits import Limits
 from rproxy.tap import Options, makeService
 
@@ -136,6 +140,37 @@ class RetryOptionsTests(SynchronousTestCase):
     def test_what_is_no_policy(self) -> None:
         with self.assertRaisesRegex(UsageError, "--retry: '' doesn't have 1 to 256 printable characters"):
             parsed("--retry", "")
+
+
+class AuditOptionsTests(SynchronousTestCase):
+    """Whether there is an audit trail."""
+
+    def key(self, mode: int = 0o600) -> str:
+        path = Path(self.enterContext(TemporaryDirectory())) / "key"
+        path.write_text("0123456789abcdef")
+        path.chmod(mode)
+        return str(path)
+
+    def test_none_unless_asked_for(self) -> None:
+        self.assertIsNone(parsed()["audit"])
+
+    def test_the_file_and_the_key(self) -> None:
+        options = parsed("--audit", "trail", "--audit-key", self.key())
+        self.assertEqual(Path.cwd() / "trail", options["audit"])
+        self.assertEqual(Key(b"0123456789abcdef").name, options["audit-key"].name)
+        self.assertEqual("refuse", options["audit-on-error"])
+
+    def test_what_does_not_go_together(self) -> None:
+        for arguments in ("--audit", "trail"), ("--audit-key", self.key()):
+            with self.assertRaisesRegex(UsageError, "^--audit and --audit-key need each other$"):
+                parsed(*arguments)
+        with self.assertRaisesRegex(UsageError, "^--audit-on-error x: give refuse or continue$"):
+            parsed("--audit-on-error", "x")
+
+    def test_what_is_no_key(self) -> None:
+        for key in self.key(0o604), "nowhere":
+            with self.assertRaisesRegex(UsageError, "^--audit-key: the key "):
+                parsed("--audit", "trail", "--audit-key", key)
 
 
 class HelpTests(SynchronousTestCase):
@@ -266,6 +301,17 @@ class ServiceTests(TestCase):
         await service.stopService()
         self.start("--strict")
         self.assert_refused("bad-packet", await self.ask(wrong, self.ports()[-1]))
+
+    async def test_it_keeps_an_audit_trail_where_it_was_asked_to(self) -> None:
+        folder = Path(self.enterContext(TemporaryDirectory()))
+        key = folder / "key"
+        key.write_text("0123456789abcdef")
+        key.chmod(0o600)
+        service = self.start("--audit", str(folder / "trail"), "--audit-key", str(key))
+        await self.ask(packets.data("1", "111", "xyz1"))
+        await service.stopService()
+        lines = [json.loads(line) for line in (folder / "trail").read_text().splitlines()]
+        self.assertEqual(["open", "start", "packet", "stop"], [line["event"] for line in lines])
 
     async def test_its_limits_hold(self) -> None:
         self.start("--max-packet", "64")

@@ -1,0 +1,238 @@
+"""What becomes of packets and registrations, told as lines of an audit trail (docs/audit.rst).
+
+A line is made where and when something happens, so that the order of the lines is the order of the events, and a line
+says what was registered when a packet was written. Nothing is written here: lines are kept until they are fetched.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from hashlib import sha256
+
+from attrs import define
+
+from rproxy import __version__
+from rproxy.audit.keys import Key
+from rproxy.audit.lines import (
+    Chain,
+    Draining,
+    Ended,
+    Gap,
+    Line,
+    Opened,
+    Packet,
+    Refused,
+    Registered,
+    Standing,
+    Started,
+    Stopped,
+    Terms,
+    Written,
+    stamp,
+)
+from rproxy.audit.reading import End
+from rproxy.packets import Setup
+from rproxy.registry import Registration
+from rproxy.request import Refusal, Request
+
+#: Lines that are not written yet, in bytes: beyond that, nothing is kept that may be given up.
+ROOM = 16 << 20
+#: Clients whose hashed ids are remembered.
+_CLIENTS = 4096
+
+
+@define
+class _Missed:
+    """What no line was made of, since when."""
+
+    since: str
+    packets: int = 0
+    written: int = 0
+    registrations: int = 0
+
+
+class Trail:
+    """A proxy's audit trail, as far as it isn't written yet.
+
+    :param seconds: the time since 1970.
+    :param complete: make a line of each packet that was written to a server even if there is no room: those that take
+        packets in have been told to stop it (:mod:`rproxy.recording`), so there are no more than were in flight.
+    """
+
+    def __init__(self, key: Key, seconds: Callable[[], float], *, complete: bool) -> None:
+        self._key = key
+        self._chain = Chain(key)
+        self._client = lru_cache(_CLIENTS)(key.client)
+        self._seconds = seconds
+        self._complete = complete
+        self._standing: dict[int, Registration] = {}
+        self._parts: list[list[bytes]] = [[]]
+        self._missed: _Missed | None = None
+        #: Bytes of the lines that were made and, as far as is known here, aren't written.
+        self.size = 0
+        #: Called when there is a line to be fetched, and was none.
+        self.wake: Callable[[], object] = lambda: None
+
+    # What happens to the trail.
+
+    def start(self, end: End | None) -> None:
+        """Begin, behind what there is already."""
+        rest = end.rest if end is not None else b""
+        self._chain = Chain(self._key, end.seq, end.head) if end is not None else Chain(self._key)
+        if end is not None and end.here and end.unfinished:
+            # Not a byte of it is touched; a line of its own says that it belongs there.
+            self._parts[-1].append(b"\n")
+            self.size += 1
+        self._open(len(rest), sha256(rest).hexdigest() if rest else "")
+        self._add(Started(0, self._now(), version=__version__, pid=os.getpid()))
+        self.wake()
+
+    def reopen(self) -> None:
+        """Go on in another file, which tells by itself who is registered."""
+        self._parts.append([])
+        self._open()
+        now = self._now()
+        for registration in self._standing.values():
+            self._add(_terms(Standing, registration, now))
+
+    def stop(self) -> None:
+        """End: whoever is still registered isn't from now on."""
+        self._standing.clear()
+        self._add(Stopped(0, self._now()))
+
+    def fetch(self) -> list[bytes]:
+        """Return the lines that were made since the last time; each but the first part goes to another file."""
+        parts, self._parts = self._parts, [[]]
+        return [b"".join(lines) for lines in parts]
+
+    def written_down(self, size: int) -> None:
+        """So many bytes are written."""
+        self.size -= size
+        missed = self._missed
+        if missed is not None and self.size < ROOM:
+            self._missed = None
+            self._add(
+                Gap(
+                    0,
+                    self._now(),
+                    since=missed.since,
+                    packets=missed.packets,
+                    written=missed.written,
+                    registrations=missed.registrations,
+                )
+            )
+
+    @property
+    def missed(self) -> int:
+        """How much happened that no line was made of, and none tells of yet."""
+        return self._missed.packets + self._missed.registrations if self._missed is not None else 0
+
+    def _open(self, torn: int = 0, torn_sha256: str = "") -> None:
+        line = Opened(
+            0,
+            self._now(),
+            previous=self._chain.head.hex(),
+            key=self._key.name,
+            torn=torn,
+            torn_sha256=torn_sha256,
+        )
+        self._add(line)
+
+    # What happens to packets.
+
+    def written(self, request: Request) -> None:
+        """The packet is written to a connection of its server."""
+        server = request.server
+        assert server is not None
+        request.written += ((server, self._chain.seq),)
+
+    def ended(self, requests: Iterable[Request], address: str) -> None:
+        """These have an answer, and it is given to the client, there."""
+        now = self._now()
+        for request in requests:
+            reply = request.reply
+            if isinstance(reply, Refusal):
+                self._packet(request, now, address, "refused", reply.code, reply.delivered)
+            else:
+                self._packet(request, now, address, "acked", "", "yes")
+
+    def gone(self, requests: Iterable[Request], address: str) -> None:
+        """The client is gone before it could be given their answers, whether or not these are there."""
+        now = self._now()
+        for request in requests:
+            reply = request.reply
+            delivered = "unknown" if request.written else "no"
+            if reply and not isinstance(reply, Refusal):
+                delivered = "yes"
+            self._packet(request, now, address, "client-gone", "", delivered)
+
+    def _packet(self, request: Request, now: str, address: str, outcome: str, error: str, delivered: str) -> None:
+        if not request.policy:
+            # It was no packet.
+            return
+        if self.size >= ROOM and not (self._complete and request.written):
+            missed = self._miss(now)
+            missed.packets += 1
+            missed.written += bool(request.written)
+            return
+        servers = [Written(server.server_id, server.number, after) for server, after in request.written]
+        client = self._client(request.client_id)
+        self._add(Packet(0, now, request.policy, client, address, outcome, error, delivered, servers))
+
+    # What happens to registrations.
+
+    def registered(self, registration: Registration) -> None:
+        """A server is registered, or drains."""
+        self._standing[registration.number] = registration
+        self._note(_terms(Draining if registration.draining else Registered, registration, self._now()))
+
+    def unregistered(self, registration: Registration, why: str) -> None:
+        """A registration ended."""
+        if self._standing.pop(registration.number, None) is not None:
+            policy, server = registration.key
+            number = registration.number
+            self._note(Ended(0, self._now(), registration=number, policy=policy, server=server, why=why))
+
+    def setup_refused(self, setup: Setup, host: str | None, error: str) -> None:
+        """A setup packet was refused."""
+        self._note(Refused(0, self._now(), policy=setup.policy, server=setup.id, host=host or "", error=error))
+
+    def _note(self, line: Line) -> None:
+        if self.size < ROOM:
+            self._add(line)
+        else:
+            self._miss(line.time).registrations += 1
+
+    def _miss(self, now: str) -> _Missed:
+        if self._missed is None:
+            self._missed = _Missed(now)
+        return self._missed
+
+    def _add(self, line: Line) -> None:
+        raw = self._chain.add(line)
+        lines = self._parts[-1]
+        lines.append(raw)
+        self.size += len(raw)
+        if len(lines) == 1:
+            self.wake()
+
+    def _now(self) -> str:
+        return stamp(self._seconds())
+
+
+def _terms(kind: type[Terms], registration: Registration, now: str) -> Terms:
+    return kind(
+        0,
+        now,
+        registration=registration.number,
+        policy=registration.policy,
+        server=registration.server_id,
+        host=registration.host,
+        port=registration.port,
+        pipeline=registration.pipeline,
+        connections=registration.connections,
+        weight=registration.weight,
+        lease=registration.lease,
+    )
