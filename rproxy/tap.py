@@ -58,13 +58,17 @@ class Options(usage.Options):
         ["port", "p", None, f"TCP port to listen on, on all interfaces; 0 for any free one [default: {_PORT}]"],
         _limit("max_packet", "The longest packet, in bytes"),
         _limit("max_clients", "Client connections at a time; further ones wait"),
+        _limit("max_clients_per_address", "Of those from one address, or IPv6 /64; further ones are refused; 0: any"),
+        _limit("rate_limit", "Packets a second from one address; it isn't read from beyond; 0: any"),
+        _limit("max_bytes_per_address", "Unanswered bytes of one address, likewise"),
         _limit("timeout", "From a packet to its answer at most, in seconds"),
         _limit("queue_timeout", "A packet's wait for a free server, in seconds"),
         _limit("connect_timeout", "For a connection to a server, in seconds"),
         _limit("max_fails", "Failed connections in a row that take a server down"),
         _limit("max_timeouts", "Connections in a row without an answer in time that do so"),
         _limit("slow_start", "Until a server that came back has its full share, in seconds"),
-        _limit("idle_timeout", "A silent client is disconnected after, in seconds"),
+        _limit("idle_timeout", "A client without a packet is disconnected after, in seconds"),
+        _limit("packet_timeout", "From a packet's first byte to its last, in seconds"),
         _limit("drain_timeout", "For the last answers when it is stopped, in seconds"),
     ]
     optFlags: ClassVar = [
@@ -92,8 +96,9 @@ class Options(usage.Options):
         if self["listen"] and self["port"] is not None:
             raise usage.UsageError("--listen replaces --port: give one of them")
         port = _PORT if self["port"] is None else self["port"]
+        listen = self["listen"] or [port]
         try:
-            self["listen"] = [parse_listen(text) for text in self["listen"] or [port]]
+            self["listen"] = [parse_listen(text) for text in listen]
         except ValueError as error:
             raise usage.UsageError(str(error)) from None
         self["limits"] = Limits(
@@ -128,7 +133,7 @@ def makeService(options: Options) -> IService:
     listeners = [ListenerService(endpoint, factory, sockets, factory.listening) for endpoint in options["listen"]]
     sweeps = [
         SweepService(reactor, min(SWEEP, limits.timeout / 4, limits.queue_timeout / 4), factory.sweep),
-        SweepService(reactor, min(5.0, limits.idle_timeout / 4), factory.sweep_idle),
+        SweepService(reactor, min(5.0, limits.idle_timeout / 4, limits.packet_timeout / 4), factory.sweep_idle),
     ]
     service = MultiService()
     ProxyService(factory, listeners, sweeps, limits.drain_timeout, reactor).setServiceParent(service)

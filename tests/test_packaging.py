@@ -16,6 +16,7 @@ PACKAGE = ROOT / "rproxy"
 #: The rooms of ``docs/architecture.rst``: a module imports only from those before it. A package is one room.
 ORDER = (
     "limits",
+    "addresses",
     "lingering",
     "counting",
     "sweeping",
@@ -38,11 +39,14 @@ ORDER = (
     "rotation",
     "waiting",
     "packetlog",
+    "quietlog",
+    "proxyheader",
     "connection",
     "upstream",
     "routing",
     "admission",
     "proxy",
+    "fronted",
     "proxyservice",
     "handling",
     "poolserver",
@@ -61,6 +65,7 @@ ORDER = (
 #: The rooms that decide and do no input or output: they know nothing of Twisted, so that no test of them needs it.
 PURE = frozenset(
     {
+        "addresses",
         "arguments",
         "backoff",
         "framing",
@@ -71,6 +76,8 @@ PURE = frozenset(
         "packetfiles",
         "packets",
         "policies",
+        "proxyheader",
+        "quietlog",
         "registry",
         "request",
         "rotation",

@@ -88,6 +88,10 @@ class LimitOptionsTests(SynchronousTestCase):
             ("--queue-timeout", "2"): Limits(queue_timeout=2.0),
             ("--connect-timeout", "0.5"): Limits(connect_timeout=0.5),
             ("--idle-timeout", "1e3"): Limits(idle_timeout=1000.0),
+            ("--max-clients-per-address", "10"): Limits(max_clients_per_address=10),
+            ("--rate-limit", "0.5"): Limits(rate_limit=0.5),
+            ("--max-bytes-per-address", "4096"): Limits(max_bytes_per_address=4096),
+            ("--packet-timeout", "2"): Limits(packet_timeout=2.0),
             ("--max-fails", "3"): Limits(max_fails=3),
             ("--max-timeouts", "5"): Limits(max_timeouts=5),
             ("--slow-start", "0"): Limits(slow_start=0.0),
@@ -115,6 +119,10 @@ class LimitOptionsTests(SynchronousTestCase):
             ("--queue-timeout", "soon"): "--queue-timeout soon: could not convert",
             ("--connect-timeout", "0"): "--connect-timeout 0: .* must be > 0",
             ("--idle-timeout", "never"): "--idle-timeout never: could not convert",
+            ("--max-clients-per-address", "-1"): "--max-clients-per-address -1: .* must be >= 0",
+            ("--rate-limit", "-1"): "--rate-limit -1: .* must be >= 0",
+            ("--rate-limit", "inf"): "--rate-limit inf: without an end it would be no limit",
+            ("--packet-timeout", "0"): "--packet-timeout 0: .* must be > 0",
             ("--max-fails", "0"): "--max-fails 0: .* must be >= 1",
             ("--max-timeouts", "0"): "--max-timeouts 0: .* must be >= 1",
             ("--slow-start", "-1"): "--slow-start -1: .* must be >= 0",
@@ -153,6 +161,10 @@ class HelpTests(SynchronousTestCase):
             r"--queue-timeout= [^\[]* in seconds \[default: 5.0\]",
             r"--connect-timeout= [^\[]* in seconds \[default: 5.0\]",
             r"--idle-timeout= [^\[]* in seconds \[default: 300.0\]",
+            r"--max-clients-per-address= [^\[]*\[default: 0\]",
+            r"--rate-limit= Packets a second [^\[]*\[default: 0.0\]",
+            r"--max-bytes-per-address= [^\[]* bytes [^\[]*\[default: 67108864\]",
+            r"--packet-timeout= [^\[]* in seconds \[default: 30.0\]",
             r"--max-fails= [^\[]*\[default: 1\]",
             r"--max-timeouts= [^\[]*\[default: 3\]",
             r"--slow-start= [^\[]* in seconds \[default: 10.0\]",
@@ -337,6 +349,14 @@ class ServiceTests(TestCase):
         self.start("--idle-timeout", "0.1")
         client = await self.connect()
         self.assertEqual(b"", await client.closed)
+
+    async def test_unfinished_packets_are_not_waited_for(self) -> None:
+        self.start("--packet-timeout", "0.1")
+        client = await self.connect()
+        client.transport.write(b"{")  # type: ignore[union-attr]
+        answer = packets.decode(await client.closed)
+        assert isinstance(answer, packets.Error)
+        self.assertEqual("bad-packet", answer.error)
 
     async def test_stopped_it_listens_no_more(self) -> None:
         service = self.start()
