@@ -49,6 +49,8 @@ class Limits:
     idle_timeout: float = field(default=300.0, validator=gt(0))
     #: From the first byte of a packet to its last (``proxy``).
     packet_timeout: float = field(default=30.0, validator=gt(0))
+    #: From a connection to the end of the header that another proxy puts before it (``fronted``).
+    header_timeout: float = field(default=5.0, validator=gt(0))
     #: Refuse a packet whose ``payloadsize`` is wrong, instead of counting it (``proxy``, ``upstream``).
     strict: bool = False
     #: Unanswered packets of one client; it isn't read from beyond them (``proxy``).

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from argparse import ArgumentTypeError
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from attrs import fields
@@ -13,8 +14,10 @@ from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.python import usage
 
+from rproxy.addresses import network
 from rproxy.arguments import identifier
 from rproxy.collecting import CollectorService
+from rproxy.fronted import FrontedFactory
 from rproxy.limits import Limits
 from rproxy.listening import ListenerService, parse_listen
 from rproxy.openfiles import OpenFilesService
@@ -28,6 +31,8 @@ from rproxy.sweeping import SWEEP, SweepService
 
 _DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(Limits)}
 _PORT = "8000"
+#: Before an endpoint: those that ``--proxy-from`` names are expected there, and only there. As Twisted writes it.
+_FRONTED = "haproxy:"
 
 
 def _limit(name: str, text: str) -> list[object]:
@@ -79,11 +84,19 @@ class Options(usage.Options):
     def __init__(self) -> None:
         super().__init__()
         self["listen"] = []
+        self["proxy-from"] = []
         self["retry"] = set()
 
     def opt_listen(self, endpoint: str) -> None:
         """Listen at this Twisted server endpoint, for example tcp:8000:interface=10.0.0.1 (repeatable)"""
         self["listen"].append(endpoint)
+
+    def opt_proxy_from(self, text: str) -> None:
+        """Take PROXY headers, and nothing else, from this network; only at --listen haproxy:... if any (repeatable)"""
+        try:
+            self["proxy-from"].append(network(text))
+        except ValueError as error:
+            raise usage.UsageError(f"--proxy-from: {error}") from None
 
     def opt_retry(self, policy: str) -> None:
         """Give packets of this policy to another server if the first is lost while it has them (repeatable)"""
@@ -97,8 +110,9 @@ class Options(usage.Options):
             raise usage.UsageError("--listen replaces --port: give one of them")
         port = _PORT if self["port"] is None else self["port"]
         listen = self["listen"] or [port]
+        self["fronted"] = _which_are_fronted(listen, bool(self["proxy-from"]))
         try:
-            self["listen"] = [parse_listen(text) for text in listen]
+            self["listen"] = [parse_listen(text.removeprefix(_FRONTED)) for text in listen]
         except ValueError as error:
             raise usage.UsageError(str(error)) from None
         self["limits"] = Limits(
@@ -108,6 +122,17 @@ class Options(usage.Options):
                 if (option := name.replace("_", "-")) in self
             }
         )
+
+
+def _which_are_fronted(listen: Sequence[str], trusted: bool) -> list[bool]:
+    """Whether headers are expected, for each endpoint: at those that are marked, or at all where none is.
+
+    :raises UsageError: one is marked, and nobody is trusted.
+    """
+    marked = [text.startswith(_FRONTED) for text in listen]
+    if any(marked) and not trusted:
+        raise usage.UsageError(f"--listen {_FRONTED}...: say by --proxy-from whose headers may be believed there")
+    return marked if any(marked) else [trusted] * len(listen)
 
 
 def makeService(options: Options) -> IService:
@@ -130,7 +155,11 @@ def makeService(options: Options) -> IService:
         ProxyLog() if options["log-packets"] else None,
         frozenset(options["retry"]),
     )
-    listeners = [ListenerService(endpoint, factory, sockets, factory.listening) for endpoint in options["listen"]]
+    fronted = FrontedFactory(factory, factory, options["proxy-from"])
+    listeners = [
+        ListenerService(endpoint, fronted if is_fronted else factory, sockets, factory.listening)
+        for endpoint, is_fronted in zip(options["listen"], options["fronted"], strict=True)
+    ]
     sweeps = [
         SweepService(reactor, min(SWEEP, limits.timeout / 4, limits.queue_timeout / 4), factory.sweep),
         SweepService(reactor, min(5.0, limits.idle_timeout / 4, limits.packet_timeout / 4), factory.sweep_idle),

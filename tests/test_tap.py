@@ -68,6 +68,31 @@ class ListenOptionsTests(SynchronousTestCase):
             with self.subTest(arguments), self.assertRaisesRegex(UsageError, f"^{sentence}"):
                 parsed(*arguments)
 
+    def fronted(self, *arguments: str) -> list[bool]:
+        fronted: list[bool] = parsed(*arguments)["fronted"]
+        return fronted
+
+    def test_headers_are_expected_nowhere_unless_told_otherwise(self) -> None:
+        self.assertEqual([False], self.fronted())
+        self.assertEqual([False, False], self.fronted("--listen", "8000", "--listen", LOOPBACK))
+
+    def test_headers_are_expected_everywhere_or_where_it_says_so(self) -> None:
+        trusted = ("--proxy-from", "10.0.0.0/8", "--proxy-from", "::1")
+        self.assertEqual(["10.0.0.0/8", "::1/128"], [str(each) for each in parsed(*trusted)["proxy-from"]])
+        self.assertEqual([True], self.fronted(*trusted))
+        self.assertEqual([True, True], self.fronted(*trusted, "--listen", "8000", "--listen", LOOPBACK))
+        marked = (*trusted, "--listen", "8000", "--listen", f"haproxy:{LOOPBACK}", "--listen", "haproxy:8001")
+        self.assertEqual([False, True, True], self.fronted(*marked))
+        self.assertEqual(["tcp:8000", LOOPBACK, "tcp:8001"], self.listens(*marked))
+
+    def test_headers_from_nobody(self) -> None:
+        with self.assertRaisesRegex(UsageError, "^--listen haproxy:...: say by --proxy-from whose headers may be"):
+            parsed("--listen", f"haproxy:{LOOPBACK}")
+
+    def test_headers_from_what_is_no_network(self) -> None:
+        with self.assertRaisesRegex(UsageError, "^--proxy-from: 'here' does not .*: give a network"):
+            parsed("--proxy-from", "here")
+
     def test_a_port_and_an_endpoint_at_once(self) -> None:
         for port in ("8000", "0"):
             with self.assertRaisesRegex(UsageError, "^--listen replaces --port: give one of them$"):
@@ -165,6 +190,7 @@ class HelpTests(SynchronousTestCase):
             r"--rate-limit= Packets a second [^\[]*\[default: 0.0\]",
             r"--max-bytes-per-address= [^\[]* bytes [^\[]*\[default: 67108864\]",
             r"--packet-timeout= [^\[]* in seconds \[default: 30.0\]",
+            r"--proxy-from= [^(]*\(repeatable\)",
             r"--max-fails= [^\[]*\[default: 1\]",
             r"--max-timeouts= [^\[]*\[default: 3\]",
             r"--slow-start= [^\[]* in seconds \[default: 10.0\]",
@@ -349,6 +375,16 @@ class ServiceTests(TestCase):
         self.start("--idle-timeout", "0.1")
         client = await self.connect()
         self.assertEqual(b"", await client.closed)
+
+    async def test_it_believes_whom_it_was_told_to(self) -> None:
+        header = b"PROXY TCP4 203.0.113.7 203.0.113.8 40000 8000\r\n"
+        self.start("--listen", f"haproxy:{LOOPBACK}", "--listen", LOOPBACK, "--proxy-from", "127.0.0.0/8")
+        fronted, plain = self.ports()
+        self.assert_refused("no-server", await self.ask(header + packets.data("1", "111", "xyz1"), fronted))
+        self.assert_refused("no-server", await self.ask(packets.data("1", "111", "xyz1"), plain))
+        answer = await self.ask(header, plain)
+        assert isinstance(answer, packets.Error)
+        self.assertEqual("bad-packet", answer.error)
 
     async def test_unfinished_packets_are_not_waited_for(self) -> None:
         self.start("--packet-timeout", "0.1")
