@@ -6,7 +6,9 @@ of another, so a guess that decodes is a whole packet, and it was framed for the
 fails, a scanner walks the bytes, strings and brackets only, and remembers where it was: no byte is scanned twice,
 however the stream was cut, and what ``peek`` is asked in vain is at most twice the bytes of the packet.
 
-Where many packets came at once, ``peek_many`` may know a way to decode them together.
+Where many packets came at once, ``peek_many`` may know a way to decode them together. It is asked in vain at most twice
+for what one feed brought, however few frames are taken at a time: somebody who has room for one packet after the other
+would else have all of them decoded for each.
 """
 
 from __future__ import annotations
@@ -61,6 +63,7 @@ class Framer(Generic[Packet]):
         "_peek_many",
         "_ready",
         "_start",
+        "_tries",
         "error",
         "scanned",
     )
@@ -78,6 +81,8 @@ class Framer(Generic[Packet]):
         self._brackets = bytearray()
         self._in_string = False
         self._escaped = False
+        #: How often ``peek_many`` may still answer None before more is fed.
+        self._tries = 0
         #: How long the object would be that ``peek`` has refused.
         self._guess = 0
         #: Frames that were read together with those that were taken.
@@ -91,11 +96,18 @@ class Framer(Generic[Packet]):
         """Take in what the connection received."""
         self._buffer = self._buffer[self._start :] + data if self._buffer else data
         self._start = 0
+        # Once as it came; and once behind its first frame, which may be what only began in it.
+        self._tries = 2
 
     @property
     def in_packet(self) -> bool:
         """Whether the stream would end in the middle of a packet if it ended here."""
         return bool(self._partial)
+
+    @property
+    def unread(self) -> bool:
+        """Whether something was fed that :meth:`take` hasn't looked at yet."""
+        return bool(self._buffer or self._ready)
 
     def take(self, most: int) -> list[tuple[bytes, Packet | None]]:
         """The next whole objects, and what ``peek`` made of each.
@@ -120,7 +132,7 @@ class Framer(Generic[Packet]):
             if frame is None:
                 break
             frames.append(frame)
-            if len(frames) == 1:
+            if len(frames) == 1 and self._tries:
                 # What was cut in the middle of a packet may be whole packets from here on.
                 self._buffer, self._start = self._buffer[self._start :], 0
                 frames += self._read_fed(self._buffer)
@@ -133,7 +145,7 @@ class Framer(Generic[Packet]):
     def _read_fed(self, fed: bytes) -> list[tuple[bytes, Packet | None]]:
         """The frames of the two feeds that are most frequent: just one packet, and just several; else none."""
         length = len(fed)
-        if self._start or self._partial or not fed or fed[0] != _OPEN_BRACE or length > self._max_packet:
+        if not self._tries or self._start or self._partial or length > self._max_packet or not fed.startswith(b"{"):
             return []
         end = fed.find(b"}") + 1
         if end == length:
@@ -145,6 +157,7 @@ class Framer(Generic[Packet]):
         end = fed.rfind(b"}") + 1
         frames = self._peek_many(fed[:end]) if end and self.error is None else None
         if frames is None:
+            self._tries -= 1
             return []
         if end == length or fed[end:].isspace():
             self._buffer = b""

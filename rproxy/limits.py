@@ -26,6 +26,13 @@ class Limits:
     #: Client connections at a time, which are all that no lease hangs on; further ones wait in the listen backlog
     #: (``proxy``).
     max_clients: int = field(default=10_000, validator=ge(1))
+    #: Of those at one address, 0 for as many as there may be; further ones are refused (``proxy``).
+    max_clients_per_address: int = field(default=0, validator=ge(0))
+    #: Packets a second of the clients at one address, 0 for any number; beyond them they aren't read from
+    #: (``addresses``).
+    rate_limit: float = field(default=0.0, validator=ge(0))
+    #: Unanswered bytes of the clients at one address, likewise (``addresses``).
+    max_bytes_per_address: int = field(default=64 << 20, validator=ge(1))
     #: From a packet read whole to its answer, waiting included (``routing``, ``upstream``).
     timeout: float = field(default=30.0, validator=gt(0))
     #: How long a packet waits for a server of its policy that can take it (``routing``).
@@ -38,8 +45,12 @@ class Limits:
     max_timeouts: int = field(default=3, validator=ge(1))
     #: Until a server that came back takes its full share of the packets (``health``).
     slow_start: float = field(default=10.0, validator=ge(0))
-    #: A client connection with nothing to answer is closed after being silent so long (``proxy``).
+    #: A client connection with nothing to answer is closed after so long without a packet (``proxy``).
     idle_timeout: float = field(default=300.0, validator=gt(0))
+    #: From the first byte of a packet to its last (``proxy``).
+    packet_timeout: float = field(default=30.0, validator=gt(0))
+    #: From a connection to the end of the header that another proxy puts before it (``fronted``).
+    header_timeout: float = field(default=5.0, validator=gt(0))
     #: Refuse a packet whose ``payloadsize`` is wrong, instead of counting it (``proxy``, ``upstream``).
     strict: bool = False
     #: Unanswered packets of one client; it isn't read from beyond them (``proxy``).

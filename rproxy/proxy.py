@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Hashable
 from itertools import takewhile
+from typing import Protocol as Interface
 from typing import cast
 
 from msgspec import UNSET
@@ -29,6 +30,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rproxy import packets
+from rproxy.addresses import Addresses, ClientAddress
 from rproxy.admission import Admission
 from rproxy.framing import Framer, StreamError
 from rproxy.limits import Limits
@@ -37,6 +39,7 @@ from rproxy.listening import format_address
 from rproxy.metrics import Counters
 from rproxy.packetlog import ProxyLog
 from rproxy.packets import Data, PacketError, Setup
+from rproxy.quietlog import QuietLog
 from rproxy.registry import Registration, Registry
 from rproxy.request import Refusal, Request
 from rproxy.routing import Router
@@ -44,12 +47,33 @@ from rproxy.trail import Trail
 from rproxy.upstream import Connect
 
 
+class Connection(Hashable, Interface):
+    """What the factory asks of a connection that it counts."""
+
+    @property
+    def in_flight(self) -> int:
+        """Packets received and not yet answered."""
+
+    def close_if_idle(self, now: float) -> None:
+        """Close it if its peer has taken too long over something."""
+
+    def close(self) -> None:
+        """Close it when what was written is sent."""
+
+    def abort(self) -> None:
+        """Drop it."""
+
+
 @implementer(IHalfCloseableProtocol, IPushProducer)
 class ProxyProtocol(Protocol):
-    """One connection of a client, of a registering server, or of both."""
+    """One connection of a client, of a registering server, or of both.
 
-    def __init__(self, factory: ProxyFactory) -> None:
+    :param address: what it counts for.
+    """
+
+    def __init__(self, factory: ProxyFactory, address: ClientAddress) -> None:
         self._factory = factory
+        self._address = address
         self._limits = factory.limits
         self._counters = factory.counters
         self._trail = factory.trail
@@ -57,13 +81,15 @@ class ProxyProtocol(Protocol):
         #: What has no answer yet, or one that must wait for those before it.
         self._pending: deque[Request] = deque()
         self._pending_bytes = 0
-        #: Since when nothing was heard, in the clock's seconds, as far as :meth:`close_if_idle` has looked.
+        #: Since when no packet came, in the clock's seconds, as far as :meth:`close_if_idle` has looked.
         self._silent_since = factory.seconds()
 
     # What follows differs for few connections, and costs the others nothing here.
 
-    #: Something was heard since :meth:`close_if_idle` looked.
+    #: A whole packet came since :meth:`close_if_idle` looked.
     _heard = True
+    #: Since when a packet is unfinished, likewise.
+    _unfinished_since: float | None = None
     #: The peer doesn't read its answers.
     _blocked = False
     #: Packets are left unread for want of room, and the transport isn't read from.
@@ -78,8 +104,10 @@ class ProxyProtocol(Protocol):
     _finished = False
     _lingering: IDelayedCall | None = None
     _holds_lease = False
-    #: See :meth:`_find_address`.
-    _address = ""
+    #: See :meth:`_find_peer`.
+    _peer = ""
+    #: There were too many of its address.
+    _turned_away = False
 
     # From the transport.
 
@@ -87,11 +115,28 @@ class ProxyProtocol(Protocol):
         self._transport = cast(Server, self.transport)
         self._transport.registerProducer(self, True)
         self._factory.opened(self)
+        self._address.connections += 1
+        most = self._limits.max_clients_per_address
+        if most and self._address.connections > most:
+            self._turn_away(most)
+
+    def _turn_away(self, most: int) -> None:
+        """Refuse the connection. As many as may be here are told so at a time; further ones are dropped."""
+        self._over = self._distrusted = self._turned_away = True
+        self._address.connections -= 1
+        self._address.refused += 1
+        self._factory.log_refusal(
+            "Refused a connection from {host}: there are {most} from there", host=self._host(), most=most
+        )
+        if self._address.refused > most:
+            self.abort()
+        else:
+            self._refuse_stream("overloaded", f"there may be {most} connections from one address")
+            self._work()
 
     def dataReceived(self, data: bytes) -> None:
         if self._distrusted:
             return
-        self._heard = True
         self._framer.feed(data)
         self._work()
 
@@ -114,10 +159,18 @@ class ProxyProtocol(Protocol):
             self._lingering.cancel()
         self._counters.client_gone += len(self._pending)
         if self._trail is not None and self._pending:
-            self._trail.gone(self._pending, self._find_address())
+            self._trail.gone(self._pending, self._find_peer())
         for request in self._pending:
             request.abandon()
         self._pending.clear()
+        self._held = False
+        address = self._address
+        address.bytes -= self._pending_bytes
+        address.waiting.pop(self, None)
+        if self._turned_away:
+            address.refused -= 1
+        elif not self._holds_lease:
+            address.connections -= 1
         self._factory.closed(self, is_client=not self._holds_lease)
 
     def pauseProducing(self) -> None:
@@ -172,10 +225,15 @@ class ProxyProtocol(Protocol):
         """Take packets in, and answer whether some had to be left for want of room."""
         if self._distrusted:
             return False
-        pending, limits, framer = self._pending, self._limits, self._framer
+        pending, limits, framer, address = self._pending, self._limits, self._framer, self._address
         while not self._blocked and (room := limits.client_packets - len(pending)) > 0:
             if self._pending_bytes >= limits.client_bytes:
                 break
+            crowded = address.waiting or limits.rate_limit or address.bytes >= limits.max_bytes_per_address
+            if crowded and framer.unread:
+                room = min(room, address.ask(self, self._factory.seconds()))
+                if room < 1:
+                    break
             try:
                 frames = framer.take(room)
                 self._take(frames)
@@ -200,6 +258,9 @@ class ProxyProtocol(Protocol):
                 self._transport.resumeProducing()
 
     def _take(self, frames: list[tuple[bytes, Data | None]]) -> None:
+        if not frames:
+            return
+        self._heard = True
         pending = self._pending
         submit = self._factory.submit
         log = self._factory.log
@@ -221,6 +282,9 @@ class ProxyProtocol(Protocol):
             # Nothing leaves the queue meanwhile, so this is what came.
             self._counters.received += len(pending) - before
             self._pending_bytes += size
+            self._address.bytes += size
+            if self._limits.rate_limit:
+                self._address.tokens -= len(frames)
 
     def _look_closer(self, raw: bytes) -> Data | None:
         """A data packet of a form that few have; None if it is another packet or none, which is dealt with here.
@@ -258,6 +322,7 @@ class ProxyProtocol(Protocol):
         request = Request(raw, policy, client_id, 0.0, self)
         self._pending.append(request)
         self._pending_bytes += len(raw)
+        self._address.bytes += len(raw)
         request.refuse(code, "no", text)
 
     def _refuse_stream(self, code: str, text: str) -> None:
@@ -271,7 +336,7 @@ class ProxyProtocol(Protocol):
         refused = self._counters.refused
         replies: list[bytes] = []
         if self._trail is not None:
-            self._trail.ended(takewhile(_is_answered, pending), self._find_address())
+            self._trail.ended(takewhile(_is_answered, pending), self._find_peer())
         size = errors = 0
         while pending and (reply := pending[0].reply) is not None:
             size += len(pending.popleft().raw)
@@ -280,6 +345,7 @@ class ProxyProtocol(Protocol):
                 refused[reply.code] += 1
                 errors += 1
         self._pending_bytes -= size
+        self._address.bytes -= size
         self._counters.acked += len(replies) - errors
         self._transport.write(b"".join(replies))
         if self._over and not (self._working or self._held or pending):
@@ -296,22 +362,25 @@ class ProxyProtocol(Protocol):
         else:
             shut_writing(self._transport)
 
-    def _find_address(self) -> str:
+    def _find_peer(self) -> str:
         """Where the client is, for the audit trail; not before something came, as it may have come through others."""
-        if not self._address:
+        if not self._peer:
             peer = self._transport.getPeer()
             host = getattr(peer, "host", None)
-            self._address = "unix" if host is None else format_address(host.removeprefix("::ffff:"), peer.port)
-        return self._address
+            self._peer = "unix" if host is None else format_address(host.removeprefix("::ffff:"), peer.port)
+        return self._peer
 
     # Registration.
 
     def _register(self, setup: Setup) -> None:
-        host = getattr(self._transport.getPeer(), "host", None)
-        answer = self._factory.admission.admit(setup, host, self)
+        answer = self._factory.admission.admit(setup, self._host(), self)
         self.lease_changed()
         if answer is not None:
             self._transport.write(answer)
+
+    def _host(self) -> str | None:
+        """Where the peer is, None if that is no host."""
+        return getattr(self._transport.getPeer(), "host", None)
 
     def lease_changed(self) -> None:
         """A lease on this connection began or ran out: a server's connection is no client's, and may be silent."""
@@ -320,14 +389,24 @@ class ProxyProtocol(Protocol):
             self._holds_lease = holds
             # A server whose machine vanished would be waited for without end, once its lease is another connection's.
             self._transport.setTcpKeepAlive(holds)
+            self._address.connections += -1 if holds else 1
             self._factory.count_client(-1 if holds else 1)
 
     def close_if_idle(self, now: float) -> None:
-        """Close a connection that was silent for ``idle_timeout``, unless an answer or a lease keeps it.
+        """Close a connection that brought no packet for ``idle_timeout``, unless an answer or a lease keeps it.
 
-        What was closed before and is still there has a peer that doesn't read its last answer: it is dropped.
+        A packet that was begun has ``packet_timeout`` instead, whatever else keeps the connection. Only packets count:
+        one byte now and then, be it of a packet or between two, doesn't. What was closed before and is still there has
+        a peer that doesn't read its last answer: it is dropped.
         """
-        if self._heard or self._pending or self._holds_lease:
+        unfinished = self._framer.in_packet and not (self._over or self._finished)
+        if not unfinished or self._held:
+            self._unfinished_since = None
+        elif self._heard or self._unfinished_since is None:
+            self._unfinished_since = now
+        elif now - self._unfinished_since >= self._limits.packet_timeout:
+            self._give_up()
+        if self._heard or self._pending or self._holds_lease or unfinished or self in self._address.waiting:
             self._heard = False
             self._silent_since = now
         elif now - self._silent_since < self._limits.idle_timeout:
@@ -336,6 +415,12 @@ class ProxyProtocol(Protocol):
             self.abort()
         else:
             self.close()
+
+    def _give_up(self) -> None:
+        """Wait no longer for the end of the packet that is being sent."""
+        self._over = self._distrusted = True
+        self._refuse_stream("bad-packet", f"the packet was not finished within {self._limits.packet_timeout:g} seconds")
+        self._work()
 
     def close(self) -> None:
         """Close the connection when what was written is sent."""
@@ -382,6 +467,9 @@ class ProxyFactory(Factory):
             clock.seconds, self._registered, self._ended, _lease_changed, limits.registrations, *recorded
         )
         self.admission = Admission(self.registry, self.counters, trail)
+        self.addresses = Addresses(limits, clock.seconds)
+        #: Says why a connection was refused.
+        self.log_refusal = QuietLog(clock.seconds, self._logger.warn, "refused connections")
         #: Where the clients' packets go.
         self.submit: Callable[[Request], None] = self.router.submit
         #: Clients that have an answer which is delivered when what is being done is finished.
@@ -391,7 +479,7 @@ class ProxyFactory(Factory):
         #: Fire when nothing is in flight any more, and when no connection is left.
         self._drained: list[Deferred[None]] = []
         self._closed: list[Deferred[None]] = []
-        self.clients: set[ProxyProtocol] = set()
+        self.clients: set[Connection] = set()
         #: Where clients come in; not accepted from while there are ``max_clients``.
         self.ports: list[IListeningPort] = []
         #: Connections that count as clients: all but those that a lease hangs on.
@@ -406,19 +494,19 @@ class ProxyFactory(Factory):
         )
 
     def buildProtocol(self, addr: IAddress | None) -> ProxyProtocol:
-        return ProxyProtocol(self)
+        return ProxyProtocol(self, self.addresses.of(getattr(addr, "host", None)))
 
     @property
     def in_flight(self) -> int:
         """Packets received and not yet answered, over all clients."""
         return sum(client.in_flight for client in self.clients)
 
-    def opened(self, client: ProxyProtocol) -> None:
+    def opened(self, client: Connection) -> None:
         """A connection was made."""
         self.clients.add(client)
         self.count_client(1)
 
-    def closed(self, client: ProxyProtocol, *, is_client: bool) -> None:
+    def closed(self, client: Connection, *, is_client: bool) -> None:
         """A connection was lost."""
         self.clients.discard(client)
         self.registry.release(client)
@@ -452,20 +540,23 @@ class ProxyFactory(Factory):
             client.deliver()
 
     def sweep(self) -> None:
-        """End what is past its time: leases, deadlines, waits."""
+        """End what is past its time: leases, deadlines, waits; those of clients too that were held back."""
         for owner in self.registry.expire():
             _lease_changed(owner)
         self.router.sweep()
+        self.addresses.sweep()
         came, self._came = self._came, self.counters.received
         if self._drained and self._came == came and not self.in_flight:
             # Later, because what waits for it stops the sweeps, which one of them can't do.
             self.clock.callLater(0, _fire, self._drained)
 
     def sweep_idle(self) -> None:
-        """Close the connections that have been silent for too long."""
+        """Close the connections that have been silent, or over a packet, for too long."""
         now = self.clock.seconds()
         for client in list(self.clients):
             client.close_if_idle(now)
+        self.addresses.forget()
+        self.log_refusal.sweep()
 
     def open(self) -> None:
         """Take packets."""

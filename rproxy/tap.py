@@ -6,6 +6,7 @@ import math
 import random
 import time
 from argparse import ArgumentTypeError
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,10 +17,12 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.threads import deferToThreadPool
 from twisted.python import usage
 
+from rproxy.addresses import network
 from rproxy.arguments import identifier
 from rproxy.audit.appending import TrailFile
 from rproxy.audit.keys import KeyFileError, read_key
 from rproxy.collecting import CollectorService
+from rproxy.fronted import FrontedFactory
 from rproxy.limits import Limits
 from rproxy.listening import ListenerService, parse_listen
 from rproxy.openfiles import OpenFilesService
@@ -35,6 +38,8 @@ from rproxy.trail import Trail
 
 _DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(Limits)}
 _PORT = "8000"
+#: Before an endpoint: those that ``--proxy-from`` names are expected there, and only there. As Twisted writes it.
+_FRONTED = "haproxy:"
 
 
 def _limit(name: str, text: str) -> list[object]:
@@ -65,13 +70,17 @@ class Options(usage.Options):
         ["port", "p", None, f"TCP port to listen on, on all interfaces; 0 for any free one [default: {_PORT}]"],
         _limit("max_packet", "The longest packet, in bytes"),
         _limit("max_clients", "Client connections at a time; further ones wait"),
+        _limit("max_clients_per_address", "Of those from one address, or IPv6 /64; further ones are refused; 0: any"),
+        _limit("rate_limit", "Packets a second from one address; it isn't read from beyond; 0: any"),
+        _limit("max_bytes_per_address", "Unanswered bytes of one address, likewise"),
         _limit("timeout", "From a packet to its answer at most, in seconds"),
         _limit("queue_timeout", "A packet's wait for a free server, in seconds"),
         _limit("connect_timeout", "For a connection to a server, in seconds"),
         _limit("max_fails", "Failed connections in a row that take a server down"),
         _limit("max_timeouts", "Connections in a row without an answer in time that do so"),
         _limit("slow_start", "Until a server that came back has its full share, in seconds"),
-        _limit("idle_timeout", "A silent client is disconnected after, in seconds"),
+        _limit("idle_timeout", "A client without a packet is disconnected after, in seconds"),
+        _limit("packet_timeout", "From a packet's first byte to its last, in seconds"),
         _limit("drain_timeout", "For the last answers when it is stopped, in seconds"),
         ["audit", None, None, "Record in this file what becomes of each packet and registration, without payloads"],
         [
@@ -90,11 +99,19 @@ class Options(usage.Options):
     def __init__(self) -> None:
         super().__init__()
         self["listen"] = []
+        self["proxy-from"] = []
         self["retry"] = set()
 
     def opt_listen(self, endpoint: str) -> None:
         """Listen at this Twisted server endpoint, for example tcp:8000:interface=10.0.0.1 (repeatable)"""
         self["listen"].append(endpoint)
+
+    def opt_proxy_from(self, text: str) -> None:
+        """Take PROXY headers, and nothing else, from this network; only at --listen haproxy:... if any (repeatable)"""
+        try:
+            self["proxy-from"].append(network(text))
+        except ValueError as error:
+            raise usage.UsageError(f"--proxy-from: {error}") from None
 
     def opt_retry(self, policy: str) -> None:
         """Give packets of this policy to another server if the first is lost while it has them (repeatable)"""
@@ -107,8 +124,10 @@ class Options(usage.Options):
         if self["listen"] and self["port"] is not None:
             raise usage.UsageError("--listen replaces --port: give one of them")
         port = _PORT if self["port"] is None else self["port"]
+        listen = self["listen"] or [port]
+        self["fronted"] = _which_are_fronted(listen, bool(self["proxy-from"]))
         try:
-            self["listen"] = [parse_listen(text) for text in self["listen"] or [port]]
+            self["listen"] = [parse_listen(text.removeprefix(_FRONTED)) for text in listen]
         except ValueError as error:
             raise usage.UsageError(str(error)) from None
         self._take_audit()
@@ -153,6 +172,17 @@ def _record(options: Options, trail: Trail, factory: ProxyFactory, reactor: Any)
     )
 
 
+def _which_are_fronted(listen: Sequence[str], trusted: bool) -> list[bool]:
+    """Whether headers are expected, for each endpoint: at those that are marked, or at all where none is.
+
+    :raises UsageError: one is marked, and nobody is trusted.
+    """
+    marked = [text.startswith(_FRONTED) for text in listen]
+    if any(marked) and not trusted:
+        raise usage.UsageError(f"--listen {_FRONTED}...: say by --proxy-from whose headers may be believed there")
+    return marked if any(marked) else [trusted] * len(listen)
+
+
 def makeService(options: Options) -> IService:
     """The proxy that the options ask for."""
     from twisted.internet import reactor as the_reactor
@@ -175,10 +205,14 @@ def makeService(options: Options) -> IService:
         frozenset(options["retry"]),
         trail,
     )
-    listeners = [ListenerService(endpoint, factory, sockets, factory.listening) for endpoint in options["listen"]]
+    fronted = FrontedFactory(factory, factory, options["proxy-from"])
+    listeners = [
+        ListenerService(endpoint, fronted if is_fronted else factory, sockets, factory.listening)
+        for endpoint, is_fronted in zip(options["listen"], options["fronted"], strict=True)
+    ]
     sweeps = [
         SweepService(reactor, min(SWEEP, limits.timeout / 4, limits.queue_timeout / 4), factory.sweep),
-        SweepService(reactor, min(5.0, limits.idle_timeout / 4), factory.sweep_idle),
+        SweepService(reactor, min(5.0, limits.idle_timeout / 4, limits.packet_timeout / 4), factory.sweep_idle),
     ]
     service = MultiService()
     proxy = ProxyService(factory, listeners, sweeps, limits.drain_timeout, reactor)

@@ -28,6 +28,7 @@ from twisted.internet.interfaces import (
     IProtocolFactory,
     IStreamClientEndpoint,
 )
+from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
 from twisted.internet.tcp import Connection, Server
 from twisted.python.failure import Failure
@@ -256,11 +257,11 @@ class Client(Peer):
         super().__init__(proxy, (host, proxy.next_number()), proxy.port.address)
         self._address = address
 
-    def come_in(self, factory: ProxyFactory, port: MemoryPort, reactor: MemoryReactor) -> None:
+    def come_in(self, factory: Factory, port: MemoryPort, reactor: MemoryReactor) -> None:
         """Be accepted by the port."""
         host, number = self._socket.getpeername()
         address = self._address or IPv4Address("TCP", host, number)
-        protocol = factory.buildProtocol(address)
+        protocol = cast(Protocol, factory.buildProtocol(address))
         transport = MemoryServer(
             cast(socket.socket, self._socket), protocol, (host, number), cast(Any, port), number, cast(Any, reactor)
         )
@@ -545,6 +546,8 @@ class Proxy:
     reactor: MemoryReactor = field(factory=MemoryReactor, init=False)
     port: MemoryPort = field(factory=MemoryPort, init=False)
     factory: ProxyFactory = field(init=False)
+    #: What clients are accepted by: that factory, or one in front of it.
+    front: Factory = field(init=False)
     #: Who registered from where: policy, host and port to id.
     ids: dict[tuple[str, str, int], str] = field(factory=dict, init=False)
     _servers: dict[Address, MemoryServerHost] = field(factory=dict, init=False)
@@ -552,8 +555,13 @@ class Proxy:
     _busy: bool = field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.factory = ProxyFactory(self.limits, cast(Any, self.reactor), self.server_at, lambda: 0.5, None, self.retry)
+        self.factory = self.make_factory()
+        self.front = self.factory
         self.factory.listening(self.port)
+
+    def make_factory(self) -> ProxyFactory:
+        """The proxy itself."""
+        return ProxyFactory(self.limits, cast(Any, self.reactor), self.server_at, lambda: 0.5, None, self.retry)
 
     def next_number(self) -> int:
         """An ephemeral port."""
@@ -615,7 +623,7 @@ class Proxy:
     def _turn(self) -> bool:
         happened = self.reactor.turn()
         while self.port.reading and self.port.backlog:
-            self.port.backlog.popleft().come_in(self.factory, self.port, self.reactor)
+            self.port.backlog.popleft().come_in(self.front, self.port, self.reactor)
             happened = True
         for server in list(self._servers.values()):
             happened |= server.settle()

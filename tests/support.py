@@ -364,9 +364,10 @@ class Talk:
 
     :param where: a port of this machine, or the path of a Unix socket.
     :param receive_bytes: how much the kernel may hold for it.
+    :param source: the address to come from, if the kernel isn't to choose one.
     """
 
-    def __init__(self, where: int | Path, receive_bytes: int | None = None) -> None:
+    def __init__(self, where: int | Path, receive_bytes: int | None = None, source: str | None = None) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")()
         self._received = ""
         self.socket = socket.socket(socket.AF_INET if isinstance(where, int) else socket.AF_UNIX)
@@ -374,6 +375,8 @@ class Talk:
         if receive_bytes is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
         try:
+            if source is not None:
+                self.socket.bind((source, 0))
             self.socket.connect(("127.0.0.1", where) if isinstance(where, int) else str(where))
         except BaseException:
             self.socket.close()

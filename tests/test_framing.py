@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tracemalloc
 from collections.abc import Callable, Iterable
+from typing import cast
 
 from attrs import define, field
 from hypothesis import given
@@ -13,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from rproxy.framing import Framer, StreamError
 from rproxy.limits import MAX_DEPTH
-from rproxy.packets import peek_data
+from rproxy.packets import peek_data, peek_many_data
 from tests.strategies import cut, cuts, objects, rubbish, spaces, streams
 
 BYTE_BY_BYTE = [1]
@@ -353,6 +354,26 @@ class WorkTests(SynchronousTestCase):
         for sizes in ([100], [1000], WHOLE):
             framer, peek = self.work(packet, sizes, peek_data)
             self.assertEqual((framer.scanned, peek.calls, peek.refused), (len(packet), 2, [packet.index(b"}") + 1]))
+
+    def test_packets_together_are_decoded_in_vain_at_most_twice_a_feed(self) -> None:
+        """However few are taken at a time: a client may have room for one more after each of its answers."""
+        usual = b'{"type":"0","srcid":"1","privPoliId":"111","payload":"xyz1"}'
+        numbers = usual.replace(b'"0"', b"0")
+        for stream in (usual * 500 + numbers, (usual + numbers) * 250, numbers * 500, usual * 500, b"{}" * 1000):
+            for most in (1, 2, 100):
+                asked = 0
+
+                def peek_many(chunk: bytes) -> list[tuple[bytes, object]] | None:
+                    nonlocal asked
+                    asked += len(chunk)
+                    return cast(list[tuple[bytes, object]] | None, peek_many_data(chunk))
+
+                framer: Framer[object] = Framer(peek_data, 1 << 20, peek_many)
+                for chunk in cut(stream, [5000]):
+                    framer.feed(chunk)
+                    while len(framer.take(most)) == most:
+                        pass
+                self.assertLessEqual(asked, 2 * len(stream), (stream[:100], most))
 
     def test_many_packets_in_one_feed_that_all_fail_the_guess(self) -> None:
         packet = b'{"type":"0","srcid":"1","privPoliId":"111","payload":"' + b"}" * 20 + b'"}'

@@ -46,6 +46,7 @@ LIMITS = Limits(
     slow_start=5,
     linger=1,
     idle_timeout=100_000,
+    packet_timeout=100_000,
     client_packets=5,
     queue_packets=8,
 )

@@ -16,6 +16,7 @@ PACKAGE = ROOT / "rproxy"
 #: The rooms of ``docs/architecture.rst``: a module imports only from those before it. A package is one room.
 ORDER = (
     "limits",
+    "addresses",
     "lingering",
     "counting",
     "sweeping",
@@ -41,11 +42,14 @@ ORDER = (
     "rotation",
     "waiting",
     "packetlog",
+    "quietlog",
+    "proxyheader",
     "connection",
     "upstream",
     "routing",
     "admission",
     "proxy",
+    "fronted",
     "proxyservice",
     "handling",
     "poolserver",
@@ -64,6 +68,7 @@ ORDER = (
 #: The rooms that decide and do no input or output: they know nothing of Twisted, so that no test of them needs it.
 PURE = frozenset(
     {
+        "addresses",
         "arguments",
         "audit",
         "backoff",
@@ -75,6 +80,8 @@ PURE = frozenset(
         "packetfiles",
         "packets",
         "policies",
+        "proxyheader",
+        "quietlog",
         "registry",
         "request",
         "rotation",

@@ -509,15 +509,81 @@ class ClientTests(ProxyCase):
         self.assertEqual(other.answers(), ["b by 100"])
 
     def test_idle_client(self) -> None:
-        """A client that is silent for too long is closed."""
+        """A client that sends no packet for too long is closed; any packet will do, and white space is none."""
         self.serve(idle_timeout=10)
-        client = self.world.client()
-        self.world.advance(9.5)
-        client.send(b" ")
-        self.world.advance(9.5)
+        client, dripping = self.world.client(), self.world.client()
+        for _ in range(19):
+            self.world.advance(0.5)
+            dripping.send(b" \n")
+        client.send(b"{}")
+        self.assertEqual(client.answers(), ["bad-packet/no"])
+        self.world.advance(1)
+        self.assertTrue(dripping.ended)
+        self.world.advance(8.5)
         self.assertFalse(client.gone)
         self.world.advance(1)
         self.assertTrue(client.ended)
+
+    def test_unfinished_packet(self) -> None:
+        """A packet that is begun and not finished in time: bad-packet, then closed, however it drips."""
+        self.serve(packet_timeout=10, idle_timeout=5)
+        for drips in (False, True):
+            with self.subTest(drips=drips):
+                client = self.world.client()
+                client.send(b'{"payload": "')
+                for _ in range(19):
+                    self.world.advance(0.5)
+                    if drips:
+                        client.send(b"x")
+                self.assertEqual((client.answers(), client.gone), ([], False))
+                self.world.advance(1)
+                client.send(b'"}', data("after"))
+                self.assertEqual(client.answers(), ["bad-packet/no"])
+                self.assertTrue(client.ended)
+                self.world.advance(3)
+                self.assertFalse(self.world.factory.clients)
+
+    def test_unfinished_packet_behind_others(self) -> None:
+        """The time counts for each packet, and the error comes after the answers to those before."""
+        self.serve(packet_timeout=10)
+        client = self.world.client()
+        raw = encode(data("a"))
+        client.send(raw[:9])
+        for _ in range(3):
+            self.world.advance(9)
+            client.send(raw[9:] + raw[:9])
+        self.world.advance(11)
+        self.assertEqual((client.answers(), client.gone), ([], False))
+        self.server.answer()
+        self.server.answer()
+        self.server.answer()
+        self.assertEqual(client.answers(), ["a by 100"] * 3 + ["bad-packet/no"])
+        self.assertTrue(client.ended)
+
+    def test_unfinished_packet_of_a_server(self) -> None:
+        """A lease is no reason to wait for it either."""
+        self.serve(packet_timeout=10)
+        connection = self.world.register("200", "222", 6000, lease=100)
+        connection.take()
+        connection.send(b"{")
+        self.world.advance(11)
+        self.assertEqual(connection.answers(), ["bad-packet/no"])
+
+    def test_unfinished_packet_of_a_client_that_isnt_read_from(self) -> None:
+        """No time runs while the proxy doesn't read: it is the proxy that keeps the packet from being finished."""
+        self.serve(packet_timeout=10, idle_timeout=100)
+        client = self.world.client()
+        client.reads = False
+        client.ask("a")
+        self.server.connection.answer(payload=BIG)
+        raw = encode(data("b"))
+        client.send(raw[:9])
+        self.world.advance(20)
+        client.send(raw[9:])
+        client.read_again()
+        self.assertEqual(self.server.payloads, ["a", "b"])
+        self.server.answer()
+        self.assertEqual(client.answers()[1:], ["b by 100"])
 
     def test_waiting_client_is_not_idle(self) -> None:
         """Not while packets of its are in flight."""

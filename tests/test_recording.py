@@ -36,13 +36,12 @@ class RecordedProxy(Proxy):
     path: Path = Path()
     trail: Trail = field(init=False)
 
-    def __attrs_post_init__(self) -> None:
+    def make_factory(self) -> ProxyFactory:
         self.trail = Trail(KEY, lambda: WALL + self.reactor.seconds(), complete=True)
         self.trail.start(None)
-        self.factory = ProxyFactory(
+        return ProxyFactory(
             self.limits, cast(Any, self.reactor), self.server_at, lambda: 0.5, None, self.retry, self.trail
         )
-        self.factory.listening(self.port)
 
     def lines(self) -> list[dict[str, Any]]:
         """All lines so far."""

@@ -72,6 +72,31 @@ class ListenOptionsTests(SynchronousTestCase):
             with self.subTest(arguments), self.assertRaisesRegex(UsageError, f"^{sentence}"):
                 parsed(*arguments)
 
+    def fronted(self, *arguments: str) -> list[bool]:
+        fronted: list[bool] = parsed(*arguments)["fronted"]
+        return fronted
+
+    def test_headers_are_expected_nowhere_unless_told_otherwise(self) -> None:
+        self.assertEqual([False], self.fronted())
+        self.assertEqual([False, False], self.fronted("--listen", "8000", "--listen", LOOPBACK))
+
+    def test_headers_are_expected_everywhere_or_where_it_says_so(self) -> None:
+        trusted = ("--proxy-from", "10.0.0.0/8", "--proxy-from", "::1")
+        self.assertEqual(["10.0.0.0/8", "::1/128"], [str(each) for each in parsed(*trusted)["proxy-from"]])
+        self.assertEqual([True], self.fronted(*trusted))
+        self.assertEqual([True, True], self.fronted(*trusted, "--listen", "8000", "--listen", LOOPBACK))
+        marked = (*trusted, "--listen", "8000", "--listen", f"haproxy:{LOOPBACK}", "--listen", "haproxy:8001")
+        self.assertEqual([False, True, True], self.fronted(*marked))
+        self.assertEqual(["tcp:8000", LOOPBACK, "tcp:8001"], self.listens(*marked))
+
+    def test_headers_from_nobody(self) -> None:
+        with self.assertRaisesRegex(UsageError, "^--listen haproxy:...: say by --proxy-from whose headers may be"):
+            parsed("--listen", f"haproxy:{LOOPBACK}")
+
+    def test_headers_from_what_is_no_network(self) -> None:
+        with self.assertRaisesRegex(UsageError, "^--proxy-from: 'here' does not .*: give a network"):
+            parsed("--proxy-from", "here")
+
     def test_a_port_and_an_endpoint_at_once(self) -> None:
         for port in ("8000", "0"):
             with self.assertRaisesRegex(UsageError, "^--listen replaces --port: give one of them$"):
@@ -92,6 +117,10 @@ class LimitOptionsTests(SynchronousTestCase):
             ("--queue-timeout", "2"): Limits(queue_timeout=2.0),
             ("--connect-timeout", "0.5"): Limits(connect_timeout=0.5),
             ("--idle-timeout", "1e3"): Limits(idle_timeout=1000.0),
+            ("--max-clients-per-address", "10"): Limits(max_clients_per_address=10),
+            ("--rate-limit", "0.5"): Limits(rate_limit=0.5),
+            ("--max-bytes-per-address", "4096"): Limits(max_bytes_per_address=4096),
+            ("--packet-timeout", "2"): Limits(packet_timeout=2.0),
             ("--max-fails", "3"): Limits(max_fails=3),
             ("--max-timeouts", "5"): Limits(max_timeouts=5),
             ("--slow-start", "0"): Limits(slow_start=0.0),
@@ -119,6 +148,10 @@ class LimitOptionsTests(SynchronousTestCase):
             ("--queue-timeout", "soon"): "--queue-timeout soon: could not convert",
             ("--connect-timeout", "0"): "--connect-timeout 0: .* must be > 0",
             ("--idle-timeout", "never"): "--idle-timeout never: could not convert",
+            ("--max-clients-per-address", "-1"): "--max-clients-per-address -1: .* must be >= 0",
+            ("--rate-limit", "-1"): "--rate-limit -1: .* must be >= 0",
+            ("--rate-limit", "inf"): "--rate-limit inf: without an end it would be no limit",
+            ("--packet-timeout", "0"): "--packet-timeout 0: .* must be > 0",
             ("--max-fails", "0"): "--max-fails 0: .* must be >= 1",
             ("--max-timeouts", "0"): "--max-timeouts 0: .* must be >= 1",
             ("--slow-start", "-1"): "--slow-start -1: .* must be >= 0",
@@ -188,6 +221,11 @@ class HelpTests(SynchronousTestCase):
             r"--queue-timeout= [^\[]* in seconds \[default: 5.0\]",
             r"--connect-timeout= [^\[]* in seconds \[default: 5.0\]",
             r"--idle-timeout= [^\[]* in seconds \[default: 300.0\]",
+            r"--max-clients-per-address= [^\[]*\[default: 0\]",
+            r"--rate-limit= Packets a second [^\[]*\[default: 0.0\]",
+            r"--max-bytes-per-address= [^\[]* bytes [^\[]*\[default: 67108864\]",
+            r"--packet-timeout= [^\[]* in seconds \[default: 30.0\]",
+            r"--proxy-from= [^(]*\(repeatable\)",
             r"--max-fails= [^\[]*\[default: 1\]",
             r"--max-timeouts= [^\[]*\[default: 3\]",
             r"--slow-start= [^\[]* in seconds \[default: 10.0\]",
@@ -383,6 +421,24 @@ class ServiceTests(TestCase):
         self.start("--idle-timeout", "0.1")
         client = await self.connect()
         self.assertEqual(b"", await client.closed)
+
+    async def test_it_believes_whom_it_was_told_to(self) -> None:
+        header = b"PROXY TCP4 203.0.113.7 203.0.113.8 40000 8000\r\n"
+        self.start("--listen", f"haproxy:{LOOPBACK}", "--listen", LOOPBACK, "--proxy-from", "127.0.0.0/8")
+        fronted, plain = self.ports()
+        self.assert_refused("no-server", await self.ask(header + packets.data("1", "111", "xyz1"), fronted))
+        self.assert_refused("no-server", await self.ask(packets.data("1", "111", "xyz1"), plain))
+        answer = await self.ask(header, plain)
+        assert isinstance(answer, packets.Error)
+        self.assertEqual("bad-packet", answer.error)
+
+    async def test_unfinished_packets_are_not_waited_for(self) -> None:
+        self.start("--packet-timeout", "0.1")
+        client = await self.connect()
+        client.transport.write(b"{")  # type: ignore[union-attr]
+        answer = packets.decode(await client.closed)
+        assert isinstance(answer, packets.Error)
+        self.assertEqual("bad-packet", answer.error)
 
     async def test_stopped_it_listens_no_more(self) -> None:
         service = self.start()

@@ -1,0 +1,158 @@
+"""What the clients at one address take up together, and what they may: connections, bytes, packets a second.
+
+An address is one of IPv4 or a /64 of IPv6, as that is what one customer of a network has at least (RFC 6177): whoever
+counted single addresses there would count nothing. An address whose clients want more than they may has them wait, in
+turns, until :meth:`Addresses.sweep` finds room. One that has no connection, and has had its pause, is forgotten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from socket import AF_INET6, inet_ntoa, inet_pton
+from typing import Protocol
+
+from rproxy.limits import Limits
+
+Network = IPv4Network | IPv6Network
+
+#: How an address of IPv4 begins that is written as one of IPv6 (RFC 4291, section 2.5.5.2).
+_MAPPED = bytes(10) + b"\xff\xff"
+_PREFIX = 8
+
+
+def network(text: str) -> Network:
+    """Read a network, such as 10.0.0.0/8 or 2001:db8::/32; an address alone is a network of one.
+
+    :raises ValueError: it is none; the text says what is wrong.
+    """
+    try:
+        return ip_network(text)
+    except ValueError as error:
+        raise ValueError(f"{error}: give a network, such as 10.0.0.0/8, or an address") from None
+
+
+def is_within(host: str, networks: Iterable[Network]) -> bool:
+    """Whether an address is in one of the networks; one of IPv4 that is written as one of IPv6 counts as IPv4."""
+    address = ip_address(host)
+    address = getattr(address, "ipv4_mapped", None) or address
+    return any(address in each for each in networks)
+
+
+def prefix_of(host: str) -> str | bytes:
+    """Whom an address of IPv6 counts for: its /64, or the address of IPv4 that is written like that."""
+    # A link's name may stand behind a percent sign.
+    packed = inet_pton(AF_INET6, host.partition("%")[0])
+    return inet_ntoa(packed[12:]) if packed.startswith(_MAPPED) else packed[:_PREFIX]
+
+
+class Waiter(Protocol):
+    """A connection that isn't read from for its address's sake."""
+
+    def deliver(self) -> None:
+        """There may be room: read on."""
+
+
+class ClientAddress:
+    """One address.
+
+    :ivar connections: how many it has, but for those that were refused.
+    :ivar refused: how many that were refused and aren't closed yet.
+    :ivar bytes: of the packets that aren't answered.
+    :ivar tokens: how many packets may come at once, as of the last look; below zero where more came.
+    :ivar waiting: those that have more for the proxy than the address may send.
+    """
+
+    __slots__ = ("_addresses", "_looked", "bytes", "connections", "refused", "tokens", "waiting")
+
+    def __init__(self, addresses: Addresses, now: float) -> None:
+        self._addresses = addresses
+        self.connections = 0
+        self.refused = 0
+        self.bytes = 0
+        self.tokens = addresses.burst
+        self._looked = now
+        self.waiting: dict[Waiter, None] = {}
+
+    def room(self, now: float) -> int:
+        """How many packets more may be taken, whoever sent them."""
+        limits = self._addresses.limits
+        if self.bytes >= limits.max_bytes_per_address:
+            return 0
+        if not limits.rate_limit:
+            return limits.client_packets
+        self._refill(now)
+        return int(self.tokens)
+
+    def ask(self, waiter: Waiter, now: float) -> int:
+        """How many packets more may be taken from this one, who is in line if it is none."""
+        # Who comes now stands behind those who are here.
+        room = 0 if self.waiting else self.room(now)
+        if room < 1:
+            self.waiting[waiter] = None
+            self._addresses.crowded[self] = None
+        return room
+
+    def wake(self, now: float) -> None:
+        """Let those that wait read on while there is room: the first of them, who goes to the end if it wants more."""
+        before, self.waiting = self.waiting, {}
+        while before and not self.waiting and self.room(now) >= 1:
+            waiter = next(iter(before))
+            del before[waiter]
+            waiter.deliver()
+        self.waiting = before | self.waiting
+
+    def is_idle(self, now: float) -> bool:
+        """Whether it has nothing here, and would begin anew with no more than it may send already."""
+        self._refill(now)
+        return not self.connections and not self.refused and self.tokens >= self._addresses.burst
+
+    def _refill(self, now: float) -> None:
+        addresses = self._addresses
+        self.tokens = min(addresses.burst, self.tokens + (now - self._looked) * addresses.limits.rate_limit)
+        self._looked = now
+
+
+class Addresses:
+    """The addresses that have connections, or had them a moment ago.
+
+    :param seconds: the clock.
+    """
+
+    def __init__(self, limits: Limits, seconds: Callable[[], float]) -> None:
+        self.limits = limits
+        #: How many packets an address may send at once after a pause: those of a second, and at least one.
+        self.burst = max(limits.rate_limit, 1.0)
+        #: Those that have somebody waiting.
+        self.crowded: dict[ClientAddress, None] = {}
+        self._seconds = seconds
+        self._known: dict[str | bytes, ClientAddress] = {}
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def of(self, host: str | None) -> ClientAddress:
+        """What a connection from there counts for; None is no host's, and counts for itself."""
+        if host is None:
+            return ClientAddress(self, self._seconds())
+        group = prefix_of(host) if ":" in host else host
+        known = self._known.get(group)
+        if known is None:
+            known = self._known[group] = ClientAddress(self, self._seconds())
+        return known
+
+    def sweep(self) -> None:
+        """Let those that wait read on, where there is room again."""
+        if self.crowded:
+            crowded, self.crowded = self.crowded, {}
+            now = self._seconds()
+            for address in crowded:
+                address.wake(now)
+                if address.waiting:
+                    self.crowded[address] = None
+
+    def forget(self) -> None:
+        """Forget the addresses that nothing is left of."""
+        now = self._seconds()
+        for group in [group for group, address in self._known.items() if address.is_idle(now)]:
+            del self._known[group]
