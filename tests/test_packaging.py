@@ -16,6 +16,7 @@ PACKAGE = ROOT / "rproxy"
 #: The rooms of ``docs/architecture.rst``: a module imports only from those before it. A package is one room.
 ORDER = (
     "limits",
+    "tlsfiles",
     "lingering",
     "counting",
     "sweeping",
@@ -24,6 +25,10 @@ ORDER = (
     "collecting",
     "openfiles",
     "sockets",
+    "peers",
+    "certificates",
+    "handshaking",
+    "tls",
     "framing",
     "packets",
     "arguments",
@@ -74,6 +79,7 @@ PURE = frozenset(
         "registry",
         "request",
         "rotation",
+        "tlsfiles",
         "waiting",
     }
 )
