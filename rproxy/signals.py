@@ -1,12 +1,15 @@
 """SIGTERM and SIGINT: the first stops in order, and the process ends with exit code 0; the second ends it at once.
 
 Twisted by itself ends a process that was stopped in order with the signal that it got, as if it had been killed.
+
+SIGHUP has files read again, in a process that has any.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
 
@@ -53,3 +56,34 @@ class SignalService(Service):
     def _stop(self, name: str) -> None:
         self._logger.info("Received {name}: stopping; a second one ends the process at once", name=name)
         self._reactor.stop()
+
+
+class ReloadService(Service):
+    """Calls what reads files again on SIGHUP.
+
+    It does so until the process has ended: the signal would else end it at once, with what is in flight.
+
+    :param reloads: each deals with files that can't be read. Without any, the signal ends the process as ever.
+    """
+
+    _logger = Logger()
+
+    def __init__(self, reactor: Any, reloads: Sequence[Callable[[], object]]) -> None:
+        self._reactor = reactor
+        self._reloads = reloads
+
+    def startService(self) -> None:
+        super().startService()
+        if self._reloads:
+            signal.signal(signal.SIGHUP, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self._reactor.callFromThread(self._reload)
+
+    def _reload(self) -> None:
+        self._logger.info("Received SIGHUP: reading files again")
+        for reload in self._reloads:
+            try:
+                reload()
+            except Exception:  # noqa: BLE001 - whatever it is, the others are to be called too
+                self._logger.failure("What was to be read again wasn't")
