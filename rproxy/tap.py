@@ -22,9 +22,11 @@ from rproxy.packetlog import ProxyLog
 from rproxy.proxy import ProxyFactory
 from rproxy.proxyservice import ProxyService
 from rproxy.registry import Address
-from rproxy.signals import SignalService
+from rproxy.signals import ReloadService, SignalService
 from rproxy.sockets import SocketGroup
 from rproxy.sweeping import SWEEP, SweepService
+from rproxy.tls import Keyring
+from rproxy.tlsfiles import CertificatesError, Files, client_files, split_listen
 
 _DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(Limits)}
 _PORT = "8000"
@@ -66,8 +68,13 @@ class Options(usage.Options):
         _limit("slow_start", "Until a server that came back has its full share, in seconds"),
         _limit("idle_timeout", "A silent client is disconnected after, in seconds"),
         _limit("drain_timeout", "For the last answers when it is stopped, in seconds"),
+        ["upstream-tls-ca", None, None, "File with the authorities of the servers' certificates, or: system"],
+        ["upstream-tls-cert", None, None, "File with the certificate to show to servers"],
+        ["upstream-tls-key", None, None, "File with its key"],
+        ["upstream-tls-name", None, None, "What servers' certificates are for, instead of each one's IP address"],
     ]
     optFlags: ClassVar = [
+        ["upstream-tls", None, "Connect to servers by TLS, and verify their certificates"],
         ["strict", None, "Refuse packets whose payloadsize is wrong, instead of counting them"],
         ["log-packets", None, "Show every packet, with its payload, in the log"],
     ]
@@ -78,7 +85,8 @@ class Options(usage.Options):
         self["retry"] = set()
 
     def opt_listen(self, endpoint: str) -> None:
-        """Listen at this Twisted server endpoint, for example tcp:8000:interface=10.0.0.1 (repeatable)"""
+        """Listen at this Twisted server endpoint, for example tcp:8000:interface=10.0.0.1 or
+        tls:8443:cert=FILE:key=FILE:ca=FILE (repeatable)"""
         self["listen"].append(endpoint)
 
     def opt_retry(self, policy: str) -> None:
@@ -96,6 +104,7 @@ class Options(usage.Options):
             self["listen"] = [parse_listen(text) for text in self["listen"] or [port]]
         except ValueError as error:
             raise usage.UsageError(str(error)) from None
+        self["upstream-files"] = self._upstream_files()
         self["limits"] = Limits(
             **{
                 name: type(default)(self[option])
@@ -104,18 +113,36 @@ class Options(usage.Options):
             }
         )
 
+    def _upstream_files(self) -> Files | None:
+        begin = "--upstream-tls"
+        try:
+            files = client_files(begin, *(self[f"upstream-tls-{what}"] for what in ("ca", "cert", "key")))
+        except ValueError as error:
+            raise usage.UsageError(str(error)) from None
+        if self["upstream-tls"] and files is None:
+            raise usage.UsageError(f"{begin} needs {begin}-ca: the authorities of the servers' certificates")
+        if not self["upstream-tls"] and (files is not None or self["upstream-tls-name"] is not None):
+            raise usage.UsageError(f"{begin}-ca, -cert, -key and -name need {begin}")
+        return files
+
 
 def makeService(options: Options) -> IService:
-    """The proxy that the options ask for."""
+    """The proxy that the options ask for.
+
+    :raises SystemExit: its certificates can't be used.
+    """
     from twisted.internet import reactor as the_reactor
 
     reactor: Any = the_reactor
     sockets: Any = SocketGroup(reactor)
     limits: Limits = options["limits"]
+    keyring = Keyring()
 
     def connect(address: Address) -> IStreamClientEndpoint:
         host, port = address
-        return TCP4ClientEndpoint(sockets, host, port, timeout=limits.connect_timeout)
+        endpoint = TCP4ClientEndpoint(sockets, host, port, timeout=limits.connect_timeout)
+        name = options["upstream-tls-name"] or host
+        return keyring.client(options["upstream-files"], endpoint, name, reactor, limits.connect_timeout)
 
     factory = ProxyFactory(
         limits,
@@ -125,7 +152,14 @@ def makeService(options: Options) -> IService:
         ProxyLog() if options["log-packets"] else None,
         frozenset(options["retry"]),
     )
-    listeners = [ListenerService(endpoint, factory, sockets, factory.listening) for endpoint in options["listen"]]
+    try:
+        keyring.load(options["upstream-files"])
+        listeners = [
+            ListenerService(endpoint, keyring.server(files, factory, reactor), sockets, factory.listening)
+            for endpoint, files in (split_listen(text) for text in options["listen"])
+        ]
+    except CertificatesError as error:
+        raise SystemExit(str(error)) from None
     sweeps = [
         SweepService(reactor, min(SWEEP, limits.timeout / 4, limits.queue_timeout / 4), factory.sweep),
         SweepService(reactor, min(5.0, limits.idle_timeout / 4), factory.sweep_idle),
@@ -135,4 +169,5 @@ def makeService(options: Options) -> IService:
     CollectorService(reactor).setServiceParent(service)
     OpenFilesService(limits.max_clients).setServiceParent(service)
     SignalService(reactor).setServiceParent(service)
+    ReloadService(reactor, [keyring.reload] if keyring else []).setServiceParent(service)
     return service
