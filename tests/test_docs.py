@@ -38,7 +38,7 @@ ARCHITECTURE = ROOT / "docs" / "architecture.rst"
 PAGES = (README, ROOT / "CHANGELOG.rst", *sorted((ROOT / "docs").glob("*.rst")))
 
 #: Options that the pages name and that are those of other commands.
-FOREIGN = frozenset({"--pidfile", "--enable-optimizations", "--seed", "--seeds", "--seconds"})
+FOREIGN = frozenset({"--pidfile", "--uid", "--enable-optimizations", "--seed", "--seeds", "--seconds"})
 
 
 # Reading the pages.

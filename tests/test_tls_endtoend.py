@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import ssl
@@ -17,7 +18,8 @@ from rproxy import packets
 from rproxy.tlsfiles import Files
 from tests.authority import Authority
 from tests.classic import sha1_hex
-from tests.support import Group, Talk, Twistd, data_packet, free_port, run, script
+from tests.support import FAULT, ROOT, Group, Talk, Twistd, data_packet, free_port, run, script
+from tests.test_docs import commands
 
 HOST = "127.0.0.1"
 MIB = 1 << 20
@@ -326,3 +328,28 @@ def test_expired_at_the_start(world: World) -> None:
     assert f"A certificate in {files.cert} has expired" in proxy.log
     code, said = world.send(proxy.port, *world.options())
     assert (code, said.endswith("its certificate has expired\n")) == (1, True)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="the page's authority is made by openssl, which isn't here")
+def test_documentation(world: World) -> None:
+    """Whoever types what docs/tls.rst shows, in that order, gets what it shows."""
+    proxy_port, server_port = str(free_port()), str(free_port())
+    shown = (ROOT / "docs" / "tls.rst").read_text("utf-8").replace("8000", proxy_port).replace("5000", server_port)
+    processes = []
+    for command in commands(shown):
+        match command.argv:
+            case ["openssl", *_]:
+                made = run(command.argv, world.folder)
+                assert made.returncode == 0, made.stderr
+            case ["twistd", "-n", _, *arguments]:
+                processes.append(Twistd(*arguments, cwd=world.folder))
+            case ["rproxy", *arguments]:
+                with processes[0] as proxy, processes[1] as server:
+                    server.wait_for_log("Registered for privacy policy 111")
+                    done = run([*script("rproxy"), *arguments], world.folder)
+                    assert (done.stdout.splitlines(), done.stderr) == (command.output, "")
+                    for process in proxy, server:
+                        process.send_signal(signal.SIGHUP)
+                        process.wait_for_log("New connections use what is now in ")
+                assert not any(FAULT.search(process.log) for process in processes)
+    assert len(processes) == 2
