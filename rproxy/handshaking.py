@@ -41,8 +41,9 @@ from rproxy.tlsfiles import TLSError
 
 #: How long a client's handshake may take, in seconds. It holds one of ``max_clients`` places meanwhile.
 HANDSHAKE_TIMEOUT = 10.0
-#: How long the other side may take to say that it closes too, in seconds: as :attr:`rproxy.limits.Limits.linger`.
-CLOSE_TIMEOUT = 2.0
+#: How long the other side may take to say that it closes too, in seconds. It is less than what a service that stops
+#: gives its connections, because a client that looks at its connection only when it sends says nothing.
+CLOSE_TIMEOUT = 1.0
 
 #: Why OpenSSL doesn't trust a certificate: the commonest of its codes (X509_STORE_CTX_get_error(3)), for people.
 _DISTRUST = {

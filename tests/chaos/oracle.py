@@ -347,16 +347,19 @@ def vacuity(seen: Seen) -> Iterator[Violation]:
 
 def _order(seen: Seen, incident: Incident) -> Iterator[Violation]:
     """A server that had an order and then received a packet has carried it out."""
-    whom = incident.event.whom
-    came = any(each.server_id == whom and each.at > incident.ended for each in seen.history.receipts)
-    if came and not struck(seen.history, incident):
-        yield Violation("vacuous", f"it wasn't carried out: {incident.event}", None, whom)
+    if _received(seen.history, incident) and not struck(seen.history, incident):
+        yield Violation("vacuous", f"it wasn't carried out: {incident.event}", None, incident.event.whom)
 
 
 def struck(history: History, incident: Incident) -> bool:
-    """Whether an order was carried out on any packet."""
-    event = incident.event
-    return any(
-        receipt.server_id == event.whom and receipt.at >= incident.began and receipt.deed.startswith(event.fault)
-        for receipt in history.receipts
-    )
+    """Whether an order was carried out on a packet."""
+    return any(receipt.deed == incident.event.order for receipt in _received(history, incident))
+
+
+def _received(history: History, incident: Incident) -> list[Receipt]:
+    """Return what a server received from an order on, in that life: a server that starts knows of no orders."""
+    whom = incident.event.whom
+    fatal = (Fault.KILL, Fault.RESTART)
+    ends = [each.began for each in history.incidents if each.event.whom == whom and each.event.fault in fatal]
+    until = min((end for end in ends if end > incident.began), default=float("inf"))
+    return [each for each in history.receipts if each.server_id == whom and incident.began <= each.at < until]

@@ -122,6 +122,12 @@ class Event:
     seconds: float = 0.0
     form: str = ""
 
+    @property
+    def order(self) -> str:
+        """What a server is ordered; see :mod:`tests.chaos.faultserver`."""
+        detail = self.form or (f"{self.seconds}" if self.seconds else "")
+        return f"{self.fault} {detail}".strip()
+
     def __str__(self) -> str:
         lasting = f" for {self.seconds:.2f} s" if self.seconds else ""
         form = f" ({self.form})" if self.form else ""

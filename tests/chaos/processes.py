@@ -50,8 +50,8 @@ class ServerProcess:
         return code
 
     async def end(self) -> int:
-        """Send SIGTERM, and return the exit code when it is gone."""
-        code = await asyncio.to_thread(self._process.stop)
+        """Send SIGTERM, and return the exit code when it is gone; see :func:`_end`."""
+        code = await asyncio.to_thread(_end, self._process)
         self._log += self._process.log
         return code
 
@@ -137,7 +137,7 @@ class ProxyProcess:
         """Send SIGTERM; returns the life when it is over."""
         life = self._told()
         life.gently = True
-        life.exit_code = await asyncio.to_thread(self._process.stop)
+        life.exit_code = await asyncio.to_thread(_end, self._process)
         return self._over(life)
 
     async def kill(self) -> ProxyLife:
@@ -168,3 +168,11 @@ class ProxyProcess:
         life.ended_at = time.monotonic()
         life.log = self._process.log
         return life
+
+
+def _end(process: Process) -> int:
+    """Have a process end by SIGTERM, and return its exit code; that of SIGKILL if it didn't in time."""
+    try:
+        return process.stop()
+    except AssertionError:
+        return -signal.SIGKILL

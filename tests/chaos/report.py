@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from tests.chaos.history import Connection, History, Packet
 from tests.chaos.oracle import Violation, struck
-from tests.chaos.plan import ORDERED
+from tests.chaos.plan import ORDERED, Plan
 
 #: How many violations of a rule are shown.
 MOST = 5
@@ -35,9 +35,8 @@ def summary(history: History, violations: Sequence[Violation]) -> str:
     return "; ".join(parts)
 
 
-def command(history: History) -> str:
-    """Return the command that carries out the same plan again."""
-    plan = history.plan
+def command(plan: Plan) -> str:
+    """Return the command that carries out a plan again."""
     options = {
         "--seed": plan.seed,
         "--seconds": f"{plan.seconds:g}",
@@ -49,7 +48,7 @@ def command(history: History) -> str:
 
 def failure(history: History, violations: Sequence[Violation]) -> str:
     """Return all that is needed to find out why a run failed."""
-    lines = [summary(history, violations), f"again: {command(history)}"]
+    lines = [summary(history, violations), f"again: {command(history.plan)}"]
     rules = Counter(violation.rule for violation in violations)
     for rule, number in rules.items():
         lines.append(f"\n{rule}: {number}")

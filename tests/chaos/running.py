@@ -15,6 +15,7 @@ from tests.chaos.history import Connection, History, Incident
 from tests.chaos.oracle import SLACK, unexplained
 from tests.chaos.plan import OF_PROXY, ORDERED, Event, Fault, Kind, Plan
 from tests.chaos.processes import ProxyProcess, ServerProcess
+from tests.chaos.report import command
 
 #: Seconds until every server is registered, and until all is quiet in the end.
 PATIENCE = 15.0
@@ -28,8 +29,13 @@ def run(each: Plan, folder: Path) -> History:
     """Carry out a plan.
 
     :param folder: where journals go; an empty one.
+    :raises BaseExceptionGroup: it couldn't be carried out, as where a process doesn't start.
     """
-    return asyncio.run(_Run(each, folder).run())
+    try:
+        return asyncio.run(_Run(each, folder).run())
+    except BaseException as error:
+        error.add_note(f"This was seed {each.seed}; again: {command(each)}")
+        raise
 
 
 class _Run:
@@ -112,6 +118,8 @@ class _Run:
             await asyncio.sleep(event.seconds)
             await self._proxy.start()
             await asyncio.to_thread(self._register_classic)
+            # Only then is it there: it says that it runs a little before it does.
+            await self._until(self._classic_registered)
             return f"exit code {life.exit_code}"
 
     def _register_classic(self) -> None:
@@ -123,8 +131,7 @@ class _Run:
 
     async def _strike_server(self, event: Event, server: ServerProcess) -> str:
         if event.fault in ORDERED:
-            detail = event.form or (f"{event.seconds}" if event.seconds else "")
-            server.order(f"{event.fault} {detail}".strip())
+            server.order(event.order)
             return "ordered"
         if event.fault is Fault.STOP:
             state = await server.stop()
@@ -152,7 +159,15 @@ class _Run:
             await asyncio.sleep(LOOK)
 
     def _all_registered(self) -> bool:
-        wanted = {(server.server_id, policy) for server in self._plan.servers for policy in server.policies}
+        return self._registered(*Kind)
+
+    def _classic_registered(self) -> bool:
+        return self._registered(Kind.CLASSIC)
+
+    def _registered(self, *kinds: Kind) -> bool:
+        """Whether the proxy, in the life that it has, has heard of all servers of these kinds."""
+        servers = [server for server in self._plan.servers if server.kind in kinds]
+        wanted = {(server.server_id, policy) for server in servers for policy in server.policies}
         return wanted <= set(_SETUP.findall(self._proxy.log))
 
     def _quiet(self) -> bool:

@@ -467,6 +467,16 @@ class OracleTests(SynchronousTestCase):
 
         self.assert_found("vacuous")
 
+    def test_order_that_its_server_forgot(self) -> None:
+        """It was started anew before a packet came; but some order has to be carried out in a run."""
+        self.strike(Event(0.0, Fault.RESET, "s1"), began=BEGAN - 2.0, ended=BEGAN - 2.0)
+        self.strike(Event(0.0, Fault.KILL, "s1"), began=BEGAN - 1.0, ended=BEGAN)
+        self.assert_found("vacuous")
+
+        self.strike(Event(0.0, Fault.GARBAGE, "s2", form="noise"), ended=BEGAN)
+        self.history.receipts[2] = self.history.receipts[2]._replace(deed="garbage noise")
+        self.assert_found()
+
     def test_order_that_was_carried_out(self) -> None:
         """The journal shows it."""
         self.strike(Event(4.0, Fault.RESET, "s1"), ended=BEGAN + 4.0)
