@@ -353,3 +353,12 @@ def test_documentation(world: World) -> None:
                         process.wait_for_log("New connections use what is now in ")
                 assert not any(FAULT.search(process.log) for process in processes)
     assert len(processes) == 2
+
+
+def test_stop_with_idle_clients(world: World) -> None:
+    """They say nothing to the proxy's goodbye, which is no reason for it to complain."""
+    proxy = world.proxy()
+    with TLSTalk(proxy.port, world.files) as talk:
+        assert talk.ask(data_packet("1", "111", "xyz1"))["error"] == "no-server"
+        world.group.stop(proxy)
+    assert "Gave up" not in proxy.log
