@@ -27,6 +27,7 @@ from rproxy.packetlog import ProxyLog
 from rproxy.packets import Ack, Error, PacketError
 from rproxy.registry import Address
 from rproxy.request import Asker, Refusal, Request
+from rproxy.tlsfiles import TLSError
 from rproxy.trail import Trail
 
 
@@ -235,6 +236,9 @@ class UpstreamConnection(TwistedProtocol):
         in_flight, self.in_flight = self.in_flight, deque()
         awaited = any(request.reply is None for request in in_flight)
         why = self._broken or ("the connection broke" if awaited else "")
+        if isinstance(reason.value, TLSError):
+            # It may be that the server refuses the proxy's certificate: with TLS 1.3 that comes only now.
+            why = self._broken or str(reason.value)
         self._pool.lost(self, why)
         for request in self._pool.retry(in_flight) if in_flight else ():
             request.refuse("server-lost", "unknown", f"the server was lost before it answered: {why}")

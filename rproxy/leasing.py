@@ -22,6 +22,7 @@ from twisted.python.failure import Failure
 from rproxy import packets
 from rproxy.framing import Framer, StreamError
 from rproxy.packets import Ack, Error, PacketError
+from rproxy.tlsfiles import TLSError
 
 #: How long a registration outlives its last renewal, in seconds, unless told otherwise.
 DEFAULT_LEASE = 15.0
@@ -130,6 +131,9 @@ class SetupProtocol(Protocol):
         self._stop_timers()
         if not self.registered and not self._closing and reason.check(ConnectionDone):
             self._silent = True
+        elif not self.registered and not self._closing and isinstance(reason.value, TLSError):
+            # It doesn't take this server's certificate: with TLS 1.3 that comes only when the connection is made.
+            self._owner.refused("forbidden", str(reason.value))
         self._closing = True
         self._owner.lost(silent=self._silent)
         for waiting in self._unanswered:

@@ -12,6 +12,8 @@ from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IReactorCore
 from twisted.python.failure import Failure
 
+from rproxy.tlsfiles import Files, split_listen
+
 #: Connections that the kernel holds ready until they are accepted. Twisted's default of 50 is soon full when each
 #: packet is a connection, and who finds it full tries again only after a second. The kernel has its own bound
 #: (net.core.somaxconn, 4096 on Linux).
@@ -105,22 +107,27 @@ def _set_no_delay(port: IListeningPort) -> None:
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-def parse_listen(text: str, *, ipv6: bool = False) -> str:
+def parse_listen(text: str, *, ipv6: bool = False, tls: Files | None = None) -> str:
     """Return the endpoint description that an option asks for.
 
     :param text: a port number, for that TCP port on all interfaces, 0 for any free one; or a description already, such
-        as ``tcp:5000:interface=127.0.0.1``, which comes back as it is.
+        as ``tcp:5000:interface=127.0.0.1``, which comes back as it is. One of TLS has the form that
+        :func:`rproxy.tlsfiles.split_listen` reads.
     :param ipv6: whether a port number means IPv6 too, rather than IPv4 only.
+    :param tls: the files of a TLS endpoint that names none.
     :raises ValueError: it is neither; the text says what is wrong.
     """
     if text.isascii() and text.isdigit():
         if len(text) > 5 or int(text) > 65535:
             raise ValueError(f"{text} is no port: give one from 0 (any free one) to 65535")
         return f"{'tcp6' if ipv6 else 'tcp'}:{int(text)}:backlog={BACKLOG}"
+    below, files = split_listen(text, tls)
+    if files is not None and ":backlog=" not in below:
+        text, below = f"{text}:backlog={BACKLOG}", f"{below}:backlog={BACKLOG}"
     anything: Any = None
     try:
         # Only to see whether it can be read; the endpoint is made again with the reactor that it will use.
-        serverFromString(anything, text)
+        serverFromString(anything, below)
     except (ValueError, TypeError, LookupError, OSError, ImportError) as error:
         raise ValueError(
             f"{text!r} is nothing to listen on ({type(error).__name__}: {error}): give a port, such as 5000, or an"

@@ -24,7 +24,9 @@ from rproxy.packets import MAX_FIELD
 from rproxy.poolserver import DEFAULT_PIPELINE, PoolServerFactory
 from rproxy.poolservice import Address, PoolService
 from rproxy.registrar import Registrar
-from rproxy.signals import SignalService
+from rproxy.signals import ReloadService, SignalService
+from rproxy.tls import Keyring
+from rproxy.tlsfiles import CertificatesError, client_files, split_listen
 
 #: How long a proxy may take to accept a connection, in seconds.
 CONNECT_TIMEOUT = 5.0
@@ -112,6 +114,14 @@ class Options(usage.Options):
             "How long a stop may wait for what is in flight, in seconds",
             _number("drain-timeout", float, 0, 86400),
         ],
+        [
+            "tls-ca",
+            None,
+            None,
+            "Connect to proxies by TLS: file with the authorities of their certificates, or: system",
+        ],
+        ["tls-cert", None, None, "File with the certificate to show to proxies"],
+        ["tls-key", None, None, "File with its key"],
         ["token-file", None, None, "File with the proof that it may register, where a proxy asks for one"],
     ]
     optFlags = [["log-packets", None, "Show every packet, with its payload, in the log"]]
@@ -146,7 +156,11 @@ class Options(usage.Options):
         # A proxy calls a server back at the address that it registered from.
         ipv6 = any(":" in host for host, _ in self["proxies"])
         try:
-            self["listen"] = parse_listen(self["listen"], ipv6=ipv6)
+            files = self["files"] = client_files("--tls", self["tls-ca"], self["tls-cert"], self["tls-key"])
+        except ValueError as error:
+            raise usage.UsageError(str(error)) from None
+        try:
+            self["listen"] = parse_listen(self["listen"], ipv6=ipv6, tls=files)
         except ValueError as error:
             raise usage.UsageError(f"--listen {error}") from None
         self["handler"] = sha1_hex if self["handler"] is None else _load_handler(self["handler"])
@@ -164,17 +178,29 @@ def _read_token(name: str) -> str:
 
 
 def makeService(options: Options) -> IService:
-    """Return the pool server that the options ask for."""
+    """Return the pool server that the options ask for.
+
+    :raises SystemExit: its certificates can't be used.
+    """
     from twisted.internet import reactor
 
     service = MultiService()
-    make_service(options, reactor).setServiceParent(service)
+    keyring = Keyring()
+    try:
+        make_service(options, reactor, keyring).setServiceParent(service)
+    except CertificatesError as error:
+        raise SystemExit(str(error)) from None
     SignalService(reactor).setServiceParent(service)
+    ReloadService(reactor, [keyring.reload] if keyring else []).setServiceParent(service)
     return service
 
 
-def make_service(options: Options, reactor: Any) -> PoolService:
-    """The same, on a reactor."""
+def make_service(options: Options, reactor: Any, keyring: Keyring) -> PoolService:
+    """The same, on a reactor.
+
+    :param keyring: where its certificates are put.
+    :raises CertificatesError: they can't be used.
+    """
     handling = Handling(
         server_id=options["id"],
         policies=frozenset(options["policies"]),
@@ -185,7 +211,8 @@ def make_service(options: Options, reactor: Any) -> PoolService:
     factory = PoolServerFactory(handling, reactor, options["pipeline"])
 
     def register(proxy: Address, port: int) -> list[Registrar]:
-        endpoint = HostnameEndpoint(reactor, *proxy, timeout=CONNECT_TIMEOUT)
+        tcp = HostnameEndpoint(reactor, *proxy, timeout=CONNECT_TIMEOUT)
+        endpoint = keyring.client(options["files"], tcp, proxy[0], reactor, CONNECT_TIMEOUT)
         offers = [
             Offer(
                 server_id=handling.server_id,
@@ -201,8 +228,10 @@ def make_service(options: Options, reactor: Any) -> PoolService:
         ]
         return [Registrar(endpoint, format_address(*proxy), offer, reactor, random.random) for offer in offers]
 
+    keyring.load(options["files"])
+    listen, files = split_listen(options["listen"], options["files"])
     return PoolService(
-        ListenerService(options["listen"], factory, reactor),
+        ListenerService(listen, keyring.server(files, factory, reactor), reactor),
         factory,
         options["policies"],
         options["proxies"],

@@ -21,6 +21,8 @@ from rproxy.listening import format_address, parse_address
 from rproxy.packetfiles import parse_packet, read_packet
 from rproxy.packetlog import shown
 from rproxy.packets import Ack, Data
+from rproxy.tls import Keyring
+from rproxy.tlsfiles import client_files
 
 #: The exit codes.
 ALL_CORRECT, SOMETHING_WRONG, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -154,6 +156,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f" server got it, for a reason that may pass: {', '.join(sorted(PASSING))}. What a server may have got is never"
         " sent again",
     )
+    parser.add_argument(
+        "--tls-ca", metavar="FILE", help="speak TLS; the authorities of the proxy's certificate, or: system"
+    )
+    parser.add_argument("--tls-cert", metavar="FILE", help="the certificate to show, where the proxy asks for one")
+    parser.add_argument("--tls-key", metavar="FILE", help="its key")
     parser.add_argument("--json", action="store_true", help="print the packets instead, one on each line")
 
 
@@ -172,6 +179,9 @@ def run(args: argparse.Namespace) -> int:
     """Send the packets; return the exit code."""
     try:
         outgoing = read_outgoing(args)
+        files = client_files("--tls", args.tls_ca, args.tls_cert, args.tls_key)
+        keyring = Keyring()
+        keyring.load(files)
     except ValueError as error:
         print(f"rproxy send: {error}", file=sys.stderr)
         return BAD_USAGE
@@ -184,7 +194,8 @@ def run(args: argparse.Namespace) -> int:
         # From then on the reactor handles signals. What comes before would be an error, with a traceback.
         await running
         host, port = args.revproc
-        endpoint = HostnameEndpoint(reactor, host, port, timeout=args.timeout)
+        tcp = HostnameEndpoint(reactor, host, port, timeout=args.timeout)
+        endpoint = keyring.client(files, tcp, host, reactor, args.timeout)
         again = args.keep_trying
         make_client = partial(Client, endpoint, "", reactor, args.timeout, reconnect=again, resend=again)
         sending = Deferred.fromCoroutine(send_all(make_client, outgoing, terminal))

@@ -1,7 +1,8 @@
 """SIGTERM and SIGINT: the first stops in order, and the process ends with exit code 0; the second ends it at once.
 
-Twisted by itself ends a process that was stopped in order with the signal that it got, as if it had been killed. SIGHUP
-has what comes from files looked at again.
+Twisted by itself ends a process that was stopped in order with the signal that it got, as if it had been killed.
+
+SIGHUP has files read again, in a process that has any.
 """
 
 from __future__ import annotations
@@ -57,10 +58,12 @@ class SignalService(Service):
         self._reactor.stop()
 
 
-class HangupService(Service):
-    """Has something done on SIGHUP while the reactor runs.
+class ReloadService(Service):
+    """Calls what reads files again on SIGHUP.
 
-    :param reloads: called one after the other in the reactor's thread; one that fails doesn't keep the others from it.
+    It does so until the process has ended: the signal would else end it at once, with what is in flight.
+
+    :param reloads: each deals with files that can't be read. Without any, the signal ends the process as ever.
     """
 
     _logger = Logger()
@@ -68,24 +71,19 @@ class HangupService(Service):
     def __init__(self, reactor: Any, reloads: Sequence[Callable[[], object]]) -> None:
         self._reactor = reactor
         self._reloads = reloads
-        self._before: Any = None
 
     def startService(self) -> None:
         super().startService()
-        # From now on, not when the reactor runs: it would end a process that isn't quite ready.
-        self._before = signal.signal(signal.SIGHUP, self._handle)
-
-    def stopService(self) -> None:
-        super().stopService()
-        signal.signal(signal.SIGHUP, self._before)
+        if self._reloads:
+            signal.signal(signal.SIGHUP, self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self._reactor.callFromThread(self._reload)
 
     def _reload(self) -> None:
-        self._logger.info("Received SIGHUP")
+        self._logger.info("Received SIGHUP: reading files again")
         for reload in self._reloads:
             try:
                 reload()
-            except Exception:  # noqa: BLE001 - whatever it is, the proxy goes on, and so do the others
-                self._logger.failure("What SIGHUP asks for failed")
+            except Exception:  # noqa: BLE001 - whatever it is, the others are to be called too
+                self._logger.failure("What was to be read again wasn't")

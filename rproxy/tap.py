@@ -6,7 +6,7 @@ import math
 import random
 import time
 from argparse import ArgumentTypeError
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,9 +31,11 @@ from rproxy.proxy import ProxyFactory
 from rproxy.proxyservice import ProxyService
 from rproxy.recording import Recorder
 from rproxy.registry import Address
-from rproxy.signals import HangupService, SignalService
+from rproxy.signals import ReloadService, SignalService
 from rproxy.sockets import SocketGroup
 from rproxy.sweeping import SWEEP, SweepService
+from rproxy.tls import Keyring
+from rproxy.tlsfiles import CertificatesError, Files, client_files, split_listen
 from rproxy.trail import Trail
 
 _DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(Limits)}
@@ -90,8 +92,13 @@ class Options(usage.Options):
             "The file with the key of that: at least 16 bytes, such as openssl rand -hex 32 makes",
         ],
         ["audit-on-error", None, "refuse", "While it can't be written, refuse packets, or continue without it"],
+        ["upstream-tls-ca", None, None, "File with the authorities of the servers' certificates, or: system"],
+        ["upstream-tls-cert", None, None, "File with the certificate to show to servers"],
+        ["upstream-tls-key", None, None, "File with its key"],
+        ["upstream-tls-name", None, None, "What servers' certificates are for, instead of each one's IP address"],
     ]
     optFlags: ClassVar = [
+        ["upstream-tls", None, "Connect to servers by TLS, and verify their certificates"],
         ["strict", None, "Refuse packets whose payloadsize is wrong, instead of counting them"],
         ["log-packets", None, "Show every packet, with its payload, in the log"],
     ]
@@ -103,7 +110,8 @@ class Options(usage.Options):
         self["retry"] = set()
 
     def opt_listen(self, endpoint: str) -> None:
-        """Listen at this Twisted server endpoint, for example tcp:8000:interface=10.0.0.1 (repeatable)"""
+        """Listen at this Twisted server endpoint, for example tcp:8000:interface=10.0.0.1 or
+        tls:8443:cert=FILE:key=FILE:ca=FILE (repeatable)"""
         self["listen"].append(endpoint)
 
     def opt_proxy_from(self, text: str) -> None:
@@ -131,6 +139,7 @@ class Options(usage.Options):
         except ValueError as error:
             raise usage.UsageError(str(error)) from None
         self._take_audit()
+        self["upstream-files"] = self._upstream_files()
         self["limits"] = Limits(
             **{
                 name: type(default)(self[option])
@@ -138,6 +147,18 @@ class Options(usage.Options):
                 if (option := name.replace("_", "-")) in self
             }
         )
+
+    def _upstream_files(self) -> Files | None:
+        begin = "--upstream-tls"
+        try:
+            files = client_files(begin, *(self[f"upstream-tls-{what}"] for what in ("ca", "cert", "key")))
+        except ValueError as error:
+            raise usage.UsageError(str(error)) from None
+        if self["upstream-tls"] and files is None:
+            raise usage.UsageError(f"{begin} needs {begin}-ca: the authorities of the servers' certificates")
+        if not self["upstream-tls"] and (files is not None or self["upstream-tls-name"] is not None):
+            raise usage.UsageError(f"{begin}-ca, -cert, -key and -name need {begin}")
+        return files
 
     def _take_audit(self) -> None:
         """Read the key here, as it may be one that only root can read."""
@@ -183,17 +204,33 @@ def _which_are_fronted(listen: Sequence[str], trusted: bool) -> list[bool]:
     return marked if any(marked) else [trusted] * len(listen)
 
 
+def _listeners(options: Options, factory: ProxyFactory, keyring: Keyring, sockets: Any) -> Iterator[ListenerService]:
+    """Where the proxy listens, with TLS on top of TCP, and what other proxies put in front of both."""
+    for text, is_fronted in zip(options["listen"], options["fronted"], strict=True):
+        endpoint, files = split_listen(text)
+        front = keyring.server(files, factory, factory.clock)
+        if is_fronted:
+            front = FrontedFactory(front, factory, options["proxy-from"])
+        yield ListenerService(endpoint, front, sockets, factory.listening)
+
+
 def makeService(options: Options) -> IService:
-    """The proxy that the options ask for."""
+    """The proxy that the options ask for.
+
+    :raises SystemExit: its certificates can't be used.
+    """
     from twisted.internet import reactor as the_reactor
 
     reactor: Any = the_reactor
     sockets: Any = SocketGroup(reactor)
     limits: Limits = options["limits"]
+    keyring = Keyring()
 
     def connect(address: Address) -> IStreamClientEndpoint:
         host, port = address
-        return TCP4ClientEndpoint(sockets, host, port, timeout=limits.connect_timeout)
+        endpoint = TCP4ClientEndpoint(sockets, host, port, timeout=limits.connect_timeout)
+        name = options["upstream-tls-name"] or host
+        return keyring.client(options["upstream-files"], endpoint, name, reactor, limits.connect_timeout)
 
     trail = _make_trail(options)
     factory = ProxyFactory(
@@ -205,11 +242,11 @@ def makeService(options: Options) -> IService:
         frozenset(options["retry"]),
         trail,
     )
-    fronted = FrontedFactory(factory, factory, options["proxy-from"])
-    listeners = [
-        ListenerService(endpoint, fronted if is_fronted else factory, sockets, factory.listening)
-        for endpoint, is_fronted in zip(options["listen"], options["fronted"], strict=True)
-    ]
+    try:
+        keyring.load(options["upstream-files"])
+        listeners = list(_listeners(options, factory, keyring, sockets))
+    except CertificatesError as error:
+        raise SystemExit(str(error)) from None
     sweeps = [
         SweepService(reactor, min(SWEEP, limits.timeout / 4, limits.queue_timeout / 4), factory.sweep),
         SweepService(reactor, min(5.0, limits.idle_timeout / 4, limits.packet_timeout / 4), factory.sweep_idle),
@@ -220,9 +257,11 @@ def makeService(options: Options) -> IService:
     CollectorService(reactor).setServiceParent(service)
     OpenFilesService(limits.max_clients).setServiceParent(service)
     SignalService(reactor).setServiceParent(service)
+    reloads = [keyring.reload] if keyring else []
     if trail is not None:
         recorder = _record(options, trail, factory, reactor)
         # The proxy's own child, because those are stopped when its last packet is answered.
         recorder.setServiceParent(proxy)
-        HangupService(reactor, [recorder.reopen]).setServiceParent(service)
+        reloads.append(recorder.reopen)
+    ReloadService(reactor, reloads).setServiceParent(service)
     return service

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
+from twisted.internet.error import ConnectionLost
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+
+from rproxy.connection import UpstreamConnection
+from rproxy.limits import Limits
+from rproxy.metrics import Counters
+from rproxy.tlsfiles import TLSError
 from tests.memory import BIG, Client, Packet, ProxyCase, ServerConnection, ack, data, encode
 
 LOST = ["server-lost/unknown"]
@@ -401,3 +410,15 @@ class SlowServerTests(ConnectionCase):
         self.assertEqual(client.answers(), ["1 by 100"])
         connection.read_again()
         self.assertEqual(connection.payloads, ["1", BIG, "2"])
+
+
+class LostTLSTests(SynchronousTestCase):
+    """A server that doesn't take the proxy's certificate, which it may say after the connection was made."""
+
+    def test_why(self) -> None:
+        """It has failed, and is told why, also with nothing on the connection; an end without TLS says nothing then."""
+        for reason, why in (TLSError("unknown ca"), "unknown ca"), (ConnectionLost(), ""):
+            whys: list[str] = []
+            pool: Any = SimpleNamespace(lost=lambda connection, why, whys=whys: whys.append(why))
+            UpstreamConnection(pool, 1, Limits(), Counters(), None).connectionLost(Failure(reason))
+            self.assertEqual(whys, [why])

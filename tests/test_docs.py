@@ -39,7 +39,7 @@ PAGES = (README, ROOT / "CHANGELOG.rst", *sorted((ROOT / "docs").glob("*.rst")))
 
 #: Options that the pages name and that are those of other commands.
 FOREIGN = frozenset(
-    {"--pidfile", "--signal", "--kill-whom", "--enable-optimizations", "--seed", "--seeds", "--seconds"}
+    {"--pidfile", "--uid", "--signal", "--kill-whom", "--enable-optimizations", "--seed", "--seeds", "--seconds"}
 )
 
 

@@ -17,6 +17,7 @@ PACKAGE = ROOT / "rproxy"
 ORDER = (
     "limits",
     "addresses",
+    "tlsfiles",
     "lingering",
     "counting",
     "sweeping",
@@ -25,6 +26,10 @@ ORDER = (
     "collecting",
     "openfiles",
     "sockets",
+    "peers",
+    "certificates",
+    "handshaking",
+    "tls",
     "framing",
     "packets",
     "arguments",
@@ -86,6 +91,7 @@ PURE = frozenset(
         "request",
         "rotation",
         "trail",
+        "tlsfiles",
         "waiting",
     }
 )

@@ -19,6 +19,8 @@ from rproxy.hashing import sha1_hex
 from rproxy.limits import Limits
 from rproxy.listening import BACKLOG
 from rproxy.pooltap import Options, make_service
+from rproxy.tls import Keyring
+from rproxy.tlsfiles import Files
 from tests.transports import connect, packets_in
 
 REQUIRED = ("--id", "100", "--pp", "111")
@@ -86,6 +88,17 @@ class OptionsTests(OptionsCase):
         self.assertEqual(self.parse("--listen", "0")["listen"], f"tcp:0:backlog={BACKLOG}")
         self.assertEqual(self.parse("--listen", "tcp:1:interface=::1".replace("::", r"\:\:"))["listen"][:5], "tcp:1")
         self.assertIn("--listen 'x' is nothing to listen on", self.refused("--listen", "x"))
+
+    def test_tls(self) -> None:
+        """The files for connecting are also those for listening, where the endpoint names none."""
+        given = ("--tls-ca", "ca.pem", "--tls-cert", "cert.pem", "--tls-key", "key.pem")
+        options = self.parse(*given, "--listen", "tls:5000")
+        self.assertEqual(options["files"], Files("ca.pem", "cert.pem", "key.pem"))
+        self.assertEqual(options["listen"], f"tls:5000:backlog={BACKLOG}")
+
+        self.assertIsNone(self.parse()["files"])
+        self.assertIn("--listen tls:5000: TLS needs a certificate", self.refused("--listen", "tls:5000"))
+        self.assertIn("--tls-cert and --tls-key need --tls-ca", self.refused(*given[2:]))
 
     def test_numbers(self) -> None:
         """Within the bounds that the protocol sets."""
@@ -172,7 +185,7 @@ class MakeServiceTests(OptionsCase):
             *("--pipeline", "7", "--connections", "2", "--weight", "3", "--lease", "20", "--token-file", name),
         )
 
-        service = make_service(options, reactor)
+        service = make_service(options, reactor, Keyring())
         self.assertTrue(IService.providedBy(service))
         service.privilegedStartService()
         ((port, factory, _, interface),) = reactor.tcpServers

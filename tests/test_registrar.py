@@ -8,6 +8,7 @@ from random import Random
 from attrs import evolve
 from twisted.internet.error import ConnectionLost
 from twisted.internet.task import Clock
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from rproxy import packets
@@ -15,6 +16,7 @@ from rproxy.leasing import ANSWER_TIMEOUT, DRAIN_TIMEOUT, Offer
 from rproxy.limits import Limits
 from rproxy.packets import Setup
 from rproxy.registrar import OLD_PROXY_INTERVAL, RETRY, RETRY_REFUSED, SILENCES, Registrar
+from rproxy.tlsfiles import TLSError
 from tests.endpoints import Peer
 from tests.transports import logged_lines, lose
 
@@ -305,6 +307,17 @@ class RefusedTests(RegistrarCase):
 
         self.refuse("conflict")
 
+        self.assert_waits(RETRY_REFUSED.first)
+
+    def test_certificate(self) -> None:
+        """One that doesn't take this server's certificate lets it connect first."""
+        with logged_lines() as lines:
+            self.proxy.accept()
+            self.proxy.protocol.connectionLost(Failure(TLSError("the other side refuses: unknown ca")))
+
+        self.assertEqual(
+            lines, ["proxy:8000 refuses privacy policy 111: forbidden, the other side refuses: unknown ca"]
+        )
         self.assert_waits(RETRY_REFUSED.first)
 
     def test_logged(self) -> None:

@@ -1,41 +1,64 @@
-"""SIGHUP: what comes from files is looked at again. The others are tested from end to end."""
+"""SIGHUP. How a process ends by the other signals is tested from end to end."""
 
 from __future__ import annotations
 
 import os
 import signal
 
-from twisted.internet.task import Clock
-from twisted.logger import capturedLogs, formatEvent
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.internet.defer import Deferred
+from twisted.logger import capturedLogs
+from twisted.trial.unittest import TestCase
 
-from rproxy.signals import HangupService
-
-
-class Reactor(Clock):
-    """One whose thread is this one."""
-
-    def callFromThread(self, function: object, *args: object) -> None:
-        self.callLater(0, function, *args)  # type: ignore[arg-type]
+from rproxy.signals import ReloadService
 
 
-class HangupTests(SynchronousTestCase):
-    def test_reloads(self) -> None:
-        """Each is called in the reactor's thread, also behind one that fails; before and after, it isn't."""
-        before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        self.addCleanup(signal.signal, signal.SIGHUP, before)
-        reactor = Reactor()
-        done: list[int] = []
-        service = HangupService(reactor, [lambda: done.append(1), lambda: done.remove(7), lambda: done.append(2)])
-        os.kill(os.getpid(), signal.SIGHUP)
+class ReloadServiceTests(TestCase):
+    """Files are read again."""
+
+    timeout = 10
+
+    def setUp(self) -> None:
+        self.addCleanup(signal.signal, signal.SIGHUP, signal.getsignal(signal.SIGHUP))
+
+    async def test_all_are_called(self) -> None:
+        """Also those after one that fails, and by the reactor, not in the middle of something."""
+        from twisted.internet import reactor
+
+        calls = []
+        over: Deferred[None] = Deferred()
+
+        def fail() -> None:
+            calls.append("fail")
+            raise ValueError("a fault")
+
+        def end() -> None:
+            calls.append("end")
+            over.callback(None)
+
+        service = ReloadService(reactor, [fail, end])
         service.startService()
-        with capturedLogs() as logs:
+        with capturedLogs() as events:
             os.kill(os.getpid(), signal.SIGHUP)
-            self.assertEqual(done, [])
-            reactor.advance(0)
-        service.stopService()
-        os.kill(os.getpid(), signal.SIGHUP)
-        reactor.advance(0)
-        self.assertEqual(done, [1, 2])
+            self.assertEqual(calls, [])
+            await over
+        self.assertEqual(calls, ["fail", "end"])
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
-        self.assertEqual(formatEvent(logs[0]), "Received SIGHUP")
+        self.assertEqual(events[0]["log_format"], "Received SIGHUP: reading files again")
+
+    def test_until_the_end(self) -> None:
+        """It doesn't end a process that is stopping."""
+        from twisted.internet import reactor
+
+        service = ReloadService(reactor, [list])
+        service.startService()
+        handler = signal.getsignal(signal.SIGHUP)
+        service.stopService()
+        self.assertEqual(signal.getsignal(signal.SIGHUP), handler)
+
+    def test_nothing_to_read(self) -> None:
+        """Then it is nobody's."""
+        from twisted.internet import reactor
+
+        before = signal.getsignal(signal.SIGHUP)
+        ReloadService(reactor, []).startService()
+        self.assertEqual(signal.getsignal(signal.SIGHUP), before)

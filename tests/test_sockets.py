@@ -18,7 +18,6 @@ from contextlib import ExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from importlib import import_module
-from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 from typing import Any, Self
@@ -1399,9 +1398,6 @@ class DescriptorTests(SocketCase):
 
 class TLSTests(SocketCase):
     """With TLS on top."""
-
-    if find_spec("OpenSSL") is None:
-        skip = "pyOpenSSL is not installed"
 
     def pem(self) -> str:
         """A key and a certificate, in a file."""

@@ -25,6 +25,7 @@ from rproxy import packets
 from rproxy.audit.keys import Key
 from rproxy.limits import Limits
 from rproxy.tap import Options, makeService
+from rproxy.tlsfiles import Files
 
 LOOPBACK = "tcp:0:interface=127.0.0.1"
 
@@ -101,6 +102,37 @@ class ListenOptionsTests(SynchronousTestCase):
         for port in ("8000", "0"):
             with self.assertRaisesRegex(UsageError, "^--listen replaces --port: give one of them$"):
                 parsed("--port", port, "--listen", LOOPBACK)
+
+
+class TLSOptionsTests(SynchronousTestCase):
+    """How it is secured."""
+
+    def test_listen(self) -> None:
+        """With the backlog of any other port, unless told otherwise."""
+        endpoint = "tls:8443:cert=a:key=b:ca=c"
+        self.assertEqual([f"{endpoint}:backlog=1024"], parsed("--listen", endpoint)["listen"])
+        self.assertEqual([f"{endpoint}:backlog=5"], parsed("--listen", f"{endpoint}:backlog=5")["listen"])
+        for wrong, sentence in {
+            "tls:8443": "tls:8443: TLS needs a certificate and its key",
+            "tls:http:cert=a:key=b": "'tls:http:cert=a:key=b.*' is nothing to listen on",
+            "tls:8443:cert=a:key=b:colour=red": "'tls:8443:.*' is nothing to listen on",
+        }.items():
+            with self.subTest(wrong), self.assertRaisesRegex(UsageError, f"^{sentence}"):
+                parsed("--listen", wrong)
+
+    def test_upstream(self) -> None:
+        """Not unless it was asked for, and then not without an authority."""
+        self.assertIsNone(parsed()["upstream-files"])
+        files = parsed("--upstream-tls", "--upstream-tls-ca", "system")["upstream-files"]
+        self.assertEqual(Files("system"), files)
+        for arguments, sentence in {
+            ("--upstream-tls",): "--upstream-tls needs --upstream-tls-ca",
+            ("--upstream-tls-ca", "a"): "--upstream-tls-ca, -cert, -key and -name need --upstream-tls",
+            ("--upstream-tls-name", "a"): "--upstream-tls-ca, -cert, -key and -name need --upstream-tls",
+            ("--upstream-tls", "--upstream-tls-cert", "a"): "--upstream-tls-cert and --upstream-tls-key go together",
+        }.items():
+            with self.subTest(arguments), self.assertRaisesRegex(UsageError, f"^{sentence}"):
+                parsed(*arguments)
 
 
 class LimitOptionsTests(SynchronousTestCase):

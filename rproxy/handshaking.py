@@ -1,0 +1,304 @@
+"""TLS over any transport: handshakes that end in time, closing that does, and names that are checked.
+
+A listening side's protocol has its connection at once, so that it counts and can be closed; what it reads comes after
+the handshake. A connecting side's gets it when the handshake is over and the other side's name was checked: until then
+there is no connection, and if it fails there was none (docs/protocol.rst, promise 6).
+
+With TLS 1.3 the connecting side's handshake is over before the other side has looked at its certificate. If that is
+refused, the connection is lost a moment later, with the other side's alert as the reason.
+"""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from typing import Any, cast
+
+from OpenSSL.SSL import Connection, Error
+from service_identity import CertificateError, VerificationError
+from service_identity.pyopenssl import verify_hostname, verify_ip_address
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone, ConnectionLost, NoProtocol
+from twisted.internet.interfaces import (
+    IAddress,
+    IDelayedCall,
+    IHandshakeListener,
+    IOpenSSLClientConnectionCreator,
+    IProtocol,
+    IProtocolFactory,
+    IReactorTime,
+    IStreamClientEndpoint,
+    ITransport,
+)
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.logger import Logger
+from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory, TLSMemoryBIOProtocol
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from rproxy.certificates import Certificates, reason_of
+from rproxy.peers import peer_names
+from rproxy.tlsfiles import TLSError
+
+#: How long a client's handshake may take, in seconds. It holds one of ``max_clients`` places meanwhile.
+HANDSHAKE_TIMEOUT = 10.0
+#: How long the other side may take to say that it closes too, in seconds. It is less than what a service that stops
+#: gives its connections, because a client that looks at its connection only when it sends says nothing.
+CLOSE_TIMEOUT = 1.0
+
+#: Why OpenSSL doesn't trust a certificate: the commonest of its codes (X509_STORE_CTX_get_error(3)), for people.
+_DISTRUST = {
+    9: "isn't valid yet",
+    10: "has expired",
+    18: "is signed by itself, not by an authority that is trusted",
+    19: "comes from an authority that isn't trusted",
+    20: "comes from an authority that isn't trusted",
+    21: "comes from an authority that isn't trusted",
+    26: "isn't meant for this side of a connection",
+}
+
+
+class TLSTransport(BufferingTLSTransport):
+    """One connection's TLS: the transport of a protocol, and the protocol of the transport below."""
+
+    factory: TLSFactory
+    _timer: IDelayedCall | None = None
+    #: What is wrong with the other side's certificate.
+    _distrust = ""
+
+    def makeConnection(self, transport: Any) -> None:
+        super().makeConnection(transport)
+        connection = self.getHandle()
+        connection.set_verify(connection.get_verify_mode(), self._verified)
+        self._timer = self.factory.clock.callLater(self.factory.time_left(), self._end_handshake)
+
+    def _verified(self, connection: Connection, certificate: Any, code: int, depth: int, ok: int) -> bool:
+        """Keep what OpenSSL has found, and leave it at that."""
+        if not ok:
+            self._distrust = f"its certificate {_DISTRUST.get(code, f'is refused by OpenSSL with code {code}')}"
+        return bool(ok)
+
+    def _end_handshake(self) -> None:
+        self._timer = None
+        if self.getHandle().get_peer_finished() is None:
+            self.failVerification(Failure(TLSError("the handshake took too long")))
+
+    def getPeerCertificate(self) -> Any:
+        """Return the other side's certificate; None where there is none, or no connection any more."""
+        return super().getPeerCertificate() if self.connected else None
+
+    def loseConnection(self) -> None:
+        """Say that this side closes, wait for the other to say so too, but not for long, and close.
+
+        What it sends meanwhile is still read: see :mod:`rproxy.lingering`.
+        """
+        if self.disconnecting or not self.connected:
+            return
+        super().loseConnection()
+        self._cancel_timer()
+        self._timer = self.factory.clock.callLater(CLOSE_TIMEOUT, self._close)
+
+    def _close(self) -> None:
+        self._timer = None
+        # As without TLS: once what was written is sent.
+        cast(ITransport, self.transport).loseConnection()
+
+    def abortConnection(self) -> None:
+        # Twisted's has nothing left to abort afterwards.
+        if self.connected:
+            super().abortConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._cancel_timer()
+        self.wrappedProtocol = _LastWords(self, self.wrappedProtocol)
+        super().connectionLost(reason)
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def explained(self, reason: Failure) -> Failure:
+        """Return why the connection was lost, in words where it was OpenSSL."""
+        if reason.check(Error):
+            text = reason_of(cast(Error, reason.value))
+            _, is_alert, alert = text.partition(" alert ")
+            return Failure(TLSError(self._distrust or (f"the other side refuses: {alert}" if is_alert else text)))
+        return reason
+
+
+class _LastWords(Protocol):
+    """Stands before a protocol when its connection ends, so that it is told why in words."""
+
+    def __init__(self, tls: TLSTransport, protocol: IProtocol) -> None:
+        self._tls = tls
+        self._protocol = protocol
+
+    def dataReceived(self, data: bytes) -> None:
+        self._protocol.dataReceived(data)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        reason = self._tls.explained(reason)
+        self._tls.factory.lost(self._tls, reason)
+        self._protocol.connectionLost(reason)
+
+
+class TLSFactory(TLSMemoryBIOFactory):
+    """Puts TLS on top of what a factory's protocols are connected to.
+
+    :param certificates: asked for each connection.
+    :param until: when a connecting side's handshake has to be over, in the clock's seconds; None on a listening side,
+        where each has :data:`HANDSHAKE_TIMEOUT`.
+    """
+
+    protocol = TLSTransport
+    _logger = Logger()
+
+    def __init__(
+        self,
+        certificates: Certificates | IOpenSSLClientConnectionCreator,
+        factory: IProtocolFactory,
+        clock: IReactorTime,
+        until: float | None = None,
+    ) -> None:
+        super().__init__(certificates, until is not None, factory, clock)
+        self.clock = clock
+        self._until = until
+
+    def time_left(self) -> float:
+        """How long the handshake of a connection made now may take, in seconds."""
+        return HANDSHAKE_TIMEOUT if self._until is None else max(0.0, self._until - self.clock.seconds())
+
+    def lost(self, connection: TLSTransport, reason: Failure) -> None:
+        """A connection is lost. On a listening side this is where it is told of that TLS failed."""
+        if self._until is None and reason.check(TLSError):
+            host = getattr(connection.getPeer(), "host", "a client")
+            self._logger.info("TLS with {host} failed: {why}", host=host, why=str(reason.value))
+
+
+@implementer(IOpenSSLClientConnectionCreator)
+class _ToName:
+    """Tells the other side which name it is asked for, but no address (RFC 6066, section 3)."""
+
+    def __init__(self, certificates: Certificates, name: str) -> None:
+        self._certificates = certificates
+        self._name = name.encode()
+
+    def clientConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> Connection:
+        connection = self._certificates.clientConnectionForTLS(protocol)
+        connection.set_tlsext_host_name(self._name)
+        return connection
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+@implementer(IStreamClientEndpoint)
+class TLSClientEndpoint:
+    """Connects when the other side has shown a certificate for a name, signed by an authority that is trusted.
+
+    :param endpoint: where to connect to.
+    :param name: a host name or an IP address: one of the certificate's subject alternative names.
+    :param timeout: for the connection and the handshake together, in seconds.
+    """
+
+    def __init__(
+        self,
+        endpoint: IStreamClientEndpoint,
+        certificates: Certificates,
+        name: str,
+        clock: IReactorTime,
+        timeout: float,
+    ) -> None:
+        self._endpoint = endpoint
+        self._certificates = certificates
+        self._name = name
+        self._clock = clock
+        self._timeout = timeout
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        """See :meth:`twisted.internet.interfaces.IStreamClientEndpoint.connect`.
+
+        :raises TLSError: (by the Deferred) the handshake failed.
+        """
+        return Deferred.fromCoroutine(self._connect(protocolFactory))
+
+    async def _connect(self, factory: IProtocolFactory) -> IProtocol:
+        until = self._clock.seconds() + self._timeout
+        creator: Certificates | _ToName = self._certificates
+        name = self._name
+        if not _is_address(name):
+            name = name.encode("idna").decode()
+            creator = _ToName(self._certificates, name)
+        tls = TLSFactory(creator, _HandshakeFactory(factory, name), self._clock, until)
+        transport: Any = await self._endpoint.connect(tls)
+        handshake: _Handshake = transport.wrappedProtocol
+        return await handshake.over()
+
+
+class _HandshakeFactory(Factory):
+    noisy = False
+
+    def __init__(self, factory: IProtocolFactory, name: str) -> None:
+        self._factory = factory
+        self._name = name
+
+    def doStart(self) -> None:
+        self._factory.doStart()
+
+    def doStop(self) -> None:
+        self._factory.doStop()
+
+    def buildProtocol(self, addr: IAddress | None) -> _Handshake:
+        return _Handshake(self._factory, self._name)
+
+
+@implementer(IHandshakeListener)
+class _Handshake(Protocol):
+    """Has a connection until its handshake is over, and leaves it to a protocol of the factory."""
+
+    def __init__(self, factory: IProtocolFactory, name: str) -> None:
+        self._factory = factory
+        self._name = name
+        self._result: IProtocol | Failure | None = None
+        self._awaited: Deferred[IProtocol] | None = None
+
+    def over(self) -> Deferred[IProtocol]:
+        """Fire with the protocol that has the connection now, or fail with why there is none. Cancelled, it aborts."""
+        self._awaited = Deferred(lambda _: cast(TLSTransport, self.transport).abortConnection())
+        if self._result is not None:
+            self._awaited.callback(self._result)
+        return self._awaited
+
+    def handshakeCompleted(self) -> None:
+        transport = cast(TLSTransport, self.transport)
+        # Not by Twisted's way to verify names: it takes a certificate without any (twisted.internet._sslverify logs
+        # what service_identity raises then, and goes on).
+        verify = verify_ip_address if _is_address(self._name) else verify_hostname
+        try:
+            verify(transport.getHandle(), self._name)
+        except (VerificationError, CertificateError):
+            names = ", ".join(peer_names(transport)) or "no name at all"
+            transport.failVerification(Failure(TLSError(f"its certificate is for {names}, not for {self._name}")))
+            return
+        protocol = self._factory.buildProtocol(transport.getPeer())
+        if protocol is None:
+            transport.failVerification(Failure(NoProtocol()))
+            return
+        transport.wrappedProtocol = protocol
+        protocol.makeConnection(transport)
+        self._end(protocol)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if reason.check(ConnectionDone, ConnectionLost):
+            reason = Failure(TLSError("the other side closed the connection instead of a handshake"))
+        self._end(reason)
+
+    def _end(self, result: IProtocol | Failure) -> None:
+        self._result = result
+        if self._awaited is not None and not self._awaited.called:
+            self._awaited.callback(result)

@@ -1,0 +1,101 @@
+"""TLS for who only has the names of files: a process's certificates, and endpoints that use them.
+
+What TLS needs is installed by ``pip install 'rproxy[tls]'``, and imported only where TLS is asked for.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from twisted.internet.endpoints import HostnameEndpoint
+from twisted.internet.interfaces import IProtocolFactory, IReactorTime, IStreamClientEndpoint
+
+from rproxy.tlsfiles import CertificatesError, Files
+
+if TYPE_CHECKING:
+    from rproxy.certificates import Certificates
+
+__all__ = ["Files", "Keyring", "tls_endpoint"]
+
+
+class Keyring:
+    """All certificates of a process. Each file set is read when it is first asked for."""
+
+    def __init__(self) -> None:
+        self._certificates: dict[Files, Certificates] = {}
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to read again."""
+        return bool(self._certificates)
+
+    def load(self, files: Files | None) -> Certificates | None:
+        """Read the files, unless they were, or there are none.
+
+        :raises CertificatesError: they can't be used, or TLS isn't installed.
+        """
+        if files is None:
+            return None
+        if files not in self._certificates:
+            try:
+                from rproxy.certificates import Certificates
+            except ImportError as error:
+                raise CertificatesError(f"TLS isn't installed ({error}): pip install 'rproxy[tls]'") from None
+            self._certificates[files] = Certificates(files)
+        return self._certificates[files]
+
+    def server(self, files: Files | None, factory: IProtocolFactory, clock: IReactorTime) -> IProtocolFactory:
+        """Return what to listen with, so that clients speak TLS to the factory's protocols.
+
+        :param files: None for no TLS.
+        :raises CertificatesError: the files can't be used, or TLS isn't installed.
+        """
+        certificates = self.load(files)
+        if certificates is None:
+            return factory
+        from rproxy.handshaking import TLSFactory
+
+        return TLSFactory(certificates, factory, clock)
+
+    def client(
+        self, files: Files | None, endpoint: IStreamClientEndpoint, name: str, clock: IReactorTime, timeout: float
+    ) -> IStreamClientEndpoint:
+        """Return what to connect to, so that TLS is spoken with who has a certificate for a name.
+
+        :param files: None for no TLS.
+        :param name: a host name or an IP address.
+        :param timeout: for the connection and the handshake together, in seconds.
+        :raises CertificatesError: the files can't be used, or TLS isn't installed.
+        """
+        certificates = self.load(files)
+        if certificates is None:
+            return endpoint
+        from rproxy.handshaking import TLSClientEndpoint
+
+        return TLSClientEndpoint(endpoint, certificates, name, clock, timeout)
+
+    def reload(self) -> None:
+        """Read all files again, for the connections that are made from now on; see :class:`Certificates`."""
+        for certificates in self._certificates.values():
+            certificates.reload()
+
+
+def tls_endpoint(
+    reactor: IReactorTime,
+    host: str,
+    port: int,
+    ca: str,
+    cert: str | None = None,
+    key: str | None = None,
+    timeout: float = 30.0,
+) -> IStreamClientEndpoint:
+    """Return an endpoint for :class:`rproxy.client.Client`: a proxy that clients speak TLS to.
+
+    :param host: a name or an IP address; the proxy's certificate has to be for it.
+    :param ca: a file with the authorities that may have signed it, or ``system`` for those that the system trusts.
+    :param cert: a file with the certificate to show, where the proxy asks for one.
+    :param key: the file with its key.
+    :param timeout: for a connection and its handshake together, in seconds.
+    :raises CertificatesError: the files can't be used, or TLS isn't installed.
+    """
+    endpoint = HostnameEndpoint(reactor, host, port, timeout=timeout)
+    return Keyring().client(Files(ca, cert, key), endpoint, host, reactor, timeout)
