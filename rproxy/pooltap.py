@@ -185,12 +185,12 @@ def makeService(options: Options) -> IService:
     from twisted.internet import reactor
 
     service = MultiService()
+    SignalService(reactor).setServiceParent(service)
     keyring = Keyring()
     try:
         make_service(options, reactor, keyring).setServiceParent(service)
     except CertificatesError as error:
         raise SystemExit(str(error)) from None
-    SignalService(reactor).setServiceParent(service)
     ReloadService(reactor, [keyring.reload] if keyring else []).setServiceParent(service)
     return service
 

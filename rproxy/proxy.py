@@ -474,8 +474,9 @@ class ProxyFactory(Factory):
         self.submit: Callable[[Request], None] = self.router.submit
         #: Clients that have an answer which is delivered when what is being done is finished.
         self._undelivered: dict[ProxyProtocol, None] = {}
-        #: What was received until the last sweep.
+        #: What was received until the last sweep, and whether a drain has waited for what may still come.
         self._came = 0
+        self._lingered = False
         #: Fire when nothing is in flight any more, and when no connection is left.
         self._drained: list[Deferred[None]] = []
         self._closed: list[Deferred[None]] = []
@@ -546,7 +547,11 @@ class ProxyFactory(Factory):
         self.router.sweep()
         self.addresses.sweep()
         came, self._came = self._came, self.counters.received
-        if self._drained and self._came == came and not self.in_flight:
+        if not self._drained or self.in_flight:
+            return
+        if self._came != came and not self._lingered:
+            self._lingered = True
+        else:
             # Later, because what waits for it stops the sweeps, which one of them can't do.
             self.clock.callLater(0, _fire, self._drained)
 
@@ -570,10 +575,11 @@ class ProxyFactory(Factory):
     def drain(self) -> Deferred[None]:
         """Refuse every new packet from now on.
 
-        :returns: fires when nothing is in flight any more and nothing came from one :meth:`sweep` to the next: what was
-            on its way when the proxy was told to stop is refused, and not lost.
+        :returns: fires when nothing is in flight any more, which :meth:`sweep` looks at. If something came since it
+            looked last, that is one look later, so that what was on its way is refused, and not lost.
         """
         self.submit = _refuse_shutting_down
+        self._lingered = False
         drained: Deferred[None] = Deferred(self._drained.remove)
         self._drained.append(drained)
         return drained

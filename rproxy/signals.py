@@ -20,7 +20,10 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class SignalService(Service):
-    """Handles the signals while the reactor runs, in the place of the reactor's own handlers."""
+    """Handles the signals while the reactor runs, in the place of the reactor's own handlers.
+
+    It is to be the first service of its process, so that nothing says earlier that the process is ready.
+    """
 
     _logger = Logger()
 
@@ -28,6 +31,11 @@ class SignalService(Service):
         self._reactor = reactor
         self._before: dict[int, Any] = {}
         self._stopping = False
+
+    def privilegedStartService(self) -> None:
+        """Keep them waiting until the reactor runs: from now on others may take the process for ready."""
+        super().privilegedStartService()
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
 
     def startService(self) -> None:
         super().startService()
@@ -37,6 +45,7 @@ class SignalService(Service):
     def stopService(self) -> None:
         """Leave the handlers, for the second signal, unless the process goes on."""
         super().stopService()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         if not self._stopping:
             for number, handler in self._before.items():
                 signal.signal(number, handler)
@@ -44,6 +53,7 @@ class SignalService(Service):
     def _install(self) -> None:
         if self.running:
             self._before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._stopping:

@@ -252,11 +252,11 @@ def makeService(options: Options) -> IService:
         SweepService(reactor, min(5.0, limits.idle_timeout / 4, limits.packet_timeout / 4), factory.sweep_idle),
     ]
     service = MultiService()
+    SignalService(reactor).setServiceParent(service)
     proxy = ProxyService(factory, listeners, sweeps, limits.drain_timeout, reactor)
     proxy.setServiceParent(service)
     CollectorService(reactor).setServiceParent(service)
     OpenFilesService(limits.max_clients).setServiceParent(service)
-    SignalService(reactor).setServiceParent(service)
     reloads = [keyring.reload] if keyring else []
     if trail is not None:
         recorder = _record(options, trail, factory, reactor)

@@ -98,16 +98,30 @@ class DrainTests(ProxyCase):
         self.assertTrue(client.ended)
 
     def test_packets_on_their_way(self) -> None:
-        """As long as packets come from one look to the next they are refused, and not cut off."""
+        """They are refused, and not cut off."""
         client = self.world.client()
         stopped = self.stop()
-        for payload in "abc":
-            client.ask(payload)
-            self.world.advance(0.25)
-            self.assertNoResult(stopped)
+        client.ask("a")
+        self.world.advance(0.25)
+        self.assertNoResult(stopped)
+        self.assertEqual(client.answers(), ["shutting-down/no"])
         self.world.advance(0.25)
         self.successResultOf(stopped)
-        self.assertEqual(client.answers(), ["shutting-down/no"] * 3)
+
+    def test_client_that_goes_on_sending(self) -> None:
+        """It doesn't keep the proxy."""
+        client = self.world.client()
+        client.ask("a")
+        stopped = self.stop()
+        client.ask("b")
+        self.world.advance(1)
+        self.server.answer()
+        for payload in "cd":
+            self.assertNoResult(stopped)
+            client.ask(payload)
+            self.world.advance(0.25)
+        self.successResultOf(stopped)
+        self.assertEqual(client.answers(), ["a by 100", *["shutting-down/no"] * 3])
 
     def test_stopped_twice(self) -> None:
         """The second time there is nothing left to do."""
@@ -189,3 +203,10 @@ def test_drain_timeout(slow: socket.socket) -> None:
             assert (refused["error"], refused["delivered"]) == ("shutting-down", "unknown")
             assert proxy.wait() == 0
         assert "Gave up answering the last packets" in proxy.log
+
+
+def test_sigterm_at_once() -> None:
+    """A proxy that says that it runs can be stopped in order, however soon."""
+    for _ in range(5):
+        with Twistd("rproxy", "--port", "0") as proxy:
+            assert proxy.stop() == 0
