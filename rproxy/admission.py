@@ -10,7 +10,8 @@ from twisted.logger import Logger
 from rproxy import packets
 from rproxy.metrics import Counters
 from rproxy.packets import PROXY_ID, Setup
-from rproxy.registry import ConflictError, Registry, TooManyError
+from rproxy.policies import Peer, Policies, digest
+from rproxy.registry import ConflictError, Registration, Registry, TooManyError
 
 
 class Admission:
@@ -18,25 +19,39 @@ class Admission:
 
     _logger = Logger()
 
-    def __init__(self, registry: Registry, counters: Counters) -> None:
+    def __init__(self, policies: Policies, registry: Registry, counters: Counters) -> None:
+        self._policies = policies
         self._registry = registry
         self._counters = counters
 
-    def admit(self, setup: Setup, host: str | None, owner: Hashable) -> bytes | None:
+    def reload(self, policies: Policies) -> list[tuple[Registration, str]]:
+        """Allow what these policies allow from now on.
+
+        :returns: the registrations that were revoked, as they aren't allowed any more, and why.
+        """
+        self._policies = policies
+        return self._registry.revoke(
+            lambda each: policies.refuses_server(each.policy, each.server_id, each.peer, each.token)
+        )
+
+    def admit(self, setup: Setup, peer: Peer, owner: Hashable) -> bytes | None:
         """Take a setup packet.
 
-        :param host: the address it came from, None if that is no host's.
+        :param peer: who sent it.
         :param owner: whose end ends a registration with a lease.
         :returns: the packet to answer with; None where the server awaits no answer.
         """
-        if host is None:
-            return self._refuse(setup, "forbidden", "a server registers over TCP, from the address that it serves at")
+        if not peer.host:
+            return self.refuse(setup, "forbidden", "a server registers over TCP, from the address that it serves at")
+        forbidden = self._policies.refuses_server(setup.policy, setup.id, peer, digest(setup.token))
+        if forbidden is not None:
+            return self.refuse(setup, "forbidden", forbidden)
         try:
-            registration = self._registry.register(setup, host.removeprefix("::ffff:"), owner)
+            registration = self._registry.register(setup, peer, owner)
         except ConflictError as error:
-            return self._refuse(setup, "conflict", str(error))
+            return self.refuse(setup, "conflict", str(error))
         except TooManyError as error:
-            return self._refuse(setup, "overloaded", str(error))
+            return self.refuse(setup, "overloaded", str(error))
         if registration is not None and registration.draining:
             self._logger.info(
                 "Server id {registration.server_id} drains: nothing new for it under privacy policy"
@@ -54,7 +69,8 @@ class Admission:
             return None
         return packets.ack(PROXY_ID, setup.id, "draining" if setup.drain else "registered")
 
-    def _refuse(self, setup: Setup, code: Literal["forbidden", "conflict", "overloaded"], text: str) -> bytes:
+    def refuse(self, setup: Setup, code: Literal["forbidden", "conflict", "overloaded"], text: str) -> bytes:
+        """Count and log that a setup packet was refused, and return the packet to answer with."""
         self._counters.setup_refused[code] += 1
         self._logger.warn(
             "Refused setup message from server id {server_id} privacy policy {policy}: {code}, {text}",

@@ -16,6 +16,7 @@ from twisted.internet.interfaces import IPushProducer
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.internet.protocol import connectionDone
 from twisted.internet.tcp import Client
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -59,6 +60,8 @@ class UpstreamConnection(TwistedProtocol):
     :param pipeline: packets in flight at a time, or None for a classic server: one packet, then the connection closes.
     """
 
+    _logger = Logger()
+
     def __init__(
         self, pool: Pool, pipeline: int | None, limits: Limits, counters: Counters, log: ProxyLog | None
     ) -> None:
@@ -91,7 +94,15 @@ class UpstreamConnection(TwistedProtocol):
     def write(self, request: Request) -> bool:
         """Send the request's packet, or answer False: its server may not have it (any more)."""
         server = request.server
-        if server is None or not server.live or server.policy != request.policy:
+        if server is None or not server.live:
+            return False
+        if server.policy != request.policy:
+            self._counters.violations += 1
+            self._logger.critical(
+                "A packet of policy {packet} was about to be written to a server of policy {server}; it was not",
+                packet=request.policy,
+                server=server.policy,
+            )
             return False
         if self._log is not None:
             self._log.forwarding(request, *self._pool.address)
@@ -146,6 +157,8 @@ class UpstreamConnection(TwistedProtocol):
             if self._log is not None:
                 self._log.answered(answer)
             request.reply = raw
+            if request.allowance is not None:
+                request.allowance.used -= 1
             askers[request.asker] = None
 
     def _tolerate_wrong_size(self) -> None:

@@ -35,10 +35,14 @@ from rproxy.lingering import shut_writing
 from rproxy.metrics import Counters
 from rproxy.packetlog import ProxyLog
 from rproxy.packets import Data, PacketError, Setup
+from rproxy.policies import EVERYTHING, Peer, Policies
 from rproxy.registry import Registration, Registry
 from rproxy.request import Refusal, Request
 from rproxy.routing import Router
 from rproxy.upstream import Connect
+
+#: Policies that a connection remembers it may ask for; what is beyond that is looked up for each packet.
+ALLOWED = 100
 
 
 @implementer(IHalfCloseableProtocol, IPushProducer)
@@ -74,6 +78,12 @@ class ProxyProtocol(Protocol):
     _finished = False
     _lingering: IDelayedCall | None = None
     _holds_lease = False
+    #: What it has found to be allowed to ask for; None where there is nothing that not everybody may.
+    _allowed: set[str] | None = None
+    #: What kind of packets it takes, and whether it counts as a client: a listener may be for servers only.
+    takes_data = True
+    takes_setup = True
+    may_be_client = True
 
     # From the transport.
 
@@ -110,7 +120,7 @@ class ProxyProtocol(Protocol):
         for request in self._pending:
             request.abandon()
         self._pending.clear()
-        self._factory.closed(self, is_client=not self._holds_lease)
+        self._factory.closed(self, is_client=self.may_be_client and not self._holds_lease)
 
     def pauseProducing(self) -> None:
         """The peer reads slower than is sent: read no more from it."""
@@ -193,7 +203,8 @@ class ProxyProtocol(Protocol):
 
     def _take(self, frames: list[tuple[bytes, Data | None]]) -> None:
         pending = self._pending
-        submit = self._factory.submit
+        submit = self._factory.submit if self.takes_data else _refuse_data
+        allowed = self._allowed
         log = self._factory.log
         deadline = self._factory.seconds() + self._limits.timeout
         size = 0
@@ -205,6 +216,8 @@ class ProxyProtocol(Protocol):
                     continue
                 if log is not None:
                     log.received(data)
+                if allowed is not None and data.policy not in allowed and self._refuse_forbidden(raw, data):
+                    continue
                 request = Request(raw, data.policy, data.srcid, deadline, self)
                 pending.append(request)
                 size += len(raw)
@@ -231,6 +244,25 @@ class ProxyProtocol(Protocol):
         else:
             self._refuse(raw, packet.srcid, "bad-packet", "only data and setup packets are for the proxy")
         return None
+
+    def _refuse_forbidden(self, raw: bytes, data: Data) -> bool:
+        text = self._factory.policies.refuses_client(data.policy, self._peer)
+        if text is None:
+            assert self._allowed is not None
+            if len(self._allowed) < ALLOWED:
+                self._allowed.add(data.policy)
+            return False
+        self._refuse(raw, data.srcid, "forbidden", f"policy {data.policy}: {text}")
+        return True
+
+    def policies_changed(self) -> None:
+        """What was found out about who may ask for what is to be found out anew."""
+        self._allowed = set() if self._factory.policies.ask_something_of_clients else None
+
+    @property
+    def _peer(self) -> Peer:
+        host = getattr(self._transport.getPeer(), "host", "")
+        return Peer(host.removeprefix("::ffff:"))
 
     def _refuse_wrong_size(self, raw: bytes, data: Data) -> bool:
         if not packets.size_is_wrong(data):
@@ -285,9 +317,13 @@ class ProxyProtocol(Protocol):
     # Registration.
 
     def _register(self, setup: Setup) -> None:
-        host = getattr(self._transport.getPeer(), "host", None)
-        answer = self._factory.admission.admit(setup, host, self)
-        self.lease_changed()
+        admission = self._factory.admission
+        answer: bytes | None
+        if self.takes_setup:
+            answer = admission.admit(setup, self._peer, self)
+            self.lease_changed()
+        else:
+            answer = admission.refuse(setup, "forbidden", "servers register elsewhere: setup packets aren't taken here")
         if answer is not None:
             self._transport.write(answer)
 
@@ -298,7 +334,8 @@ class ProxyProtocol(Protocol):
             self._holds_lease = holds
             # A server whose machine vanished would be waited for without end, once its lease is another connection's.
             self._transport.setTcpKeepAlive(holds)
-            self._factory.count_client(-1 if holds else 1)
+            if self.may_be_client:
+                self._factory.count_client(-1 if holds else 1)
 
     def close_if_idle(self, now: float) -> None:
         """Close a connection that was silent for ``idle_timeout``, unless an answer or a lease keeps it.
@@ -325,13 +362,39 @@ class ProxyProtocol(Protocol):
         self._transport.abortConnection()
 
 
+class ClientProtocol(ProxyProtocol):
+    """One connection of a client, where servers register elsewhere."""
+
+    takes_setup = False
+
+
+class ServerProtocol(ProxyProtocol):
+    """One connection of a registering server, where clients come in elsewhere."""
+
+    takes_data = False
+    may_be_client = False
+
+
+class Entrance(Factory):
+    """Where peers of one kind come in."""
+
+    noisy = False
+
+    def __init__(self, proxy: ProxyFactory, kind: type[ProxyProtocol]) -> None:
+        self._proxy = proxy
+        self._kind = kind
+
+    def buildProtocol(self, addr: IAddress | None) -> ProxyProtocol | None:
+        return self._kind(self._proxy) if self._proxy.has_room_for(self._kind) else None
+
+
 class ProxyFactory(Factory):
     """The proxy: its registry, its router, and its clients' connections.
 
     :param connect: how to reach a server's address.
     :param random: numbers from 0 to 1, for jitter.
     :param log: where packets are shown, None not to.
-    :param retry: see :class:`rproxy.routing.Router`.
+    :param policies: who may serve what, and who may ask for it.
     """
 
     noisy = False
@@ -344,18 +407,19 @@ class ProxyFactory(Factory):
         connect: Connect,
         random: Callable[[], float],
         log: ProxyLog | None = None,
-        retry: frozenset[str] = frozenset(),
+        policies: Policies = EVERYTHING,
     ) -> None:
         self.limits = limits
         self.clock = clock
         self.seconds = clock.seconds
         self.log = log
         self.counters = Counters()
-        self.router = Router(limits, self.counters, clock, connect, random, log, retry)
+        self.router = Router(limits, self.counters, clock, connect, random, log, policies)
         self.registry = Registry(
             clock.seconds, self.router.registered, self._ended, _lease_changed, limits.registrations
         )
-        self.admission = Admission(self.registry, self.counters)
+        self.admission = Admission(policies, self.registry, self.counters)
+        self.policies = policies
         #: Where the clients' packets go.
         self.submit: Callable[[Request], None] = self.router.submit
         #: Clients that have an answer which is delivered when what is being done is finished.
@@ -370,6 +434,8 @@ class ProxyFactory(Factory):
         self.ports: list[IListeningPort] = []
         #: Connections that count as clients: all but those that a lease hangs on.
         self._client_count = 0
+        #: Connections that came in where only servers do.
+        self._server_count = 0
         self._full = False
 
     def listening(self, port: IListeningPort) -> None:
@@ -379,18 +445,46 @@ class ProxyFactory(Factory):
             "Running the reverse proxy on port {port}", port=getattr(port.getHost(), "port", port.getHost())
         )
 
+    def registering(self, port: IListeningPort) -> None:
+        """Servers come in here, and nobody else, however many clients there are."""
+        self._logger.info("Registering servers on port {port}", port=getattr(port.getHost(), "port", port.getHost()))
+
     def buildProtocol(self, addr: IAddress | None) -> ProxyProtocol:
         return ProxyProtocol(self)
+
+    def has_room_for(self, kind: type[ProxyProtocol]) -> bool:
+        """Whether one more of this kind may come in; clients wait in the backlog, and are never turned away."""
+        return kind.may_be_client or self._server_count < self.limits.registrations
 
     @property
     def in_flight(self) -> int:
         """Packets received and not yet answered, over all clients."""
         return sum(client.in_flight for client in self.clients)
 
+    def reload(self, policies: Policies) -> None:
+        """Keep to these policies from now on, and revoke the registrations that they don't allow."""
+        self.policies = policies
+        for registration, why in self.admission.reload(policies):
+            self._logger.warn(
+                "Revoked the registration of server id {registration.server_id} for privacy policy"
+                " {registration.policy}: {why}; packets that it had and hasn't answered: {in_flight}",
+                registration=registration,
+                why=why,
+                in_flight=self.router.in_flight_at(registration),
+            )
+        self.router.reload(policies)
+        for client in self.clients:
+            client.policies_changed()
+
     def opened(self, client: ProxyProtocol) -> None:
         """A connection was made."""
         self.clients.add(client)
-        self.count_client(1)
+        if self.policies.by_name is not None:
+            client.policies_changed()
+        if client.may_be_client:
+            self.count_client(1)
+        else:
+            self._server_count += 1
 
     def closed(self, client: ProxyProtocol, *, is_client: bool) -> None:
         """A connection was lost."""
@@ -398,6 +492,8 @@ class ProxyFactory(Factory):
         self.registry.release(client)
         if is_client:
             self.count_client(-1)
+        elif not client.may_be_client:
+            self._server_count -= 1
         if not self.clients:
             _fire(self._closed)
 
@@ -486,6 +582,10 @@ class ProxyFactory(Factory):
 def _lease_changed(owner: Hashable) -> None:
     assert isinstance(owner, ProxyProtocol)
     owner.lease_changed()
+
+
+def _refuse_data(request: Request) -> None:
+    request.refuse("forbidden", "no", "servers register here: data packets aren't taken")
 
 
 def _refuse_shutting_down(request: Request) -> None:

@@ -12,6 +12,7 @@ from attrs import define, field, frozen
 
 from rproxy.limits import CLASSIC_CONNECTIONS
 from rproxy.packets import Setup
+from rproxy.policies import Peer, digest
 
 Key = tuple[str, str]
 Address = tuple[str, int]
@@ -32,6 +33,9 @@ class Registration:
     draining: bool = False
     #: Seconds; None for a registration that stands until it is replaced or revoked.
     lease: float | None = None
+    #: The names in the certificate that the server showed, and what :func:`rproxy.policies.digest` made of its token.
+    names: frozenset[str] = frozenset()
+    token: bytes | None = None
     #: Which registration this is, counted from 1 since the proxy's start.
     number: int = 0
 
@@ -44,6 +48,11 @@ class Registration:
     def address(self) -> Address:
         """Where the server listens."""
         return self.host, self.port
+
+    @property
+    def peer(self) -> Peer:
+        """Who sent the setup packet."""
+        return Peer(self.host, self.names)
 
 
 class ConflictError(Exception):
@@ -85,9 +94,10 @@ class Registry:
     _at: dict[tuple[str, Address], Key] = field(factory=dict, init=False)
     _number: int = field(default=0, init=False)
 
-    def register(self, setup: Setup, host: str, owner: Hashable) -> Registration | None:
-        """Enter what a setup packet from ``host`` says.
+    def register(self, setup: Setup, peer: Peer, owner: Hashable) -> Registration | None:
+        """Enter what a setup packet says.
 
+        :param peer: who sent it; the server listens at its host.
         :param owner: whose end ends a registration with a lease: the setup connection.
         :returns: the new registration, or None where the setup packet renewed the lease of one that stands.
         :raises ConflictError: another host holds a live lease on the key.
@@ -98,17 +108,17 @@ class Registry:
         held = self._entries.get(key)
         expires = None if setup.lease is None else now + setup.lease
         if held is not None and held.expires is not None:
-            if held.expires > now and held.registration.host != host:
+            if held.expires > now and held.registration.host != peer.host:
                 raise ConflictError(f"another host holds server {setup.id} of policy {setup.policy}")
-            terms = self._read(setup, host, held.registration.number)
+            terms = self._read(setup, peer, held.registration.number)
             if expires is not None and held.owner is owner and held.registration == terms:
                 held.expires = expires
                 return None
-        predecessor = self._at.get((setup.policy, (host, setup.listenport)), key)
+        predecessor = self._at.get((setup.policy, (peer.host, setup.listenport)), key)
         if held is None and predecessor == key and len(self._entries) >= self._most:
             raise TooManyError(f"there are {self._most} registrations already")
         self._number += 1
-        registration = self._read(setup, host, self._number)
+        registration = self._read(setup, peer, self._number)
         before = self._disown(key)
         if predecessor != key:
             # What listened there is another server now, and would be waited for in vain under its old id.
@@ -140,6 +150,19 @@ class Registry:
         for key in self._owned.pop(owner, ()):
             self._end(key)
 
+    def revoke(self, refusal: Callable[[Registration], str | None]) -> list[tuple[Registration, str]]:
+        """End every registration that ``refusal`` gives a reason against.
+
+        :returns: what was ended, and why.
+        """
+        refused = [(each.registration, why) for each in self._entries.values() if (why := refusal(each.registration))]
+        for registration, _ in refused:
+            owner = self._disown(registration.key)
+            self._end(registration.key)
+            if owner is not None:
+                self._displaced(owner)
+        return refused
+
     def is_owner(self, owner: Hashable) -> bool:
         """Whether ``owner`` holds any lease."""
         return owner in self._owned
@@ -168,17 +191,19 @@ class Registry:
         return entry.owner
 
     @staticmethod
-    def _read(setup: Setup, host: str, number: int) -> Registration:
+    def _read(setup: Setup, peer: Peer, number: int) -> Registration:
         connections = setup.connections or (1 if setup.pipeline else CLASSIC_CONNECTIONS)
         return Registration(
             policy=setup.policy,
             server_id=setup.id,
-            host=host,
+            host=peer.host,
             port=setup.listenport,
             pipeline=setup.pipeline,
             connections=connections if setup.pipeline else min(connections, CLASSIC_CONNECTIONS),
             weight=setup.weight,
             draining=setup.drain,
             lease=setup.lease,
+            names=peer.names,
+            token=digest(setup.token),
             number=number,
         )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import random
 from argparse import ArgumentTypeError
+from ipaddress import ip_network
+from pathlib import Path
 from typing import Any, ClassVar
 
 from attrs import fields
@@ -19,7 +21,9 @@ from rproxy.limits import Limits
 from rproxy.listening import ListenerService, parse_listen
 from rproxy.openfiles import OpenFilesService
 from rproxy.packetlog import ProxyLog
-from rproxy.proxy import ProxyFactory
+from rproxy.policies import PRIVATE, Policies, Policy
+from rproxy.policies.reading import PoliciesError, read
+from rproxy.proxy import ClientProtocol, Entrance, ProxyFactory, ServerProtocol
 from rproxy.proxyservice import ProxyService
 from rproxy.registry import Address
 from rproxy.signals import SignalService
@@ -67,6 +71,7 @@ class Options(usage.Options):
         _limit("idle_timeout", "A silent client is disconnected after, in seconds"),
         _limit("drain_timeout", "For the last answers when it is stopped, in seconds"),
     ]
+    optParameters.append(["policies", None, None, "Who may serve and ask for which policy: a TOML file"])
     optFlags: ClassVar = [
         ["strict", None, "Refuse packets whose payloadsize is wrong, instead of counting them"],
         ["log-packets", None, "Show every packet, with its payload, in the log"],
@@ -75,11 +80,25 @@ class Options(usage.Options):
     def __init__(self) -> None:
         super().__init__()
         self["listen"] = []
+        self["register-listen"] = []
+        self["register-from"] = []
         self["retry"] = set()
 
     def opt_listen(self, endpoint: str) -> None:
         """Listen at this Twisted server endpoint, for example tcp:8000:interface=10.0.0.1 (repeatable)"""
         self["listen"].append(endpoint)
+
+    def opt_register_listen(self, endpoint: str) -> None:
+        """Let servers register at this endpoint, and nowhere else (repeatable)"""
+        self["register-listen"].append(endpoint)
+
+    def opt_register_from(self, network: str) -> None:
+        """Let servers of this network register, as 10.0.0.0/8, and no others but those of further ones (repeatable)
+        [default: loopback and private networks]"""
+        try:
+            self["register-from"].append(ip_network(network))
+        except ValueError as error:
+            raise usage.UsageError(f"--register-from: {error}: give a network, such as 10.0.1.0/24") from None
 
     def opt_retry(self, policy: str) -> None:
         """Give packets of this policy to another server if the first is lost while it has them (repeatable)"""
@@ -94,8 +113,14 @@ class Options(usage.Options):
         port = _PORT if self["port"] is None else self["port"]
         try:
             self["listen"] = [parse_listen(text) for text in self["listen"] or [port]]
+            self["register-listen"] = [parse_listen(text) for text in self["register-listen"]]
         except ValueError as error:
             raise usage.UsageError(str(error)) from None
+        if self["policies"] is not None:
+            if self["retry"]:
+                raise usage.UsageError("--retry: with --policies, say retry = true in the file")
+            # A daemon changes its folder before it reads the file again.
+            self["policies"] = Path(self["policies"]).absolute()
         self["limits"] = Limits(
             **{
                 name: type(default)(self[option])
@@ -103,6 +128,21 @@ class Options(usage.Options):
                 if (option := name.replace("_", "-")) in self
             }
         )
+        try:
+            self.read_policies()
+        except PoliciesError as error:
+            raise usage.UsageError(f"--policies: {error}") from None
+
+    def read_policies(self) -> Policies:
+        """What the options allow, and what the policies file does, as it is now.
+
+        :raises PoliciesError: something in it is wrong.
+        """
+        base = Policies(
+            register_from=tuple(self["register-from"]) or PRIVATE,
+            anonymous={policy: Policy(retry=True) for policy in self["retry"]},
+        )
+        return base if self["policies"] is None else read(self["policies"], base)
 
 
 def makeService(options: Options) -> IService:
@@ -123,9 +163,14 @@ def makeService(options: Options) -> IService:
         connect,
         random.random,
         ProxyLog() if options["log-packets"] else None,
-        frozenset(options["retry"]),
+        options.read_policies(),
     )
-    listeners = [ListenerService(endpoint, factory, sockets, factory.listening) for endpoint in options["listen"]]
+    clients = Entrance(factory, ClientProtocol) if options["register-listen"] else factory
+    servers = Entrance(factory, ServerProtocol)
+    listeners = [
+        *(ListenerService(each, clients, sockets, factory.listening) for each in options["listen"]),
+        *(ListenerService(each, servers, sockets, factory.registering) for each in options["register-listen"]),
+    ]
     sweeps = [
         SweepService(reactor, min(SWEEP, limits.timeout / 4, limits.queue_timeout / 4), factory.sweep),
         SweepService(reactor, min(5.0, limits.idle_timeout / 4), factory.sweep_idle),

@@ -127,6 +127,14 @@ class Upstream(Factory):
         """Those that may be written to for a policy."""
         return [member for member in self._members.get(policy, ()) if member.live]
 
+    def in_flight_of(self, policy: str) -> int:
+        """How many packets of a policy the server has that it hasn't answered."""
+        return sum(
+            request.policy == policy and request.reply is None
+            for connection in self._open
+            for request in connection.in_flight
+        )
+
     def give_back_if_changed(self) -> None:
         """What was taken on other terms is offered again."""
         if self._changed:

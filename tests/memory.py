@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import socket
 from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from errno import ECONNRESET, EPIPE, EWOULDBLOCK
 from typing import Any, cast
@@ -35,6 +35,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from rproxy.limits import Limits
+from rproxy.policies import EVERYTHING, Policies
 from rproxy.proxy import ProxyFactory
 from rproxy.registry import Address
 from rproxy.sweeping import SWEEP
@@ -540,8 +541,7 @@ class Proxy:
     """The proxy and its world."""
 
     limits: Limits = field(factory=Limits)
-    #: The policies whose packets may be retried.
-    retry: frozenset[str] = frozenset()
+    policies: Policies = EVERYTHING
     reactor: MemoryReactor = field(factory=MemoryReactor, init=False)
     port: MemoryPort = field(factory=MemoryPort, init=False)
     factory: ProxyFactory = field(init=False)
@@ -552,7 +552,9 @@ class Proxy:
     _busy: bool = field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.factory = ProxyFactory(self.limits, cast(Any, self.reactor), self.server_at, lambda: 0.5, None, self.retry)
+        self.factory = ProxyFactory(
+            self.limits, cast(Any, self.reactor), self.server_at, lambda: 0.5, None, self.policies
+        )
         self.factory.listening(self.port)
 
     def next_number(self) -> int:
@@ -645,7 +647,7 @@ class Proxy:
 class ProxyCase(SynchronousTestCase):
     """A test with proxies whose counters must add up at its end."""
 
-    def proxy(self, *, retry: Collection[str] = (), **limits: Any) -> Proxy:
-        proxy = Proxy(Limits(**limits), frozenset(retry))
+    def proxy(self, policies: Policies = EVERYTHING, **limits: Any) -> Proxy:
+        proxy = Proxy(Limits(**limits), policies)
         self.addCleanup(proxy.check_counters)
         return proxy

@@ -27,6 +27,7 @@ from zope.interface import implementer
 
 from rproxy.health import LAST_PROBE
 from rproxy.limits import CLASSIC_CONNECTIONS, CLASSIC_READ, Limits
+from rproxy.policies import Policies, Policy
 from rproxy.sweeping import SWEEP
 from tests.memory import BIG, Client, MemoryServerHost, Packet, Proxy, ServerConnection, ack, data, encode, setup
 from tests.strategies import spaces
@@ -140,7 +141,7 @@ class Traffic(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.proxy = Proxy(LIMITS, frozenset({RETRIED}))
+        self.proxy = Proxy(LIMITS, Policies(anonymous={RETRIED: Policy(retry=True)}))
         self.places = {port: Place(self.proxy.server(port)) for port in IDS}
         self.entries: dict[tuple[str, str], Entry] = {}
         self.leases: list[Client] = []

@@ -14,6 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 import tests.strategies  # noqa: F401  # the profile that Hypothesis runs under
 from rproxy.packets import Setup
+from rproxy.policies import Peer
 from rproxy.registry import ConflictError, Key, Registration, Registry
 
 EAST, WEST = "10.0.0.1", "10.0.0.2"
@@ -51,12 +52,12 @@ class RegistryCase(SynchronousTestCase):
         self.connection = Connection()
 
     def register(self, setup: Setup, host: str = EAST, owner: object | None = None) -> Registration:
-        registration = self.registry.register(setup, host, owner or self.connection)
+        registration = self.registry.register(setup, Peer(host), owner or self.connection)
         assert registration is not None, "it was a renewal"
         return registration
 
     def renew(self, setup: Setup, host: str = EAST, owner: object | None = None) -> None:
-        self.assertIsNone(self.registry.register(setup, host, owner or self.connection))
+        self.assertIsNone(self.registry.register(setup, Peer(host), owner or self.connection))
 
     def assert_heard(self, *lines: str) -> None:
         """The router heard just this since the last time."""
@@ -291,7 +292,7 @@ class ConflictTests(RegistryCase):
         self.register(setup(lease=10.0), EAST)
         for intruder in (setup(lease=10.0), setup(), setup(drain=True), setup(port=5001)):
             with self.assertRaisesRegex(ConflictError, "^another host holds server 100 of policy 111$"):
-                self.registry.register(intruder, WEST, Connection())
+                self.registry.register(intruder, Peer(WEST), Connection())
         self.assert_heard("100 serves 111 at 10.0.0.1")
         self.renew(setup(lease=10.0))
 
@@ -384,10 +385,10 @@ class AnyOrderTests(SynchronousTestCase):
                 expires = None if packet.lease is None else now + packet.lease
                 if held is not None and live and HOSTS[held.connection] != HOSTS[number]:
                     with self.assertRaises(ConflictError):
-                        registry.register(packet, HOSTS[number], owners[number])
+                        registry.register(packet, Peer(HOSTS[number]), owners[number])
                     continue
                 same = held is not None and (held.setup, held.connection) == (packet, number)
-                renewed = registry.register(packet, HOSTS[number], owners[number]) is None
+                renewed = registry.register(packet, Peer(HOSTS[number]), owners[number]) is None
                 self.assertEqual(same and expires is not None, renewed)
                 place = HOSTS[number], packet.policy, packet.listenport
                 model = {

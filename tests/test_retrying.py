@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from rproxy.policies import Policies, Policy
 from rproxy.routing import RETRIES, RETRY_SHARE
 from tests.memory import MemoryServerHost, Proxy, ProxyCase
 
@@ -11,7 +12,7 @@ from tests.memory import MemoryServerHost, Proxy, ProxyCase
 class RetryTests(ProxyCase):
     def world_with(self, *ports: int, policies: tuple[str, ...] = ("111",), **limits: int) -> Proxy:
         """A proxy with a modern server at each port, and policy 111 retried."""
-        world = self.proxy(retry={"111"}, **limits)
+        world = self.proxy(Policies(anonymous={"111": Policy(retry=True)}), **limits)
         for port in ports:
             for policy in policies:
                 world.register(str(port), policy, port, pipeline=1000)
