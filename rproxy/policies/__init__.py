@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Mapping
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address, ip_network
 
 from attrs import field, frozen
 
@@ -32,6 +32,26 @@ PRIVATE: tuple[Network, ...] = tuple(
 )
 
 
+#: The IPv4 addresses as IPv6 writes them (RFC 4291), by which a peer may be known to a socket for both.
+_MAPPED = IPv6Network("::ffff:0:0/96")
+
+
+def parse_network(text: str) -> Network:
+    """Read a network; one of IPv4 that is written as one of IPv6 is taken for what it is.
+
+    :raises ValueError: it is none; the text says why.
+    """
+    network = ip_network(text)
+    if isinstance(network, IPv4Network):
+        return network
+    if network.network_address.scope_id is not None:
+        # Addresses are compared without their zones, so this would let in more than it says.
+        raise ValueError(f"{text} has a zone, which networks are looked at without")
+    if network.subnet_of(_MAPPED):
+        return IPv4Network((int(network.network_address) & 0xFFFFFFFF, network.prefixlen - _MAPPED.prefixlen))
+    return network
+
+
 @frozen
 class Peer:
     """Whoever is at the other end of a connection."""
@@ -47,7 +67,8 @@ class Peer:
             address = ip_address(self.host)
         except ValueError:
             return False
-        address = getattr(address, "ipv4_mapped", None) or address
+        if not isinstance(address, IPv4Address):
+            address = address.ipv4_mapped or address
         return any(address in network for network in networks)
 
 

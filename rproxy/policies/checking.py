@@ -11,16 +11,19 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Mapping
+from ipaddress import IPv4Network, IPv6Network, collapse_addresses
 from itertools import product
 from pathlib import Path
 from typing import TypeVar
 
-from attrs import asdict, frozen
+from attrs import asdict, evolve, frozen
 
 from rproxy.policies import ClientRule, Network, Policies, Policy, ServerRule
 from rproxy.policies.reading import LIMITS, PoliciesError, read
 
 ANY = "any"
+#: What may stand as the token of a way; the last one where others would do before, or in the other file.
+NO_TOKEN, A_TOKEN, ANOTHER_TOKEN = "no token", "a token", "another token"
 T = TypeVar("T")
 
 
@@ -32,14 +35,14 @@ class Way:
     server_id: str
     network: str
     name: str
-    #: Whether the server must give a token.
-    token: bool
+    #: What the server must give beside: one of the three below.
+    token: str
 
     def __str__(self) -> str:
         words = [f"policy {self.policy}:", "any server" if self.server_id == ANY else f"server {self.server_id}"]
         words += [] if self.network == ANY else [f"from {self.network}"]
         words += [] if self.name == ANY else [f"certified as {self.name}"]
-        words += ["with a token"] if self.token else []
+        words += [] if self.token == NO_TOKEN else [f"with {self.token}"]
         return " ".join(words)
 
 
@@ -52,7 +55,8 @@ def ways(policies: Mapping[str, Policy]) -> Iterator[tuple[Way, ServerRule]]:
             rule.networks if rule.networks is not None else [None],
             sorted(rule.names) if rule.names is not None else [None],
         ):
-            way = Way(name, server_id or ANY, str(network or ANY), certified or ANY, rule.tokens is not None)
+            token = NO_TOKEN if rule.tokens is None else A_TOKEN
+            way = Way(name, server_id or ANY, str(network or ANY), certified or ANY, token)
             yield (
                 way,
                 ServerRule(_only(server_id), None if network is None else (network,), _only(certified), rule.tokens),
@@ -85,13 +89,23 @@ def _has(wide: frozenset[T] | None, narrow: frozenset[T] | None) -> bool:
 
 
 def _inside(network: Network, networks: tuple[Network, ...]) -> bool:
-    # subnet_of is only there for two networks of one version, which mypy can't know.
-    return any(network.version == each.version and network.subnet_of(each) for each in networks)  # type: ignore[arg-type]
+    # Several may do together: collapsed, one of them does if they do.
+    if isinstance(network, IPv4Network):
+        four = collapse_addresses(each for each in networks if isinstance(each, IPv4Network))
+        return any(network.subnet_of(each) for each in four)
+    six = collapse_addresses(each for each in networks if isinstance(each, IPv6Network))
+    return any(network.subnet_of(each) for each in six)
 
 
 def gained(old: Mapping[str, Policy], new: Mapping[str, Policy]) -> list[Way]:
     """The ways of the new file that the old one doesn't allow."""
-    return [way for way, rule in ways(new) if way.policy not in old or not covers(old[way.policy].servers, rule)]
+    found = []
+    for way, rule in ways(new):
+        before = old[way.policy].servers if way.policy in old else None
+        if before is None or not covers(before, rule):
+            changed = before is not None and not _has(_set(before.tokens), _set(rule.tokens))
+            found.append(evolve(way, token=ANOTHER_TOKEN) if changed and way.token == A_TOKEN else way)
+    return found
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

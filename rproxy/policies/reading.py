@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 import stat
 import tomllib
-from collections.abc import Callable, Mapping
-from ipaddress import ip_network
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,9 +18,11 @@ from attrs import evolve
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from rproxy.arguments import is_id
-from rproxy.policies import ClientRule, Network, Policies, Policy, ServerRule, digest
+from rproxy.packets import MAX_FIELD
+from rproxy.policies import ClientRule, Network, Policies, Policy, ServerRule, digest, parse_network
 
-Path_ = tuple[str, ...]
+#: Keys, from the outermost table inwards; the place of an item in a list may be the last.
+Keys = tuple[str | int, ...]
 Name = Annotated[str, Meta(min_length=1, max_length=256)]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000_000)]
@@ -67,6 +69,21 @@ class _Policy(_Table, frozen=True):
     upstream_tls: bool | UnsetType = UNSET
 
 
+#: The tables that a policy has, by the keys that lead to them from its own.
+_TABLES: dict[tuple[str, ...], type[_Table]] = {(): _Policy, ("servers",): _Servers, ("clients",): _Clients}
+#: What TOML calls a value is what people do.
+_KINDS = {
+    "str": "a text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "object": "a table",
+    "array": "a list",
+    "date": "a date",
+    "time": "a time",
+    "datetime": "a date and time",
+}
+
 #: The limits that a policy may have of its own.
 LIMITS = ("timeout", "queue_timeout", "queue_packets", "in_flight", "rate")
 
@@ -97,11 +114,14 @@ def read_tokens(path: Path) -> list[str]:
     try:
         if path.stat().st_mode & stat.S_IROTH:
             raise ValueError(f"everybody may read {path}: chmod o= it")
-        tokens = [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
-    except OSError as error:
-        raise ValueError(f"{path} can't be read: {error.strerror}") from None
+        tokens = [line.strip() for line in path.read_text("utf-8").split("\n") if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} can't be read: {getattr(error, 'strerror', None) or error}") from None
     if not tokens:
         raise ValueError(f"{path} has no token: put one into it, in a line of its own")
+    if not all(map(is_id, tokens)):
+        # It isn't shown: whoever reads the log is not to know it.
+        raise ValueError(f"no server can give a token of {path}: it has 1 to {MAX_FIELD} printable characters")
     return tokens
 
 
@@ -115,11 +135,12 @@ def parse(text: str, read_tokens: Callable[[str], list[str]]) -> Mapping[str, Po
         tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         line = re.search(r"\(at line (\d+)", str(error))
-        number = int(line[1]) if line else len(text.splitlines()) or 1
+        number = int(line[1]) if line else text.rstrip().count("\n") + 1
         raise PoliciesError(number, f"this is no TOML: {error}") from None
     reader = _Reader(text, read_tokens)
-    for name in tables.keys() - {"policy"}:
-        raise reader.mistake((name,), f"expected tables [policy.NAME], got {name}")
+    for name in tables:
+        if name != "policy":
+            raise reader.mistake((name,), f"expected tables [policy.NAME], got {name}")
     if not isinstance(tables.get("policy", {}), dict):
         raise reader.mistake(("policy",), "expected tables [policy.NAME], got a value")
     return {name: reader.policy(name, table) for name, table in tables.get("policy", {}).items()}
@@ -132,7 +153,7 @@ class _Reader:
         self._text = text
         self._read_tokens = read_tokens
 
-    def mistake(self, path: Path_, text: str) -> PoliciesError:
+    def mistake(self, path: Keys, text: str) -> PoliciesError:
         """What is wrong with the value at a path of keys."""
         return PoliciesError(line_of(self._text, path), text)
 
@@ -140,7 +161,7 @@ class _Reader:
         """One policy."""
         path = "policy", name
         if not is_id(name):
-            raise self.mistake(path, f"{name!r} is no policy: it has 1 to 256 printable characters")
+            raise self.mistake(path, f"{name!r} is no policy: it has 1 to {MAX_FIELD} printable characters")
         try:
             found = msgspec.convert(table, _Policy)
         except msgspec.ValidationError as error:
@@ -154,10 +175,11 @@ class _Reader:
             **limits,
         )
 
-    def _servers(self, table: _Servers, path: Path_) -> ServerRule:
-        for each in table.ids or ():
+    def _servers(self, table: _Servers, path: Keys) -> ServerRule:
+        for number, each in enumerate(table.ids or ()):
             if not is_id(each):
-                raise self.mistake((*path, "ids"), f"{each!r} is no server id: it has 1 to 256 printable characters")
+                text = f"{each!r} is no server id: it has 1 to {MAX_FIELD} printable characters"
+                raise self.mistake((*path, "ids", number), text)
         tokens = None
         if table.token_file is not UNSET:
             try:
@@ -171,52 +193,93 @@ class _Reader:
             tokens=tokens,
         )
 
-    def _clients(self, table: _Clients, path: Path_) -> ClientRule:
+    def _clients(self, table: _Clients, path: Keys) -> ClientRule:
         return ClientRule(self._networks(table.networks, path), table.certificate, _names(table.names))
 
-    def _networks(self, texts: list[str] | UnsetType, path: Path_) -> tuple[Network, ...] | None:
+    def _networks(self, texts: list[str] | UnsetType, path: Keys) -> tuple[Network, ...] | None:
         if texts is UNSET:
             return None
-        try:
-            return tuple(map(ip_network, texts))
-        except ValueError as error:
-            raise self.mistake((*path, "networks"), f"{error}: give networks such as 10.0.1.0/24") from None
+        networks = []
+        for number, text in enumerate(texts):
+            try:
+                networks.append(parse_network(text))
+            except ValueError as error:
+                raise self.mistake((*path, "networks", number), f"{error}: give networks such as 10.0.1.0/24") from None
+        return tuple(networks)
 
 
 def _names(texts: list[str] | UnsetType) -> frozenset[str] | None:
     return None if texts is UNSET else frozenset(texts)
 
 
-def _translate(path: Path_, error: str) -> tuple[Path_, str]:
+def _translate(path: Keys, error: str) -> tuple[Keys, str]:
     """Where msgspec found something wrong, and what, in the words of the file."""
-    text, _, where = error.partition(" - at `$")
-    keys = re.findall(r"\.([\w-]+)", where)
-    unknown = re.search(r"unknown field `(.*)`", text)
+    text, _, where = error.rpartition(" - at `$")
+    if not text:
+        text, where = where, ""
+    keys = tuple(re.findall(r"\.([\w-]+)", where))
+    unknown = re.fullmatch(r".* unknown field `(.*)`", text, re.DOTALL)
     if unknown is not None:
-        return (*path, *keys, unknown[1]), f"{unknown[1]} is no key that a policy has here"
-    text = re.sub(r"`(\w+) \| \w+`", r"\1", text).replace("`", "")
-    text = text.replace("object", "a table").replace("array", "a list")
-    return (*path, *keys), ".".join(keys) + (": " if keys else "") + text[:1].lower() + text[1:]
+        names = ", ".join(sorted(_TABLES[keys].__struct_encode_fields__))
+        return (*path, *keys, unknown[1]), f"{unknown[1]} is no key that stands here: expected one of {names}"
+    text = re.sub(r"`(\w+)(?: \| \w+)*`", lambda kind: _KINDS.get(kind[1], kind[1]), text)
+    items = [int(number) for number in re.findall(r"\[(\d+)\]", where)]
+    return (*path, *keys, *items), ".".join(keys) + (": " if keys else "") + text[:1].lower() + text[1:]
 
 
-def line_of(text: str, path: Path_) -> int:
+#: What matters for where a value of TOML ends: texts, comments, brackets, commas, and the ends of lines.
+_TOKEN = re.compile(
+    r'''"""(?:[^\\]|\\.)*?"{3,5}|'{3}.*?'{3,5}|"(?:[^"\\\n]|\\.)*"|'[^'\n]*'|\#[^\n]*|[][{},\n]''', re.DOTALL
+)
+_NO_ITEM = re.compile(r"(?:\s|#[^\n]*)*")
+
+
+def line_of(text: str, path: Keys) -> int:
     """The line, counted from 1, on which the value at a path of keys begins, or its innermost table that is there.
 
-    The parser doesn't tell where it found what. But the lines down to the end of a value are TOML that has it, and all
-    shorter beginnings of the file that are TOML haven't; this is only asked about a file with a mistake.
+    The parser doesn't tell where it found what. But the beginnings of the file that end between two values are TOML
+    too, and from some line on they have the value.
+
+    :param text: valid TOML.
     """
-    lines = text.splitlines(keepends=True)
-    complete = 0
-    for number in range(1, len(lines) + 1):
-        try:
-            tables: Any = tomllib.loads("".join(lines[:number]))
-        except tomllib.TOMLDecodeError:
-            continue
-        for key in path:
-            tables = tables.get(key) if isinstance(tables, dict) else None
-        if tables is not None:
-            while not lines[complete].strip() or lines[complete].lstrip().startswith("#"):
-                complete += 1
-            return complete + 1
-        complete = number
-    return line_of(text, path[:-1]) if len(path) > 1 else 1
+    starts = list(_starts(text))
+    keys = [key for key in path if isinstance(key, str)]
+    index = bisect_left(starts[1:], True, key=lambda end: _has(tomllib.loads(text[:end]), keys))
+    if index == len(starts) - 1:
+        return line_of(text, path[:-1]) if len(path) > 1 else 1
+    start = starts[index]
+    if len(keys) < len(path):
+        start = _item(text, start, int(path[-1]))
+    return text.count("\n", 0, start) + 1
+
+
+def _starts(text: str) -> Iterator[int]:
+    """Where something begins that is TOML by itself, and where the text ends."""
+    yield 0
+    depth = 0
+    for token in _TOKEN.finditer(text):
+        depth += (token[0] in "[{") - (token[0] in "]}")
+        if token[0] == "\n" and not depth:
+            yield token.end()
+    if not text.endswith("\n"):
+        yield len(text)
+
+
+def _has(tables: Any, keys: list[str]) -> bool:
+    for key in keys:
+        tables = tables.get(key) if isinstance(tables, dict) else None
+    return tables is not None
+
+
+def _item(text: str, start: int, number: int) -> int:
+    """Where an item of the list begins that begins at ``start``; there too where it is in a table in one line."""
+    depth = commas = 0
+    for token in _TOKEN.finditer(text, start):
+        if token[0] == "{" and not depth:
+            break
+        depth += (token[0] in "[{") - (token[0] in "]}")
+        commas += token[0] == "," and depth == 1
+        if depth == 1 and token[0] in "[," and commas == number:
+            item = _NO_ITEM.match(text, token.end())
+            return item.end() if item else start
+    return start
