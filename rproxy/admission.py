@@ -27,12 +27,14 @@ class Admission:
     def reload(self, policies: Policies) -> list[tuple[Registration, str]]:
         """Allow what these policies allow from now on.
 
-        :returns: the registrations that were revoked, as they aren't allowed any more, and why.
+        :returns: the registrations that aren't allowed any more, and why. They still stand.
         """
         self._policies = policies
-        return self._registry.revoke(
-            lambda each: policies.refuses_server(each.policy, each.server_id, each.peer, each.token)
-        )
+        return [
+            (each, why)
+            for each in self._registry.standing
+            if (why := policies.refuses_server(each.policy, each.server_id, each.peer, each.token)) is not None
+        ]
 
     def admit(self, setup: Setup, peer: Peer, owner: Hashable) -> bytes | None:
         """Take a setup packet.

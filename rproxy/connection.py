@@ -27,7 +27,7 @@ from rproxy.metrics import Counters
 from rproxy.packetlog import ProxyLog
 from rproxy.packets import Ack, Error, PacketError
 from rproxy.registry import Address
-from rproxy.request import Asker, Refusal, Request
+from rproxy.request import Asker, Refusal, Request, Server
 
 
 class Pool(Protocol):
@@ -96,13 +96,8 @@ class UpstreamConnection(TwistedProtocol):
         server = request.server
         if server is None or not server.live:
             return False
-        if server.policy != request.policy:
-            self._counters.violations += 1
-            self._logger.critical(
-                "A packet of policy {packet} was about to be written to a server of policy {server}; it was not",
-                packet=request.policy,
-                server=server.policy,
-            )
+        if server.policy != request.policy or server.target is not self._pool:
+            self._report_violation(request, server)
             return False
         if self._log is not None:
             self._log.forwarding(request, *self._pool.address)
@@ -110,6 +105,19 @@ class UpstreamConnection(TwistedProtocol):
         self.room -= 1
         self._transport.write(request.raw)
         return True
+
+    def _report_violation(self, request: Request, server: Server) -> None:
+        self._counters.violations += 1
+        host, port = self._pool.address
+        self._logger.critical(
+            "A packet of policy {packet} for server id {server_id} of policy {policy} was about to be written to"
+            " {host} port {port}; it was not",
+            packet=request.policy,
+            server_id=server.server_id,
+            policy=server.policy,
+            host=host,
+            port=port,
+        )
 
     def dataReceived(self, data: bytes) -> None:
         if self._broken:

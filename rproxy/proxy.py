@@ -257,7 +257,7 @@ class ProxyProtocol(Protocol):
 
     def policies_changed(self) -> None:
         """What was found out about who may ask for what is to be found out anew."""
-        self._allowed = set() if self._factory.policies.ask_something_of_clients else None
+        self._allowed = set() if self._factory.asks_clients else None
 
     @property
     def _peer(self) -> Peer:
@@ -420,6 +420,8 @@ class ProxyFactory(Factory):
         )
         self.admission = Admission(policies, self.registry, self.counters)
         self.policies = policies
+        #: Whether there is a policy that not everybody may ask for.
+        self.asks_clients = policies.ask_something_of_clients
         #: Where the clients' packets go.
         self.submit: Callable[[Request], None] = self.router.submit
         #: Clients that have an answer which is delivered when what is being done is finished.
@@ -464,7 +466,11 @@ class ProxyFactory(Factory):
     def reload(self, policies: Policies) -> None:
         """Keep to these policies from now on, and revoke the registrations that they don't allow."""
         self.policies = policies
-        for registration, why in self.admission.reload(policies):
+        self.asks_clients = policies.ask_something_of_clients
+        revoked = self.admission.reload(policies)
+        self.router.bar([registration for registration, _ in revoked])
+        for registration, why in revoked:
+            self.registry.revoke(registration)
             self._logger.warn(
                 "Revoked the registration of server id {registration.server_id} for privacy policy"
                 " {registration.policy}: {why}; packets that it had and hasn't answered: {in_flight}",
@@ -479,7 +485,7 @@ class ProxyFactory(Factory):
     def opened(self, client: ProxyProtocol) -> None:
         """A connection was made."""
         self.clients.add(client)
-        if self.policies.by_name is not None:
+        if self.asks_clients:
             client.policies_changed()
         if client.may_be_client:
             self.count_client(1)

@@ -33,9 +33,10 @@ class Registration:
     draining: bool = False
     #: Seconds; None for a registration that stands until it is replaced or revoked.
     lease: float | None = None
-    #: The names in the certificate that the server showed, and what :func:`rproxy.policies.digest` made of its token.
+    #: The names in the certificate that the server showed.
     names: frozenset[str] = frozenset()
-    token: bytes | None = None
+    #: What :func:`rproxy.policies.digest` made of its token. Not for logs: a bad token can be guessed by it.
+    token: bytes | None = field(default=None, repr=False)
     #: Which registration this is, counted from 1 since the proxy's start.
     number: int = 0
 
@@ -150,18 +151,17 @@ class Registry:
         for key in self._owned.pop(owner, ()):
             self._end(key)
 
-    def revoke(self, refusal: Callable[[Registration], str | None]) -> list[tuple[Registration, str]]:
-        """End every registration that ``refusal`` gives a reason against.
+    @property
+    def standing(self) -> list[Registration]:
+        """All registrations."""
+        return [entry.registration for entry in self._entries.values()]
 
-        :returns: what was ended, and why.
-        """
-        refused = [(each.registration, why) for each in self._entries.values() if (why := refusal(each.registration))]
-        for registration, _ in refused:
-            owner = self._disown(registration.key)
-            self._end(registration.key)
-            if owner is not None:
-                self._displaced(owner)
-        return refused
+    def revoke(self, registration: Registration) -> None:
+        """End a registration that stands."""
+        owner = self._disown(registration.key)
+        self._end(registration.key)
+        if owner is not None:
+            self._displaced(owner)
 
     def is_owner(self, owner: Hashable) -> bool:
         """Whether ``owner`` holds any lease."""

@@ -34,6 +34,10 @@ class Server(Protocol):
     def live(self) -> bool:
         """Whether packets may still be written to it."""
 
+    @property
+    def target(self) -> object:
+        """Whose connections lead to it."""
+
 
 class Allowance:
     """How many packets of one policy have no answer yet."""

@@ -42,8 +42,6 @@ class Route:
     limits: Limits
     policy: Policy
     rotation: Rotation = field(factory=Rotation)
-    #: What counts against the policy's ``in_flight``.
-    allowance: Allowance = field(factory=Allowance)
     #: When the last registration ended, in the clock's seconds.
     deserted: float | None = None
 
@@ -116,6 +114,9 @@ class Router:
         #: The policies that have somebody in line, or had when it was looked at last.
         self._waiting: dict[str, None] = {}
         self._policies = policies
+        #: Of each policy that has a limit of that: its packets without an answer. Not in the routes, as those go while
+        #: servers still answer.
+        self._allowances: dict[str, Allowance] = {}
         #: Packets that were retried, and may be answered by now.
         self._retrying: list[Request] = []
 
@@ -159,11 +160,14 @@ class Router:
         request.deadline += route.limits.timeout - self._limits.timeout
         most = route.policy.in_flight
         if most is not None:
-            if route.allowance.used >= most:
+            allowance = self._allowances.get(request.policy)
+            if allowance is None:
+                allowance = self._allowances[request.policy] = Allowance()
+            if allowance.used >= most:
                 request.refuse("overloaded", "no", f"too many packets of policy {request.policy} have no answer yet")
                 return False
-            route.allowance.used += 1
-            request.allowance = route.allowance
+            allowance.used += 1
+            request.allowance = allowance
         return True
 
     def redispatch(self, requests: Iterable[Request]) -> None:
@@ -243,9 +247,21 @@ class Router:
         upstream.give_back_if_changed()
         self.room_made(upstream)
 
+    @property
+    def unanswered(self) -> dict[str, int]:
+        """How many packets have no answer yet, for each policy that has a limit of that."""
+        return {name: allowance.used for name, allowance in self._allowances.items()}
+
+    def bar(self, registrations: Iterable[Registration]) -> None:
+        """Write nothing more to these, which are about to end: one would be given what another gave back."""
+        for registration in registrations:
+            member = self._routes[registration.policy].rotation.bar(registration.server_id)
+            self._upstreams[registration.address].bar(member)
+
     def reload(self, policies: Policies) -> None:
         """Keep to these policies from now on; the registrations that they don't allow have ended already."""
         self._policies = policies
+        self._allowances = {name: allowance for name, allowance in self._allowances.items() if allowance.used}
         for name, route in list(self._routes.items()):
             policy = policies.get(name)
             if policy is None:

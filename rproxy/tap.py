@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import random
 from argparse import ArgumentTypeError
-from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,6 +12,7 @@ from attrs import fields
 from twisted.application.service import IService, MultiService
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.logger import Logger
 from twisted.python import usage
 
 from rproxy.arguments import identifier
@@ -21,7 +21,7 @@ from rproxy.limits import Limits
 from rproxy.listening import ListenerService, parse_listen
 from rproxy.openfiles import OpenFilesService
 from rproxy.packetlog import ProxyLog
-from rproxy.policies import PRIVATE, Policies, Policy
+from rproxy.policies import PRIVATE, Policies, Policy, parse_network
 from rproxy.policies.reading import PoliciesError, read
 from rproxy.proxy import ClientProtocol, Entrance, ProxyFactory, ServerProtocol
 from rproxy.proxyservice import ProxyService
@@ -32,6 +32,7 @@ from rproxy.sweeping import SWEEP, SweepService
 
 _DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(Limits)}
 _PORT = "8000"
+_logger = Logger()
 
 
 def _limit(name: str, text: str) -> list[object]:
@@ -96,7 +97,7 @@ class Options(usage.Options):
         """Let servers of this network register, as 10.0.0.0/8, and no others but those of further ones (repeatable)
         [default: loopback and private networks]"""
         try:
-            self["register-from"].append(ip_network(network))
+            self["register-from"].append(parse_network(network))
         except ValueError as error:
             raise usage.UsageError(f"--register-from: {error}: give a network, such as 10.0.1.0/24") from None
 
@@ -129,7 +130,7 @@ class Options(usage.Options):
             }
         )
         try:
-            self.read_policies()
+            self["allowed"] = self.read_policies()
         except PoliciesError as error:
             raise usage.UsageError(f"--policies: {error}") from None
 
@@ -143,6 +144,19 @@ class Options(usage.Options):
             anonymous={policy: Policy(retry=True) for policy in self["retry"]},
         )
         return base if self["policies"] is None else read(self["policies"], base)
+
+
+def reload_policies(options: Options, factory: ProxyFactory) -> None:
+    """Read the policies file again, if there is one, and have the proxy keep to it; or say why it doesn't."""
+    if options["policies"] is None:
+        return
+    try:
+        policies = options.read_policies()
+    except PoliciesError as error:
+        _logger.warn("The policies stay as they were: {error}", error=str(error))
+        return
+    factory.reload(policies)
+    _logger.info("Keeping to the policies of {file} as it is now", file=str(options["policies"]))
 
 
 def makeService(options: Options) -> IService:
@@ -163,7 +177,7 @@ def makeService(options: Options) -> IService:
         connect,
         random.random,
         ProxyLog() if options["log-packets"] else None,
-        options.read_policies(),
+        options["allowed"],
     )
     clients = Entrance(factory, ClientProtocol) if options["register-listen"] else factory
     servers = Entrance(factory, ServerProtocol)

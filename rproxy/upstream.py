@@ -113,10 +113,14 @@ class Upstream(Factory):
             self._probe_now()
         self._rest_if_unused()
 
-    def leave(self, member: Member) -> None:
-        """Serve one policy less: nothing more is written for it."""
+    def bar(self, member: Member) -> None:
+        """Nothing more is written for this member, which is about to leave."""
         self._live -= member.live
         member.live = False
+
+    def leave(self, member: Member) -> None:
+        """Serve one policy less: nothing more is written for it."""
+        self.bar(member)
         members = self._members[member.policy]
         members.remove(member)
         if not members:
