@@ -207,6 +207,13 @@ class MistakeTests(SynchronousTestCase):
                 read_text(text)
             self.assertEqual(caught.exception.line, line, text)
 
+    def test_beyond_all_bounds(self) -> None:
+        """What the parser itself can't take is a mistake like any other."""
+        for text in ("a = " + "[" * 100_000, "a = " + "9" * 10_000):
+            with self.assertRaisesRegex(PoliciesError, "^this can't be read: ") as caught:
+                read_text(text)
+            self.assertEqual(caught.exception.line, 0)
+
     def test_lines(self) -> None:
         """Wherever the value stands, the line is the one that has it; of a list, the one that has the item."""
         host_bits = "10.0.0.1/8 has host bits set: give networks such as 10.0.1.0/24"

@@ -137,6 +137,9 @@ def parse(text: str, read_tokens: Callable[[str], list[str]]) -> Mapping[str, Po
         line = re.search(r"\(at line (\d+)", str(error))
         number = int(line[1]) if line else text.rstrip().count("\n") + 1
         raise PoliciesError(number, f"this is no TOML: {error}") from None
+    except (ValueError, RecursionError) as error:
+        # A number of thousands of digits, or as many brackets.
+        raise PoliciesError(0, f"this can't be read: {error}") from None
     reader = _Reader(text, read_tokens)
     for name in tables:
         if name != "policy":
