@@ -7,36 +7,15 @@ turns, until :meth:`Addresses.sweep` finds room. One that has no connection, and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from collections.abc import Callable
 from socket import AF_INET6, inet_ntoa, inet_pton
 from typing import Protocol
 
 from rproxy.limits import Limits
 
-Network = IPv4Network | IPv6Network
-
 #: How an address of IPv4 begins that is written as one of IPv6 (RFC 4291, section 2.5.5.2).
 _MAPPED = bytes(10) + b"\xff\xff"
 _PREFIX = 8
-
-
-def network(text: str) -> Network:
-    """Read a network, such as 10.0.0.0/8 or 2001:db8::/32; an address alone is a network of one.
-
-    :raises ValueError: it is none; the text says what is wrong.
-    """
-    try:
-        return ip_network(text)
-    except ValueError as error:
-        raise ValueError(f"{error}: give a network, such as 10.0.0.0/8, or an address") from None
-
-
-def is_within(host: str, networks: Iterable[Network]) -> bool:
-    """Whether an address is in one of the networks; one of IPv4 that is written as one of IPv6 counts as IPv4."""
-    address = ip_address(host)
-    address = getattr(address, "ipv4_mapped", None) or address
-    return any(address in each for each in networks)
 
 
 def prefix_of(host: str) -> str | bytes:

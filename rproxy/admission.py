@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Literal
 
 from twisted.logger import Logger
@@ -10,7 +10,9 @@ from twisted.logger import Logger
 from rproxy import packets
 from rproxy.metrics import Counters
 from rproxy.packets import PROXY_ID, Setup
-from rproxy.registry import ConflictError, Registry, TooManyError
+from rproxy.policies import Peer, Policies, digest
+from rproxy.quietlog import QuietLog
+from rproxy.registry import ConflictError, Registration, Registry, TooManyError
 from rproxy.trail import Trail
 
 
@@ -19,28 +21,52 @@ class Admission:
 
     _logger = Logger()
 
-    def __init__(self, registry: Registry, counters: Counters, trail: Trail | None = None) -> None:
+    def __init__(
+        self,
+        policies: Policies,
+        registry: Registry,
+        counters: Counters,
+        seconds: Callable[[], float],
+        trail: Trail | None = None,
+    ) -> None:
+        self._policies = policies
         self._registry = registry
         self._counters = counters
         self._trail = trail
+        #: Says which setup packets were refused.
+        self.log_refusal = QuietLog(seconds, self._logger.warn, "refused setup messages")
 
-    def admit(self, setup: Setup, host: str | None, owner: Hashable) -> bytes | None:
+    def reload(self, policies: Policies) -> list[tuple[Registration, str]]:
+        """Allow what these policies allow from now on.
+
+        :returns: the registrations that aren't allowed any more, and why. They still stand.
+        """
+        self._policies = policies
+        return [
+            (each, why)
+            for each in self._registry.standing
+            if (why := policies.refuses_server(each.policy, each.server_id, each.peer, each.token)) is not None
+        ]
+
+    def admit(self, setup: Setup, peer: Peer, owner: Hashable) -> bytes | None:
         """Take a setup packet.
 
-        :param host: the address it came from, None if that is no host's.
+        :param peer: who sent it.
         :param owner: whose end ends a registration with a lease.
         :returns: the packet to answer with; None where the server awaits no answer.
         """
-        if host is None:
-            return self._refuse(
-                setup, host, "forbidden", "a server registers over TCP, from the address that it serves at"
-            )
+        if not peer.host:
+            text = "a server registers over TCP, from the address that it serves at"
+            return self.refuse(setup, peer, "forbidden", text)
+        forbidden = self._policies.refuses_server(setup.policy, setup.id, peer, digest(setup.token))
+        if forbidden is not None:
+            return self.refuse(setup, peer, "forbidden", forbidden)
         try:
-            registration = self._registry.register(setup, host.removeprefix("::ffff:"), owner)
+            registration = self._registry.register(setup, peer, owner)
         except ConflictError as error:
-            return self._refuse(setup, host, "conflict", str(error))
+            return self.refuse(setup, peer, "conflict", str(error))
         except TooManyError as error:
-            return self._refuse(setup, host, "overloaded", str(error))
+            return self.refuse(setup, peer, "overloaded", str(error))
         if registration is not None and registration.draining:
             self._logger.info(
                 "Server id {registration.server_id} drains: nothing new for it under privacy policy"
@@ -58,15 +84,17 @@ class Admission:
             return None
         return packets.ack(PROXY_ID, setup.id, "draining" if setup.drain else "registered")
 
-    def _refuse(
-        self, setup: Setup, host: str | None, code: Literal["forbidden", "conflict", "overloaded"], text: str
+    def refuse(
+        self, setup: Setup, peer: Peer, code: Literal["forbidden", "conflict", "overloaded"], text: str
     ) -> bytes:
+        """Count and log that a setup packet was refused, and return the packet to answer with."""
         self._counters.setup_refused[code] += 1
         if self._trail is not None:
-            self._trail.setup_refused(setup, host, code)
-        self._logger.warn(
-            "Refused setup message from server id {server_id} privacy policy {policy}: {code}, {text}",
+            self._trail.setup_refused(setup, peer.host, code)
+        self.log_refusal(
+            "Refused setup message from server id {server_id} ip {host} privacy policy {policy}: {code}, {text}",
             server_id=setup.id,
+            host=peer.host,
             policy=setup.policy,
             code=code,
             text=text,

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from rproxy import __version__, audit, packetfiles, sending, simulation
+from rproxy.policies import checking
 
 
 class Command(Protocol):
@@ -28,6 +29,7 @@ class Command(Protocol):
 COMMANDS: tuple[tuple[str, str, Command], ...] = (
     ("send", "send packets through a reverse proxy, and check the answers", sending),
     ("packets", "write sample packets to files", packetfiles),
+    ("policies", "say what a policies file allows, and what it changes", checking),
     ("simulate", "run a proxy, pool servers and clients on this machine, and check every answer", simulation),
     ("audit", "check an audit trail, and ask it who received what", audit),
 )

@@ -16,6 +16,7 @@ from twisted.internet.interfaces import IPushProducer
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.internet.protocol import connectionDone
 from twisted.internet.tcp import Client
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -26,7 +27,7 @@ from rproxy.metrics import Counters
 from rproxy.packetlog import ProxyLog
 from rproxy.packets import Ack, Error, PacketError
 from rproxy.registry import Address
-from rproxy.request import Asker, Refusal, Request
+from rproxy.request import Asker, Refusal, Request, Server
 from rproxy.tlsfiles import TLSError
 from rproxy.trail import Trail
 
@@ -61,6 +62,8 @@ class UpstreamConnection(TwistedProtocol):
     :param pipeline: packets in flight at a time, or None for a classic server: one packet, then the connection closes.
     """
 
+    _logger = Logger()
+
     def __init__(
         self, pool: Pool, pipeline: int | None, limits: Limits, counters: Counters, log: ProxyLog | None
     ) -> None:
@@ -93,7 +96,10 @@ class UpstreamConnection(TwistedProtocol):
     def write(self, request: Request) -> bool:
         """Send the request's packet, or answer False: its server may not have it (any more)."""
         server = request.server
-        if server is None or not server.live or server.policy != request.policy:
+        if server is None or not server.live:
+            return False
+        if server.policy != request.policy or server.target is not self._pool:
+            self._report_violation(request, server)
             return False
         if self._log is not None:
             self._log.forwarding(request, *self._pool.address)
@@ -101,6 +107,19 @@ class UpstreamConnection(TwistedProtocol):
         self.room -= 1
         self._transport.write(request.raw)
         return True
+
+    def _report_violation(self, request: Request, server: Server) -> None:
+        self._counters.violations += 1
+        host, port = self._pool.address
+        self._logger.critical(
+            "A packet of policy {packet} for server id {server_id} of policy {policy} was about to be written to"
+            " {host} port {port}; it was not",
+            packet=request.policy,
+            server_id=server.server_id,
+            policy=server.policy,
+            host=host,
+            port=port,
+        )
 
     def dataReceived(self, data: bytes) -> None:
         if self._broken:
@@ -148,6 +167,8 @@ class UpstreamConnection(TwistedProtocol):
             if self._log is not None:
                 self._log.answered(answer)
             request.reply = raw
+            if request.allowance is not None:
+                request.allowance.used -= 1
             askers[request.asker] = None
 
     def _tolerate_wrong_size(self) -> None:

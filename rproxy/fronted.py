@@ -18,7 +18,7 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from rproxy.addresses import Network, is_within
+from rproxy.networks import Network, is_within
 from rproxy.proxy import ProxyFactory
 from rproxy.proxyheader import HeaderError, TCPSource, UnixSource, read_header
 
@@ -61,6 +61,7 @@ class HeaderProtocol(Protocol):
 
     #: See :class:`rproxy.proxy.Connection`.
     in_flight = 0
+    may_be_client = True
 
     def __init__(self, factory: FrontedFactory, address: IAddress) -> None:
         self._wrapped = factory.wrapped

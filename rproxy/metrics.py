@@ -29,6 +29,9 @@ class Counters:
     redispatched: int = 0
     #: Packets given to another server although the first may have had them, as their policy allows.
     retried: int = 0
+    #: Packets that were about to be written to a server of another policy. It must stay zero: who counts here has found
+    #: a mistake in the proxy, and the packet was not written.
+    violations: int = 0
     #: Setup packets accepted, and refused by code.
     registered: int = 0
     setup_refused: Counter[str] = field(factory=Counter)

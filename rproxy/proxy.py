@@ -39,6 +39,8 @@ from rproxy.listening import format_address
 from rproxy.metrics import Counters
 from rproxy.packetlog import ProxyLog
 from rproxy.packets import Data, PacketError, Setup
+from rproxy.peers import peer_names
+from rproxy.policies import EVERYTHING, Peer, Policies
 from rproxy.quietlog import QuietLog
 from rproxy.registry import Registration, Registry
 from rproxy.request import Refusal, Request
@@ -46,9 +48,16 @@ from rproxy.routing import Router
 from rproxy.trail import Trail
 from rproxy.upstream import Connect
 
+#: Policies that a connection remembers it may ask for; what is beyond that is looked up for each packet.
+ALLOWED = 100
+
 
 class Connection(Hashable, Interface):
     """What the factory asks of a connection that it counts."""
+
+    @property
+    def may_be_client(self) -> bool:
+        """Whether it counts as a client."""
 
     @property
     def in_flight(self) -> int:
@@ -104,10 +113,16 @@ class ProxyProtocol(Protocol):
     _finished = False
     _lingering: IDelayedCall | None = None
     _holds_lease = False
-    #: See :meth:`_find_peer`.
-    _peer = ""
+    #: See :meth:`_find_shown`.
+    _shown = ""
     #: There were too many of its address.
     _turned_away = False
+    #: What it has found to be allowed to ask for; None where there is nothing that not everybody may.
+    _allowed: set[str] | None = None
+    #: What kind of packets it takes, and whether it counts as a client: a listener may be for servers only.
+    takes_data = True
+    takes_setup = True
+    may_be_client = True
 
     # From the transport.
 
@@ -115,6 +130,10 @@ class ProxyProtocol(Protocol):
         self._transport = cast(Server, self.transport)
         self._transport.registerProducer(self, True)
         self._factory.opened(self)
+        if self._factory.asks_clients:
+            self.policies_changed()
+        if not self.may_be_client:
+            return
         self._address.connections += 1
         most = self._limits.max_clients_per_address
         if most and self._address.connections > most:
@@ -126,7 +145,7 @@ class ProxyProtocol(Protocol):
         self._address.connections -= 1
         self._address.refused += 1
         self._factory.log_refusal(
-            "Refused a connection from {host}: there are {most} from there", host=self._host(), most=most
+            "Refused a connection from {host}: there are {most} from there", host=self._peer.host, most=most
         )
         if self._address.refused > most:
             self.abort()
@@ -159,7 +178,7 @@ class ProxyProtocol(Protocol):
             self._lingering.cancel()
         self._counters.client_gone += len(self._pending)
         if self._trail is not None and self._pending:
-            self._trail.gone(self._pending, self._find_peer())
+            self._trail.gone(self._pending, self._find_shown())
         for request in self._pending:
             request.abandon()
         self._pending.clear()
@@ -169,9 +188,9 @@ class ProxyProtocol(Protocol):
         address.waiting.pop(self, None)
         if self._turned_away:
             address.refused -= 1
-        elif not self._holds_lease:
+        elif self.may_be_client and not self._holds_lease:
             address.connections -= 1
-        self._factory.closed(self, is_client=not self._holds_lease)
+        self._factory.closed(self, is_client=self.may_be_client and not self._holds_lease)
 
     def pauseProducing(self) -> None:
         """The peer reads slower than is sent: read no more from it."""
@@ -262,7 +281,8 @@ class ProxyProtocol(Protocol):
             return
         self._heard = True
         pending = self._pending
-        submit = self._factory.submit
+        submit = self._factory.submit if self.takes_data else _refuse_data
+        allowed = self._allowed
         log = self._factory.log
         deadline = self._factory.seconds() + self._limits.timeout
         size = 0
@@ -274,6 +294,8 @@ class ProxyProtocol(Protocol):
                     continue
                 if log is not None:
                     log.received(data)
+                if allowed is not None and data.policy not in allowed and self._refuse_forbidden(raw, data):
+                    continue
                 request = Request(raw, data.policy, data.srcid, deadline, self)
                 pending.append(request)
                 size += len(raw)
@@ -303,6 +325,25 @@ class ProxyProtocol(Protocol):
         else:
             self._refuse(raw, packet.srcid, "bad-packet", "only data and setup packets are for the proxy")
         return None
+
+    def _refuse_forbidden(self, raw: bytes, data: Data) -> bool:
+        text = self._factory.policies.refuses_client(data.policy, self._peer)
+        if text is None:
+            assert self._allowed is not None
+            if len(self._allowed) < ALLOWED:
+                self._allowed.add(data.policy)
+            return False
+        self._refuse(raw, data.srcid, "forbidden", f"policy {data.policy}: {text}")
+        return True
+
+    def policies_changed(self) -> None:
+        """What was found out about who may ask for what is to be found out anew."""
+        self._allowed = set() if self._factory.asks_clients else None
+
+    @property
+    def _peer(self) -> Peer:
+        host = getattr(self._transport.getPeer(), "host", "")
+        return Peer(host.removeprefix("::ffff:"), frozenset(peer_names(self._transport)))
 
     def _refuse_wrong_size(self, raw: bytes, data: Data) -> bool:
         if not packets.size_is_wrong(data):
@@ -336,7 +377,7 @@ class ProxyProtocol(Protocol):
         refused = self._counters.refused
         replies: list[bytes] = []
         if self._trail is not None:
-            self._trail.ended(takewhile(_is_answered, pending), self._find_peer())
+            self._trail.ended(takewhile(_is_answered, pending), self._find_shown())
         size = errors = 0
         while pending and (reply := pending[0].reply) is not None:
             size += len(pending.popleft().raw)
@@ -362,25 +403,27 @@ class ProxyProtocol(Protocol):
         else:
             shut_writing(self._transport)
 
-    def _find_peer(self) -> str:
+    def _find_shown(self) -> str:
         """Where the client is, for the audit trail; not before something came, as it may have come through others."""
-        if not self._peer:
+        if not self._shown:
             peer = self._transport.getPeer()
             host = getattr(peer, "host", None)
-            self._peer = "unix" if host is None else format_address(host.removeprefix("::ffff:"), peer.port)
-        return self._peer
+            self._shown = "unix" if host is None else format_address(host.removeprefix("::ffff:"), peer.port)
+        return self._shown
 
     # Registration.
 
     def _register(self, setup: Setup) -> None:
-        answer = self._factory.admission.admit(setup, self._host(), self)
-        self.lease_changed()
+        admission = self._factory.admission
+        answer: bytes | None
+        if self.takes_setup:
+            answer = admission.admit(setup, self._peer, self)
+            self.lease_changed()
+        else:
+            text = "servers register elsewhere: setup packets aren't taken here"
+            answer = admission.refuse(setup, self._peer, "forbidden", text)
         if answer is not None:
             self._transport.write(answer)
-
-    def _host(self) -> str | None:
-        """Where the peer is, None if that is no host."""
-        return getattr(self._transport.getPeer(), "host", None)
 
     def lease_changed(self) -> None:
         """A lease on this connection began or ran out: a server's connection is no client's, and may be silent."""
@@ -389,8 +432,9 @@ class ProxyProtocol(Protocol):
             self._holds_lease = holds
             # A server whose machine vanished would be waited for without end, once its lease is another connection's.
             self._transport.setTcpKeepAlive(holds)
-            self._address.connections += -1 if holds else 1
-            self._factory.count_client(-1 if holds else 1)
+            if self.may_be_client:
+                self._address.connections += -1 if holds else 1
+                self._factory.count_client(-1 if holds else 1)
 
     def close_if_idle(self, now: float) -> None:
         """Close a connection that brought no packet for ``idle_timeout``, unless an answer or a lease keeps it.
@@ -432,13 +476,41 @@ class ProxyProtocol(Protocol):
         self._transport.abortConnection()
 
 
+class ClientProtocol(ProxyProtocol):
+    """One connection of a client, where servers register elsewhere."""
+
+    takes_setup = False
+
+
+class ServerProtocol(ProxyProtocol):
+    """One connection of a registering server, where clients come in elsewhere."""
+
+    takes_data = False
+    may_be_client = False
+
+
+class Entrance(Factory):
+    """Where peers of one kind come in."""
+
+    noisy = False
+
+    def __init__(self, proxy: ProxyFactory, kind: type[ProxyProtocol]) -> None:
+        self._proxy = proxy
+        self._kind = kind
+
+    def buildProtocol(self, addr: IAddress | None) -> ProxyProtocol | None:
+        if not self._proxy.has_room_for(self._kind):
+            return None
+        return self._kind(self._proxy, self._proxy.address_of(addr))
+
+
 class ProxyFactory(Factory):
     """The proxy: its registry, its router, and its clients' connections.
 
     :param connect: how to reach a server's address.
     :param random: numbers from 0 to 1, for jitter.
     :param log: where packets are shown, None not to.
-    :param retry: see :class:`rproxy.routing.Router`.
+    :param policies: who may serve what, and who may ask for it.
     :param trail: where it is recorded what becomes of packets and registrations, None nowhere.
     """
 
@@ -452,7 +524,7 @@ class ProxyFactory(Factory):
         connect: Connect,
         random: Callable[[], float],
         log: ProxyLog | None = None,
-        retry: frozenset[str] = frozenset(),
+        policies: Policies = EVERYTHING,
         trail: Trail | None = None,
     ) -> None:
         self.limits = limits
@@ -461,15 +533,18 @@ class ProxyFactory(Factory):
         self.seconds = clock.seconds
         self.log = log
         self.counters = Counters()
-        self.router = Router(limits, self.counters, clock, connect, random, log, retry, trail)
+        self.router = Router(limits, self.counters, clock, connect, random, log, policies, trail)
         recorded = () if trail is None else (trail.unregistered,)
         self.registry = Registry(
             clock.seconds, self._registered, self._ended, _lease_changed, limits.registrations, *recorded
         )
-        self.admission = Admission(self.registry, self.counters, trail)
+        self.admission = Admission(policies, self.registry, self.counters, clock.seconds, trail)
         self.addresses = Addresses(limits, clock.seconds)
         #: Says why a connection was refused.
         self.log_refusal = QuietLog(clock.seconds, self._logger.warn, "refused connections")
+        self.policies = policies
+        #: Whether there is a policy that not everybody may ask for.
+        self.asks_clients = policies.ask_something_of_clients
         #: Where the clients' packets go.
         self.submit: Callable[[Request], None] = self.router.submit
         #: Clients that have an answer which is delivered when what is being done is finished.
@@ -485,6 +560,8 @@ class ProxyFactory(Factory):
         self.ports: list[IListeningPort] = []
         #: Connections that count as clients: all but those that a lease hangs on.
         self._client_count = 0
+        #: Connections that came in where only servers do.
+        self._server_count = 0
         self._full = False
 
     def listening(self, port: IListeningPort) -> None:
@@ -494,18 +571,53 @@ class ProxyFactory(Factory):
             "Running the reverse proxy on port {port}", port=getattr(port.getHost(), "port", port.getHost())
         )
 
+    def registering(self, port: IListeningPort) -> None:
+        """Servers come in here, and nobody else, however many clients there are."""
+        self._logger.info("Registering servers on port {port}", port=getattr(port.getHost(), "port", port.getHost()))
+
     def buildProtocol(self, addr: IAddress | None) -> ProxyProtocol:
-        return ProxyProtocol(self, self.addresses.of(getattr(addr, "host", None)))
+        return ProxyProtocol(self, self.address_of(addr))
+
+    def address_of(self, addr: IAddress | None) -> ClientAddress:
+        """What a connection from there counts for."""
+        return self.addresses.of(getattr(addr, "host", None))
+
+    def has_room_for(self, kind: type[ProxyProtocol]) -> bool:
+        """Whether one more of this kind may come in; clients wait in the backlog, and are never turned away."""
+        return kind.may_be_client or self._server_count < self.limits.registrations
 
     @property
     def in_flight(self) -> int:
         """Packets received and not yet answered, over all clients."""
         return sum(client.in_flight for client in self.clients)
 
+    def reload(self, policies: Policies) -> None:
+        """Keep to these policies from now on, and revoke the registrations that they don't allow."""
+        self.policies = policies
+        self.asks_clients = policies.ask_something_of_clients
+        revoked = self.admission.reload(policies)
+        self.router.bar([registration for registration, _ in revoked])
+        for registration, why in revoked:
+            self.registry.revoke(registration, why)
+            self._logger.warn(
+                "Revoked the registration of server id {registration.server_id} for privacy policy"
+                " {registration.policy}: {why}; packets that it had and hasn't answered: {in_flight}",
+                registration=registration,
+                why=why,
+                in_flight=self.router.in_flight_at(registration),
+            )
+        self.router.reload(policies)
+        for client in self.clients:
+            if isinstance(client, ProxyProtocol):
+                client.policies_changed()
+
     def opened(self, client: Connection) -> None:
         """A connection was made."""
         self.clients.add(client)
-        self.count_client(1)
+        if client.may_be_client:
+            self.count_client(1)
+        else:
+            self._server_count += 1
 
     def closed(self, client: Connection, *, is_client: bool) -> None:
         """A connection was lost."""
@@ -513,6 +625,8 @@ class ProxyFactory(Factory):
         self.registry.release(client)
         if is_client:
             self.count_client(-1)
+        elif not client.may_be_client:
+            self._server_count -= 1
         if not self.clients:
             _fire(self._closed)
 
@@ -562,6 +676,7 @@ class ProxyFactory(Factory):
             client.close_if_idle(now)
         self.addresses.forget()
         self.log_refusal.sweep()
+        self.admission.log_refusal.sweep()
 
     def open(self) -> None:
         """Take packets."""
@@ -620,6 +735,10 @@ class ProxyFactory(Factory):
 def _lease_changed(owner: Hashable) -> None:
     assert isinstance(owner, ProxyProtocol)
     owner.lease_changed()
+
+
+def _refuse_data(request: Request) -> None:
+    request.refuse("forbidden", "no", "servers register here: data packets aren't taken")
 
 
 def _refuse_shutting_down(request: Request) -> None:

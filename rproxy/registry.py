@@ -12,6 +12,7 @@ from attrs import define, field, frozen
 
 from rproxy.limits import CLASSIC_CONNECTIONS
 from rproxy.packets import Setup
+from rproxy.policies import Peer, digest
 
 Key = tuple[str, str]
 Address = tuple[str, int]
@@ -32,6 +33,10 @@ class Registration:
     draining: bool = False
     #: Seconds; None for a registration that stands until it is replaced or revoked.
     lease: float | None = None
+    #: The names in the certificate that the server showed.
+    names: frozenset[str] = frozenset()
+    #: What :func:`rproxy.policies.digest` made of its token. Not for logs: a bad token can be guessed by it.
+    token: bytes | None = field(default=None, repr=False)
     #: Which registration this is, counted from 1 since the proxy's start.
     number: int = 0
 
@@ -44,6 +49,11 @@ class Registration:
     def address(self) -> Address:
         """Where the server listens."""
         return self.host, self.port
+
+    @property
+    def peer(self) -> Peer:
+        """Who sent the setup packet."""
+        return Peer(self.host, self.names)
 
 
 class ConflictError(Exception):
@@ -87,9 +97,10 @@ class Registry:
     _at: dict[tuple[str, Address], Key] = field(factory=dict, init=False)
     _number: int = field(default=0, init=False)
 
-    def register(self, setup: Setup, host: str, owner: Hashable) -> Registration | None:
-        """Enter what a setup packet from ``host`` says.
+    def register(self, setup: Setup, peer: Peer, owner: Hashable) -> Registration | None:
+        """Enter what a setup packet says.
 
+        :param peer: who sent it; the server listens at its host.
         :param owner: whose end ends a registration with a lease: the setup connection.
         :returns: the new registration, or None where the setup packet renewed the lease of one that stands.
         :raises ConflictError: another host holds a live lease on the key.
@@ -100,17 +111,17 @@ class Registry:
         held = self._entries.get(key)
         expires = None if setup.lease is None else now + setup.lease
         if held is not None and held.expires is not None:
-            if held.expires > now and held.registration.host != host:
+            if held.expires > now and held.registration.host != peer.host:
                 raise ConflictError(f"another host holds server {setup.id} of policy {setup.policy}")
-            terms = self._read(setup, host, held.registration.number)
+            terms = self._read(setup, peer, held.registration.number)
             if expires is not None and held.owner is owner and held.registration == terms:
                 held.expires = expires
                 return None
-        predecessor = self._at.get((setup.policy, (host, setup.listenport)), key)
+        predecessor = self._at.get((setup.policy, (peer.host, setup.listenport)), key)
         if held is None and predecessor == key and len(self._entries) >= self._most:
             raise TooManyError(f"there are {self._most} registrations already")
         self._number += 1
-        registration = self._read(setup, host, self._number)
+        registration = self._read(setup, peer, self._number)
         before = self._disown(key)
         if predecessor != key:
             # What listened there is another server now, and would be waited for in vain under its old id.
@@ -145,6 +156,18 @@ class Registry:
         for key in self._owned.pop(owner, ()):
             self._end(key, "its connection closed")
 
+    @property
+    def standing(self) -> list[Registration]:
+        """All registrations."""
+        return [entry.registration for entry in self._entries.values()]
+
+    def revoke(self, registration: Registration, why: str) -> None:
+        """End a registration that stands."""
+        owner = self._disown(registration.key)
+        self._end(registration.key, f"revoked: {why}")
+        if owner is not None:
+            self._displaced(owner)
+
     def is_owner(self, owner: Hashable) -> bool:
         """Whether ``owner`` holds any lease."""
         return owner in self._owned
@@ -173,17 +196,19 @@ class Registry:
         return entry.owner
 
     @staticmethod
-    def _read(setup: Setup, host: str, number: int) -> Registration:
+    def _read(setup: Setup, peer: Peer, number: int) -> Registration:
         connections = setup.connections or (1 if setup.pipeline else CLASSIC_CONNECTIONS)
         return Registration(
             policy=setup.policy,
             server_id=setup.id,
-            host=host,
+            host=peer.host,
             port=setup.listenport,
             pipeline=setup.pipeline,
             connections=connections if setup.pipeline else min(connections, CLASSIC_CONNECTIONS),
             weight=setup.weight,
             draining=setup.drain,
             lease=setup.lease,
+            names=peer.names,
+            token=digest(setup.token),
             number=number,
         )

@@ -38,6 +38,19 @@ class Server(Protocol):
     def live(self) -> bool:
         """Whether packets may still be written to it."""
 
+    @property
+    def target(self) -> object:
+        """Whose connections lead to it."""
+
+
+class Allowance:
+    """How many packets of one policy have no answer yet."""
+
+    __slots__ = ("used",)
+
+    def __init__(self) -> None:
+        self.used = 0
+
 
 class Refusal(bytes):
     """A reply that is an error packet."""
@@ -56,7 +69,8 @@ class Refusal(bytes):
 class Request(Struct, eq=False):
     """The one object that a packet costs the proxy.
 
-    ``reply`` is set exactly once; who sets it calls ``deliver`` or ``deliver_soon`` of the asker.
+    ``reply`` is set exactly once; who sets it gives the ``allowance`` back and calls ``deliver`` or ``deliver_soon`` of
+    the asker.
 
     A Struct and not attrs: one is made for each packet, and msgspec makes it in a third of the time
     (docs/performance.rst).
@@ -73,6 +87,8 @@ class Request(Struct, eq=False):
     reply: bytes | Refusal | None = None
     #: The server it was given to.
     server: Server | None = None
+    #: Where it counts as unanswered, if its policy has a limit of that.
+    allowance: Allowance | None = None
     #: A server before that one may have had it: nobody can say any more that no server did.
     retried: bool = False
     #: The servers that it was written to, each with the audit trail's last line at that time; empty without a trail.
@@ -87,9 +103,13 @@ class Request(Struct, eq=False):
                 delivered = "unknown"
             packet = packets.error(packets.PROXY_ID, self.client_id, code, delivered, text)
             self.reply = Refusal(packet, code, delivered)
+            if self.allowance is not None:
+                self.allowance.used -= 1
             self.asker.deliver_soon()
 
     def abandon(self) -> None:
         """The asker is gone: whatever comes for this request now goes to nobody."""
         if self.reply is None:
             self.reply = b""
+            if self.allowance is not None:
+                self.allowance.used -= 1

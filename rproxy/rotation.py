@@ -89,6 +89,11 @@ class Rotation:
         self._wheel = None
         return replaced
 
+    def bar(self, server_id: str) -> Member:
+        """Offer nothing more to a member, and return it."""
+        self._wheel = None
+        return self._members[server_id]
+
     def remove(self, server_id: str) -> Member | None:
         """Take a member out."""
         self._wheel = None

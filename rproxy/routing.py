@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from typing import Any
 
-from attrs import define, field
+from attrs import define, evolve, field
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -20,8 +21,9 @@ from rproxy.health import Health
 from rproxy.limits import CLASSIC_READ, Limits
 from rproxy.metrics import Counters
 from rproxy.packetlog import ProxyLog
+from rproxy.policies import EVERYTHING, Policies, Policy
 from rproxy.registry import Address, Registration
-from rproxy.request import Refusal, Request
+from rproxy.request import Allowance, Refusal, Request
 from rproxy.rotation import Member, Rotation
 from rproxy.trail import Trail
 from rproxy.upstream import Connect, Upstream
@@ -37,6 +39,9 @@ class Route:
     """One policy: its servers, and who waits for them."""
 
     line: WaitingLine
+    #: The proxy's limits, or those of the policy where it has its own.
+    limits: Limits
+    policy: Policy
     rotation: Rotation = field(factory=Rotation)
     #: When the last registration ended, in the clock's seconds.
     deserted: float | None = None
@@ -92,7 +97,7 @@ class Router:
 
     :param connect: how to reach an address.
     :param random: numbers from 0 to 1, for jitter.
-    :param retry: the policies whose packets may be given to another server after one may have had them.
+    :param policies: what each policy's limits are, and whether its packets may be given to a second server.
     :param trail: where it is recorded to whom packets are written, None nowhere.
     """
 
@@ -106,7 +111,7 @@ class Router:
         connect: Connect,
         random: Callable[[], float],
         log: ProxyLog | None = None,
-        retry: frozenset[str] = frozenset(),
+        policies: Policies = EVERYTHING,
         trail: Trail | None = None,
     ) -> None:
         self._limits = limits
@@ -120,7 +125,10 @@ class Router:
         self._upstreams: dict[Address, Upstream] = {}
         #: The policies that have somebody in line, or had when it was looked at last.
         self._waiting: dict[str, None] = {}
-        self._retry = retry
+        self._policies = policies
+        #: Of each policy that has a limit of that: its packets without an answer. Not in the routes, as those go while
+        #: servers still answer.
+        self._allowances: dict[str, Allowance] = {}
         #: Packets that were retried, and may be answered by now.
         self._retrying: list[Request] = []
 
@@ -144,17 +152,35 @@ class Router:
         route = self._routes.get(request.policy)
         if route is None:
             request.refuse("no-server", "no", f"no server serves policy {request.policy}")
-        elif route.deserted is not None and self._clock.seconds() - route.deserted >= self._limits.queue_timeout:
+            return
+        if route.limits is not self._limits and not self._within_limits(route, request):
+            return
+        if route.deserted is not None and self._clock.seconds() - route.deserted >= route.limits.queue_timeout:
             # The route is still there for those that came earlier and wait.
             request.refuse("no-server", "no", f"no server serves policy {request.policy} any more")
         elif route.line.packets or route.rotation.offer(request) is None:
-            request.waits_until = request.deadline - self._limits.timeout + self._limits.queue_timeout
+            request.waits_until = request.deadline - route.limits.timeout + route.limits.queue_timeout
             if self._refuse_long(route, request):
                 return
             if not route.line.packets:
                 self._waiting[request.policy] = None
             if not route.line.push(request):
                 request.refuse("overloaded", "no", f"too many packets wait for a server of policy {request.policy}")
+
+    def _within_limits(self, route: Route, request: Request) -> bool:
+        """Hold the request to the limits of its own policy, or refuse it."""
+        request.deadline += route.limits.timeout - self._limits.timeout
+        most = route.policy.in_flight
+        if most is not None:
+            allowance = self._allowances.get(request.policy)
+            if allowance is None:
+                allowance = self._allowances[request.policy] = Allowance()
+            if allowance.used >= most:
+                request.refuse("overloaded", "no", f"too many packets of policy {request.policy} have no answer yet")
+                return False
+            allowance.used += 1
+            request.allowance = allowance
+        return True
 
     def redispatch(self, requests: Iterable[Request]) -> None:
         """Find other servers for requests of which not one byte was written (promise 6), in their order."""
@@ -168,15 +194,15 @@ class Router:
         Each is retried once, and those that are being retried are never more than a share of what is in flight, so
         that servers that fail because they have too much to do don't get still more.
         """
-        if not self._retry:
+        requests = list(requests)
+        if not any(self._may_retry(request) for request in requests):
             return requests
         self._retrying = [request for request in self._retrying if request.reply is None]
         budget = int(max(RETRIES, RETRY_SHARE * self._counters.in_flight)) - len(self._retrying)
         again: list[Request] = []
         others: list[Request] = []
         for request in requests:
-            may = request.policy in self._retry and request.reply is None and not request.retried
-            if may and len(again) < budget:
+            if self._may_retry(request) and len(again) < budget:
                 request.retried = True
                 again.append(request)
             else:
@@ -185,6 +211,10 @@ class Router:
         self._counters.retried += len(again)
         self._offer_again(again)
         return others
+
+    def _may_retry(self, request: Request) -> bool:
+        policy = self._policies.get(request.policy)
+        return policy is not None and policy.retry and request.reply is None and not request.retried
 
     def _offer_again(self, requests: Iterable[Request]) -> None:
         waiting = []
@@ -195,7 +225,7 @@ class Router:
             elif route.rotation.offer(request) is None and not self._refuse_long(route, request):
                 waiting.append((route, request))
         for route, request in reversed(waiting):
-            request.waits_until = self._clock.seconds() + self._limits.queue_timeout
+            request.waits_until = self._clock.seconds() + route.limits.queue_timeout
             route.line.push_back(request)
             self._waiting[request.policy] = None
 
@@ -216,7 +246,7 @@ class Router:
         """A server serves a policy, anew or with other terms."""
         route = self._routes.get(registration.policy)
         if route is None:
-            route = self._routes[registration.policy] = Route(WaitingLine(self._limits))
+            route = self._routes[registration.policy] = self._make_route(registration.policy)
         route.deserted = None
         upstream = self._upstreams.get(registration.address)
         if upstream is None:
@@ -228,6 +258,52 @@ class Router:
             self._leave(replaced)
         upstream.give_back_if_changed()
         self.room_made(upstream)
+
+    @property
+    def unanswered(self) -> dict[str, int]:
+        """How many packets have no answer yet, for each policy that has a limit of that."""
+        return {name: allowance.used for name, allowance in self._allowances.items()}
+
+    def bar(self, registrations: Iterable[Registration]) -> None:
+        """Write nothing more to these, which are about to end: one would be given what another gave back."""
+        for registration in registrations:
+            member = self._routes[registration.policy].rotation.bar(registration.server_id)
+            self._upstreams[registration.address].bar(member)
+
+    def reload(self, policies: Policies) -> None:
+        """Keep to these policies from now on; the registrations that they don't allow have ended already."""
+        self._policies = policies
+        self._allowances = {name: allowance for name, allowance in self._allowances.items() if allowance.used}
+        for name, route in list(self._routes.items()):
+            policy = policies.get(name)
+            if policy is None:
+                self._abolish(name, route)
+            else:
+                route.policy = policy
+                route.limits = route.line.limits = self._limits_of(policy)
+
+    def _abolish(self, name: str, route: Route) -> None:
+        del self._routes[name]
+        self._waiting.pop(name, None)
+        while (request := route.line.pop()) is not None:
+            request.refuse("no-server", "no", f"there is no policy {name} any more")
+
+    def _make_route(self, name: str) -> Route:
+        # Who may serve a policy was decided before: it is one that exists.
+        policy = self._policies.get(name) or Policy()
+        limits = self._limits_of(policy)
+        return Route(WaitingLine(limits), limits, policy)
+
+    def _limits_of(self, policy: Policy) -> Limits:
+        """The limits that the policy's packets are held to; the proxy's, the same object, where it has none."""
+        names = ("timeout", "queue_timeout", "queue_packets")
+        changes: Any = {name: limit for name in names if (limit := getattr(policy, name)) is not None}
+        return evolve(self._limits, **changes) if changes or policy.in_flight is not None else self._limits
+
+    def in_flight_at(self, registration: Registration) -> int:
+        """How many packets a server has, under this registration's policy, that it hasn't answered."""
+        upstream = self._upstreams.get(registration.address)
+        return 0 if upstream is None else upstream.in_flight_of(registration.policy)
 
     def ended(self, registration: Registration) -> None:
         """A server serves a policy no more."""
@@ -284,10 +360,10 @@ class Router:
                 del self._upstreams[upstream.address]
         for policy, route in list(self._routes.items()):
             for request in route.line.expired(now) if route.line.packets else ():
-                self._expire(request, now)
+                _expire(request, route, now)
             if (
                 route.deserted is not None
-                and now - route.deserted >= self._limits.queue_timeout
+                and now - route.deserted >= route.limits.queue_timeout
                 and not route.line.packets
             ):
                 del self._routes[policy]
@@ -301,11 +377,10 @@ class Router:
         for upstream in self._upstreams.values():
             upstream.stop()
 
-    def _expire(self, request: Request, now: float) -> None:
-        if request.deadline <= now:
-            request.refuse("timeout", "no", "no server could take it before its deadline")
-        else:
-            seconds = self._limits.queue_timeout
-            request.refuse(
-                "no-server", "no", f"no server of policy {request.policy} could take it within {seconds:g} s"
-            )
+
+def _expire(request: Request, route: Route, now: float) -> None:
+    if request.deadline <= now:
+        request.refuse("timeout", "no", "no server could take it before its deadline")
+    else:
+        seconds = route.limits.queue_timeout
+        request.refuse("no-server", "no", f"no server of policy {request.policy} could take it within {seconds:g} s")

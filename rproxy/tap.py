@@ -6,7 +6,7 @@ import math
 import random
 import time
 from argparse import ArgumentTypeError
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,9 +15,9 @@ from twisted.application.service import IService, MultiService
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
 from twisted.python import usage
 
-from rproxy.addresses import network
 from rproxy.arguments import identifier
 from rproxy.audit.appending import TrailFile
 from rproxy.audit.keys import KeyFileError, read_key
@@ -25,9 +25,12 @@ from rproxy.collecting import CollectorService
 from rproxy.fronted import FrontedFactory
 from rproxy.limits import Limits
 from rproxy.listening import ListenerService, parse_listen
+from rproxy.networks import parse_network
 from rproxy.openfiles import OpenFilesService
 from rproxy.packetlog import ProxyLog
-from rproxy.proxy import ProxyFactory
+from rproxy.policies import PRIVATE, Policies, Policy
+from rproxy.policies.reading import PoliciesError, read
+from rproxy.proxy import ClientProtocol, Entrance, ProxyFactory, ServerProtocol
 from rproxy.proxyservice import ProxyService
 from rproxy.recording import Recorder
 from rproxy.registry import Address
@@ -42,6 +45,7 @@ _DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(Limit
 _PORT = "8000"
 #: Before an endpoint: those that ``--proxy-from`` names are expected there, and only there. As Twisted writes it.
 _FRONTED = "haproxy:"
+_logger = Logger()
 
 
 def _limit(name: str, text: str) -> list[object]:
@@ -97,6 +101,7 @@ class Options(usage.Options):
         ["upstream-tls-key", None, None, "File with its key"],
         ["upstream-tls-name", None, None, "What servers' certificates are for, instead of each one's IP address"],
     ]
+    optParameters.append(["policies", None, None, "Who may serve and ask for which policy: a TOML file"])
     optFlags: ClassVar = [
         ["upstream-tls", None, "Connect to servers by TLS, and verify their certificates"],
         ["strict", None, "Refuse packets whose payloadsize is wrong, instead of counting them"],
@@ -107,6 +112,8 @@ class Options(usage.Options):
         super().__init__()
         self["listen"] = []
         self["proxy-from"] = []
+        self["register-listen"] = []
+        self["register-from"] = []
         self["retry"] = set()
 
     def opt_listen(self, endpoint: str) -> None:
@@ -117,9 +124,21 @@ class Options(usage.Options):
     def opt_proxy_from(self, text: str) -> None:
         """Take PROXY headers, and nothing else, from this network; only at --listen haproxy:... if any (repeatable)"""
         try:
-            self["proxy-from"].append(network(text))
+            self["proxy-from"].append(parse_network(text))
         except ValueError as error:
-            raise usage.UsageError(f"--proxy-from: {error}") from None
+            raise usage.UsageError(f"--proxy-from: {error}: give a network, such as 10.0.1.0/24") from None
+
+    def opt_register_listen(self, endpoint: str) -> None:
+        """Let servers register at this endpoint, and nowhere else (repeatable)"""
+        self["register-listen"].append(endpoint)
+
+    def opt_register_from(self, network: str) -> None:
+        """Let servers of this network register, as 10.0.0.0/8, and no others but those of further ones (repeatable)
+        [default: loopback and private networks]"""
+        try:
+            self["register-from"].append(parse_network(network))
+        except ValueError as error:
+            raise usage.UsageError(f"--register-from: {error}: give a network, such as 10.0.1.0/24") from None
 
     def opt_retry(self, policy: str) -> None:
         """Give packets of this policy to another server if the first is lost while it has them (repeatable)"""
@@ -136,10 +155,16 @@ class Options(usage.Options):
         self["fronted"] = _which_are_fronted(listen, bool(self["proxy-from"]))
         try:
             self["listen"] = [parse_listen(text.removeprefix(_FRONTED)) for text in listen]
+            self["register-listen"] = [parse_listen(text) for text in self["register-listen"]]
         except ValueError as error:
             raise usage.UsageError(str(error)) from None
         self._take_audit()
         self["upstream-files"] = self._upstream_files()
+        if self["policies"] is not None:
+            if self["retry"]:
+                raise usage.UsageError("--retry: with --policies, say retry = true in the file")
+            # A daemon changes its folder before it reads the file again.
+            self["policies"] = Path(self["policies"]).absolute()
         self["limits"] = Limits(
             **{
                 name: type(default)(self[option])
@@ -147,6 +172,10 @@ class Options(usage.Options):
                 if (option := name.replace("_", "-")) in self
             }
         )
+        try:
+            self["allowed"] = self.read_policies()
+        except PoliciesError as error:
+            raise usage.UsageError(f"--policies: {error}") from None
 
     def _upstream_files(self) -> Files | None:
         begin = "--upstream-tls"
@@ -174,6 +203,30 @@ class Options(usage.Options):
             raise usage.UsageError(f"--audit-key: {error}") from None
         # Where it daemonizes, twistd leaves the folder that it was started in.
         self["audit"] = Path(self["audit"]).absolute()
+
+    def read_policies(self) -> Policies:
+        """What the options allow, and what the policies file does, as it is now.
+
+        :raises PoliciesError: something in it is wrong.
+        """
+        base = Policies(
+            register_from=tuple(self["register-from"]) or PRIVATE,
+            anonymous={policy: Policy(retry=True) for policy in self["retry"]},
+        )
+        return base if self["policies"] is None else read(self["policies"], base)
+
+
+def reload_policies(options: Options, factory: ProxyFactory) -> None:
+    """Read the policies file again, if there is one, and have the proxy keep to it; or say why it doesn't."""
+    if options["policies"] is None:
+        return
+    try:
+        policies = options.read_policies()
+    except PoliciesError as error:
+        _logger.warn("The policies stay as they were: {error}", error=str(error))
+        return
+    factory.reload(policies)
+    _logger.info("Keeping to the policies of {file} as it is now", file=str(options["policies"]))
 
 
 def _make_trail(options: Options) -> Trail | None:
@@ -206,12 +259,17 @@ def _which_are_fronted(listen: Sequence[str], trusted: bool) -> list[bool]:
 
 def _listeners(options: Options, factory: ProxyFactory, keyring: Keyring, sockets: Any) -> Iterator[ListenerService]:
     """Where the proxy listens, with TLS on top of TCP, and what other proxies put in front of both."""
+    clients = Entrance(factory, ClientProtocol) if options["register-listen"] else factory
     for text, is_fronted in zip(options["listen"], options["fronted"], strict=True):
         endpoint, files = split_listen(text)
-        front = keyring.server(files, factory, factory.clock)
+        front = keyring.server(files, clients, factory.clock)
         if is_fronted:
             front = FrontedFactory(front, factory, options["proxy-from"])
         yield ListenerService(endpoint, front, sockets, factory.listening)
+    for text in options["register-listen"]:
+        endpoint, files = split_listen(text)
+        front = keyring.server(files, Entrance(factory, ServerProtocol), factory.clock)
+        yield ListenerService(endpoint, front, sockets, factory.registering)
 
 
 def makeService(options: Options) -> IService:
@@ -239,7 +297,7 @@ def makeService(options: Options) -> IService:
         connect,
         random.random,
         ProxyLog() if options["log-packets"] else None,
-        frozenset(options["retry"]),
+        options["allowed"],
         trail,
     )
     try:
@@ -257,7 +315,9 @@ def makeService(options: Options) -> IService:
     proxy.setServiceParent(service)
     CollectorService(reactor).setServiceParent(service)
     OpenFilesService(limits.max_clients).setServiceParent(service)
-    reloads = [keyring.reload] if keyring else []
+    reloads: list[Callable[[], object]] = [keyring.reload] if keyring else []
+    if options["policies"] is not None:
+        reloads.append(lambda: reload_policies(options, factory))
     if trail is not None:
         recorder = _record(options, trail, factory, reactor)
         # The proxy's own child, because those are stopped when its last packet is answered.

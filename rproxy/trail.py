@@ -195,9 +195,9 @@ class Trail:
             number = registration.number
             self._note(Ended(0, self._now(), registration=number, policy=policy, server=server, why=why))
 
-    def setup_refused(self, setup: Setup, host: str | None, error: str) -> None:
+    def setup_refused(self, setup: Setup, host: str, error: str) -> None:
         """A setup packet was refused."""
-        self._note(Refused(0, self._now(), policy=setup.policy, server=setup.id, host=host or "", error=error))
+        self._note(Refused(0, self._now(), policy=setup.policy, server=setup.id, host=host, error=error))
 
     def _note(self, line: Line) -> None:
         if self.size < ROOM:

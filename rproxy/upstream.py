@@ -116,10 +116,14 @@ class Upstream(Factory):
             self._probe_now()
         self._rest_if_unused()
 
-    def leave(self, member: Member) -> None:
-        """Serve one policy less: nothing more is written for it."""
+    def bar(self, member: Member) -> None:
+        """Nothing more is written for this member, which is about to leave."""
         self._live -= member.live
         member.live = False
+
+    def leave(self, member: Member) -> None:
+        """Serve one policy less: nothing more is written for it."""
+        self.bar(member)
         members = self._members[member.policy]
         members.remove(member)
         if not members:
@@ -129,6 +133,14 @@ class Upstream(Factory):
     def members_of(self, policy: str) -> list[Member]:
         """Those that may be written to for a policy."""
         return [member for member in self._members.get(policy, ()) if member.live]
+
+    def in_flight_of(self, policy: str) -> int:
+        """How many packets of a policy the server has that it hasn't answered."""
+        return sum(
+            request.policy == policy and request.reply is None
+            for connection in self._open
+            for request in connection.in_flight
+        )
 
     def give_back_if_changed(self) -> None:
         """What was taken on other terms is offered again."""

@@ -14,10 +14,10 @@ from rproxy.request import Asker, Request
 class WaitingLine:
     """Requests that no server could take yet. Those that were answered while they waited are passed over."""
 
-    __slots__ = ("_bytes", "_limits", "_lines", "_turns", "packets")
+    __slots__ = ("_bytes", "_lines", "_turns", "limits", "packets")
 
     def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+        self.limits = limits
         self._lines: dict[Asker, deque[Request]] = {}
         #: Whose turn it is; each asker stands here once.
         self._turns: deque[Asker] = deque()
@@ -30,7 +30,7 @@ class WaitingLine:
 
     def push(self, request: Request) -> bool:
         """Let the request wait, or answer False: the line is full."""
-        if self.packets >= self._limits.queue_packets or self._bytes >= self._limits.queue_bytes:
+        if self.packets >= self.limits.queue_packets or self._bytes >= self.limits.queue_bytes:
             return False
         # Not by _line: under load every packet comes this way.
         self.packets += 1

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import socket
 from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from errno import ECONNRESET, EPIPE, EWOULDBLOCK
 from typing import Any, cast
@@ -28,7 +28,6 @@ from twisted.internet.interfaces import (
     IProtocolFactory,
     IStreamClientEndpoint,
 )
-from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
 from twisted.internet.tcp import Connection, Server
 from twisted.python.failure import Failure
@@ -36,7 +35,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from rproxy.limits import Limits
-from rproxy.proxy import ProxyFactory
+from rproxy.policies import EVERYTHING, Policies
+from rproxy.proxy import ClientProtocol, Entrance, ProxyFactory, ServerProtocol
 from rproxy.registry import Address
 from rproxy.sweeping import SWEEP
 
@@ -253,15 +253,18 @@ class Peer:
 class Client(Peer):
     """A client's or a registering server's end of its connection."""
 
-    def __init__(self, proxy: Proxy, host: str, address: IAddress | None) -> None:
-        super().__init__(proxy, (host, proxy.next_number()), proxy.port.address)
+    def __init__(self, proxy: Proxy, host: str, address: IAddress | None, port: MemoryPort) -> None:
+        super().__init__(proxy, (host, proxy.next_number()), port.address)
         self._address = address
 
-    def come_in(self, factory: Factory, port: MemoryPort, reactor: MemoryReactor) -> None:
+    def come_in(self, port: MemoryPort, reactor: MemoryReactor) -> None:
         """Be accepted by the port."""
         host, number = self._socket.getpeername()
         address = self._address or IPv4Address("TCP", host, number)
-        protocol = cast(Protocol, factory.buildProtocol(address))
+        protocol = cast(Any, port.factory.buildProtocol(address))
+        if protocol is None:
+            self._socket.close()
+            return
         transport = MemoryServer(
             cast(socket.socket, self._socket), protocol, (host, number), cast(Any, port), number, cast(Any, reactor)
         )
@@ -511,12 +514,13 @@ class MemoryConnection(Connection):
 class MemoryPort:
     """Where clients come in. Those that aren't accepted yet stand in its backlog."""
 
-    address = ("10.0.0.1", 8000)
-    _realPortNumber = 8000
     connected = True
     disconnecting = False
 
-    def __init__(self) -> None:
+    def __init__(self, factory: IProtocolFactory, number: int) -> None:
+        self.factory = factory
+        self.address = "10.0.0.1", number
+        self._realPortNumber = number
         self.reading = True
         self.backlog: deque[Client] = deque()
 
@@ -541,13 +545,15 @@ class Proxy:
     """The proxy and its world."""
 
     limits: Limits = field(factory=Limits)
-    #: The policies whose packets may be retried.
-    retry: frozenset[str] = frozenset()
+    policies: Policies = EVERYTHING
+    #: Whether servers register at a port of their own.
+    apart: bool = False
     reactor: MemoryReactor = field(factory=MemoryReactor, init=False)
-    port: MemoryPort = field(factory=MemoryPort, init=False)
     factory: ProxyFactory = field(init=False)
-    #: What clients are accepted by: that factory, or one in front of it.
-    front: Factory = field(init=False)
+    port: MemoryPort = field(init=False)
+    setup_port: MemoryPort = field(init=False)
+    #: Every client and registering server that ever was.
+    _clients: list[Client] = field(factory=list, init=False)
     #: Who registered from where: policy, host and port to id.
     ids: dict[tuple[str, str, int], str] = field(factory=dict, init=False)
     _servers: dict[Address, MemoryServerHost] = field(factory=dict, init=False)
@@ -556,31 +562,40 @@ class Proxy:
 
     def __attrs_post_init__(self) -> None:
         self.factory = self.make_factory()
-        self.front = self.factory
+        self.port = self.setup_port = MemoryPort(self.factory, 8000)
+        if self.apart:
+            self.port = MemoryPort(Entrance(self.factory, ClientProtocol), 8000)
+            self.setup_port = MemoryPort(Entrance(self.factory, ServerProtocol), 8001)
+            self.factory.registering(self.setup_port)
         self.factory.listening(self.port)
 
     def make_factory(self) -> ProxyFactory:
         """The proxy itself."""
-        return ProxyFactory(self.limits, cast(Any, self.reactor), self.server_at, lambda: 0.5, None, self.retry)
+        return ProxyFactory(self.limits, cast(Any, self.reactor), self.server_at, lambda: 0.5, None, self.policies)
 
     def next_number(self) -> int:
         """An ephemeral port."""
         self._number += 1
         return self._number
 
-    def client(self, host: str = CLIENT_HOST, address: IAddress | None = None) -> Client:
+    def client(
+        self, host: str = CLIENT_HOST, address: IAddress | None = None, port: MemoryPort | None = None
+    ) -> Client:
         """A new client connection.
 
         :param address: what the transport says of its peer, if that isn't an address with the host.
+        :param port: where it comes in, if not where clients do.
         """
-        client = Client(self, host, address)
-        self.port.backlog.append(client)
+        port = port or self.port
+        client = Client(self, host, address, port)
+        self._clients.append(client)
+        port.backlog.append(client)
         self.pump()
         return client
 
     def register(self, server_id: str, policy: str, port: int, host: str = HOST, **modern: Any) -> Client:
         """Register a server as it would itself, and return the connection; a classic server has closed it."""
-        connection = self.client(host)
+        connection = self.client(host, port=self.setup_port)
         self.ids[policy, host, port] = server_id
         connection.send(setup(server_id, policy, port, **modern))
         if "lease" not in modern:
@@ -622,9 +637,10 @@ class Proxy:
 
     def _turn(self) -> bool:
         happened = self.reactor.turn()
-        while self.port.reading and self.port.backlog:
-            self.port.backlog.popleft().come_in(self.front, self.port, self.reactor)
-            happened = True
+        for port in (self.port, self.setup_port):
+            while port.reading and port.backlog:
+                port.backlog.popleft().come_in(port, self.reactor)
+                happened = True
         for server in list(self._servers.values()):
             happened |= server.settle()
         return happened
@@ -639,7 +655,7 @@ class Proxy:
             self.pump()
 
     def check_counters(self) -> None:
-        """Every packet that was received went out on one of four ways, or is still there.
+        """Every packet that was received went out on one of four ways, or is still there; none went astray.
 
         :raises AssertionError: it isn't so.
         """
@@ -648,12 +664,32 @@ class Proxy:
         in_flight = self.factory.in_flight
         if counters.received != gone + in_flight:
             raise AssertionError(f"{counters} and {in_flight} in flight don't add up")
+        if counters.violations:
+            raise AssertionError(f"{counters.violations} packets were about to be written to a wrong server")
+        unanswered = self.factory.router.unanswered
+        if sum(unanswered.values()) > in_flight or min(unanswered.values(), default=0) < 0:
+            raise AssertionError(f"{in_flight} in flight, of which are counted: {unanswered}")
+
+    def check_end(self) -> None:
+        """The counters, and that nothing is counted as unanswered once all clients are gone.
+
+        :raises AssertionError: it isn't so.
+        """
+        self.check_counters()
+        if not self.factory.router.unanswered:
+            return
+        for client in self._clients:
+            if not client.closed:
+                client.reset()
+        self.check_counters()
+        if any(self.factory.router.unanswered.values()):
+            raise AssertionError(f"nobody is left, and still are counted: {self.factory.router.unanswered}")
 
 
 class ProxyCase(SynchronousTestCase):
     """A test with proxies whose counters must add up at its end."""
 
-    def proxy(self, *, retry: Collection[str] = (), **limits: Any) -> Proxy:
-        proxy = Proxy(Limits(**limits), frozenset(retry))
-        self.addCleanup(proxy.check_counters)
+    def proxy(self, policies: Policies = EVERYTHING, *, apart: bool = False, **limits: Any) -> Proxy:
+        proxy = Proxy(Limits(**limits), policies, apart)
+        self.addCleanup(proxy.check_end)
         return proxy

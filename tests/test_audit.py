@@ -49,6 +49,7 @@ class Server:
     def __init__(self, registration: Registration) -> None:
         self.policy, self.server_id = registration.key
         self.number = registration.number
+        self.target = self
 
 
 def request(client_id: str = "1", policy: str = "111") -> Request:

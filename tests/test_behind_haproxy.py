@@ -123,7 +123,7 @@ def test_refused_setup(group: Group, tmp_path: Path) -> None:
     ):
         assert holder.ask(setup_packet("100", 5000, lease=60))["payload"] == "registered"
         assert other.ask(setup_packet("100", 5000, lease=60))["error"] == "conflict"
-        proxy.wait_for_log("Refused setup message from server id 100 privacy policy 111: conflict")
+        proxy.wait_for_log("Refused setup message from server id 100 ip .* privacy policy 111: conflict")
 
 
 def test_limits_for_the_real_peer(group: Group, tmp_path: Path) -> None:

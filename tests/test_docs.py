@@ -11,16 +11,17 @@ import shlex
 import subprocess
 import sys
 import textwrap
-from argparse import ArgumentParser
+from argparse import ArgumentParser, _SubParsersAction
 from collections.abc import Iterator
 from importlib.util import find_spec
 from io import StringIO
+from ipaddress import ip_network
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 from unittest import skipUnless
 
-from attrs import asdict, frozen
+from attrs import asdict, fields, frozen
 from twisted.python.usage import Options
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -29,11 +30,14 @@ from rproxy.cli import COMMANDS, make_parser
 from rproxy.framing import Framer
 from rproxy.limits import Limits
 from rproxy.packets import Ack, Data, Error, PacketError, Setup
+from rproxy.policies import PRIVATE, ClientRule, Policies, Policy, ServerRule, digest
+from rproxy.policies.reading import PoliciesError, parse, read
 from tests.support import PATIENCE, ROOT, Twistd
 from tests.test_packaging import ORDER, PACKAGE, PURE
 
 README = ROOT / "README.rst"
 PROTOCOL = ROOT / "docs" / "protocol.rst"
+POLICIES = ROOT / "docs" / "policies.rst"
 ARCHITECTURE = ROOT / "docs" / "architecture.rst"
 PAGES = (README, ROOT / "CHANGELOG.rst", *sorted((ROOT / "docs").glob("*.rst")))
 
@@ -78,15 +82,6 @@ def codes_of(page: Path) -> dict[str, list[str]]:
     return {row[0].strip("`"): row for row in table(section(page, "Error codes"))}
 
 
-def with_subparsers(parser: ArgumentParser) -> Iterator[ArgumentParser]:
-    """The parser, and those of its subcommands."""
-    yield parser
-    # argparse has no other way to ask for them.
-    for action in parser._subparsers._group_actions if parser._subparsers is not None else ():
-        choices = action.choices if isinstance(action.choices, dict) else {}
-        yield from choices.values()
-
-
 @frozen
 class Command:
     """What is typed, and what comes of it."""
@@ -125,11 +120,11 @@ def written(log: str) -> list[str]:
     return re.findall(r"^\S+ \[rproxy\.[^\]]*\] (.*)$", log, re.MULTILINE)
 
 
-def python(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """What this Python made of its arguments, in the project's folder."""
+def python(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """What this Python made of its arguments, in the project's folder or another."""
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(
-        [sys.executable, *arguments], cwd=ROOT, env=env, capture_output=True, text=True, timeout=PATIENCE, check=False
+        [sys.executable, *arguments], cwd=cwd, env=env, capture_output=True, text=True, timeout=PATIENCE, check=False
     )
 
 
@@ -274,9 +269,16 @@ class OptionTests(SynchronousTestCase):
         for _, _, command in COMMANDS:
             parser = ArgumentParser()
             command.add_arguments(parser)
-            for each in with_subparsers(parser):
-                names.update(re.findall(r"--[a-z-]+", each.format_usage()))
+            names.update(re.findall(r"--[a-z-]+", "".join(self.usages(parser))))
         return names
+
+    def usages(self, parser: ArgumentParser) -> Iterator[str]:
+        """What a command takes, and what the commands below it do."""
+        yield parser.format_usage()
+        for action in parser._actions:
+            if isinstance(action, _SubParsersAction):
+                for below in action.choices.values():
+                    yield from self.usages(below)
 
     def test_named(self) -> None:
         """Wherever it is named."""
@@ -345,6 +347,72 @@ class ModernFieldTests(SynchronousTestCase):
                 self.assertEqual(getattr(self.setup_with(field, good), field), good)
             for bad in least - 1, 0, most + 1:
                 self.assertRaises(PacketError, self.setup_with, field, bad)
+
+
+class PoliciesTests(SynchronousTestCase):
+    """What docs/policies.rst says of the policies file."""
+
+    def blocks(self, title: str, language: str = "toml") -> list[str]:
+        return code_blocks(section(POLICIES, title), language)
+
+    def test_example(self) -> None:
+        """It is the file that is there, and it is right."""
+        (block,) = self.blocks("The policies file")
+        example = ROOT / "etc" / "rproxy" / "policies.toml"
+        self.assertEqual(block, example.read_text("utf-8"))
+        policies = read(example, Policies()).by_name
+        assert policies is not None
+        self.assertEqual([*policies], ["111", "222"])
+
+    def test_example_with_what_is_left_out(self) -> None:
+        """The line that needs another file is right as well."""
+        (block,) = self.blocks("The policies file")
+        policies = parse(block.replace("# token-file", "token-file"), lambda name: [name])
+        self.assertEqual(policies["111"].servers.tokens, (digest("111.tokens"),))
+
+    def test_commands(self) -> None:
+        """They print what is shown, given the files that are shown."""
+        with TemporaryDirectory() as name:
+            folder = Path(name)
+            (folder / "etc").symlink_to(ROOT / "etc")
+            (folder / "bad.toml").write_text(self.blocks("Mistakes")[0], "utf-8")
+            (folder / "new.toml").write_text(self.blocks("What a file allows, and what it changes")[0], "utf-8")
+            shown = [command for command in commands(POLICIES.read_text("utf-8")) if command.argv[0] == "rproxy"]
+            self.assertEqual(len(shown), 3)
+            for command in shown:
+                result = python("-m", "rproxy.cli", *command.argv[1:], cwd=folder)
+                self.assertEqual((result.stdout + result.stderr).splitlines(), command.output)
+                self.assertEqual(result.returncode, "bad.toml" in command.argv)
+
+    def test_keys(self) -> None:
+        """The table has all that a policy may say, those of its tables under their names."""
+        keys = {row[0].strip("`") for row in self.rows()}
+        tables = {"servers": ServerRule, "clients": ClientRule}
+        names = {field.name for field in fields(Policy)} - {*tables}
+        names |= {f"{key}.{field.name}" for key, table in tables.items() for field in fields(table)}
+        self.assertEqual(keys, {name.replace("_", "-").replace("tokens", "token-file") for name in names})
+
+    def test_ranges(self) -> None:
+        """Both ends belong to a range, and what is beyond is refused; 0 is an end that doesn't."""
+        pattern = re.compile(r"(over )?(\d+) to ([\d,]+)(?: seconds)?")
+        ranges = {row[0].strip("`"): match for row in self.rows() if (match := pattern.fullmatch(row[1]))}
+        self.assertEqual(len(ranges), 5)
+        for key, match in ranges.items():
+            least, most = int(match[2]), int(match[3].replace(",", ""))
+            for good in (max(least, 1), most):
+                policy = parse(f"[policy.1]\n{key} = {good}", list)["1"]
+                self.assertEqual(getattr(policy, key.replace("-", "_")), good)
+            for bad in (least - 1, 0, most + 1):
+                self.assertRaises(PoliciesError, parse, f"[policy.1]\n{key} = {bad}", list)
+
+    def test_default_networks(self) -> None:
+        """Those that are named."""
+        (named,) = re.findall(r"\(127\.[^)]*\)", section(POLICIES, "Who may register"))
+        texts = [text.strip() for text in named.strip("()").split(",")]
+        self.assertEqual([*map(ip_network, texts)], [*PRIVATE])
+
+    def rows(self) -> list[list[str]]:
+        return table(section(POLICIES, "The policies file"))
 
 
 class ArchitectureTests(SynchronousTestCase):

@@ -10,8 +10,9 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.logger import capturedLogs, formatEvent
 from twisted.python.failure import Failure
 
-from rproxy.addresses import network
 from rproxy.fronted import FrontedFactory
+from rproxy.networks import parse_network
+from rproxy.policies import Policies
 from tests.memory import Client, ProxyCase, data, encode, setup
 from tests.strategies import cut
 
@@ -24,11 +25,14 @@ LOCAL = SIGNATURE + b"\x20\x00\x00\x00"
 UNIX = SIGNATURE + b"\x21\x31\x00\xd8" + b"/run/x".ljust(216, b"\0")
 SIX = b"PROXY TCP6 2001:db8::7 2001:db8::1 40000 8000\r\n"
 
+#: Servers may be on the public side too: it is the address that is asked about here.
+ANYWHERE = Policies(register_from=(parse_network("0.0.0.0/0"), parse_network("::/0")))
+
 
 class FrontedCase(ProxyCase):
     def serve(self, **limits: Any) -> None:
-        self.world = self.proxy(**limits)
-        self.world.front = FrontedFactory(self.world.factory, self.world.factory, [network("10.9.0.0/16")])
+        self.world = self.proxy(ANYWHERE, **limits)
+        self.world.port.factory = FrontedFactory(self.world.factory, self.world.factory, [parse_network("10.9.0.0/16")])
         self.events = self.enterContext(capturedLogs())
 
     def lines(self) -> list[str]:
@@ -229,7 +233,7 @@ class WrappedTests(FrontedCase):
         self.serve()
         lost.clear()
         factory = Factory.forProtocol(Greeting)
-        self.world.front = FrontedFactory(factory, self.world.factory, [network(FRONT)])
+        self.world.port.factory = FrontedFactory(factory, self.world.factory, [parse_network(FRONT)])
         client = self.front()
         client.send(LINE + b"who are you?")
         self.assertEqual(client.take_bytes(), b"hello 203.0.113.7\nWHO ARE YOU?")
@@ -238,7 +242,7 @@ class WrappedTests(FrontedCase):
 
     def test_one_that_takes_nobody(self) -> None:
         self.serve()
-        self.world.front = FrontedFactory(Picky(), self.world.factory, [network(FRONT)])
+        self.world.port.factory = FrontedFactory(Picky(), self.world.factory, [parse_network(FRONT)])
         client = self.front()
         client.send(LINE)
         self.assertTrue(client.gone)

@@ -1,8 +1,8 @@
 """Whatever happens, in whatever order: what docs/protocol.rst promises holds after each step.
 
 A machine makes clients come, ask, break their streams, fall silent and go; servers register, drain, lose their leases,
-refuse, hang, answer, answer wrongly and break; and time pass. It knows what is registered and what was asked, and
-after each step it compares that with all that arrived anywhere.
+refuse, hang, answer, answer wrongly and break; policies change; and time pass. It knows what is registered, what is
+allowed and what was asked, and after each step it compares that with all that arrived anywhere.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from attrs import asdict, define, evolve, field
+from attrs import asdict, define, evolve, field, frozen
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -27,6 +27,7 @@ from zope.interface import implementer
 
 from rproxy.health import LAST_PROBE
 from rproxy.limits import CLASSIC_CONNECTIONS, CLASSIC_READ, Limits
+from rproxy.policies import ClientRule, Policies, Policy, ServerRule, digest
 from rproxy.sweeping import SWEEP
 from tests.memory import BIG, Client, MemoryServerHost, Packet, Proxy, ServerConnection, ack, data, encode, setup
 from tests.strategies import spaces
@@ -36,7 +37,7 @@ POLICIES = ("111", "222")
 IDS = {5000: "1", 5001: "2", 5002: "1"}
 CLIENTS = 6
 #: What an error may say of a packet that no server got.
-UNDELIVERED = {"no-server", "overloaded", "timeout", "too-large"}
+UNDELIVERED = {"no-server", "overloaded", "timeout", "too-large", "forbidden"}
 LIMITS = Limits(
     timeout=4,
     queue_timeout=3,
@@ -52,6 +53,8 @@ LIMITS = Limits(
 )
 #: The policy whose packets may come to a second server.
 RETRIED = "222"
+#: What is allowed in the beginning and in the end: everything.
+EVERYTHING = Policies(anonymous={RETRIED: Policy(retry=True)})
 
 
 @define(eq=False)
@@ -91,6 +94,33 @@ class Terms:
     lease: int | None = None
     weight: int | None = None
     drain: bool | None = None
+    token: str | None = None
+
+
+@frozen
+class Rule:
+    """What a policies file says of a policy."""
+
+    ids: frozenset[str] | None = None
+    token: str | None = None
+    #: Whether clients may ask for it.
+    open: bool = True
+    in_flight: int | None = None
+
+    def allows(self, server_id: str, token: str | None) -> bool:
+        """Whether such a server may serve it."""
+        return (self.ids is None or server_id in self.ids) and self.token in {None, token}
+
+    def policy(self, name: str) -> Policy:
+        """As it is read from the file."""
+        tokens = None if self.token is None else (digest(self.token) or b"",)
+        clients = ClientRule() if self.open else ClientRule(())
+        return Policy(
+            servers=ServerRule(ids=self.ids, tokens=tokens),
+            clients=clients,
+            in_flight=self.in_flight,
+            retry=name == RETRIED,
+        )
 
 
 @define
@@ -132,6 +162,20 @@ registrations = st.builds(
     lease=st.sampled_from([None, 3, 30, 30, 30]),
     weight=st.sampled_from([None, None, 2]),
     drain=st.sampled_from([None] * 5 + [True]),
+    token=st.sampled_from([None, "a", "a", "b"]),
+)
+#: What a policies file says of each policy; one that it says nothing of doesn't exist.
+rules = st.dictionaries(
+    st.sampled_from(POLICIES),
+    st.builds(
+        Rule,
+        ids=st.sampled_from([None, None, {"1"}, {"2"}, set[str]()]).map(
+            lambda ids: None if ids is None else frozenset(ids)
+        ),
+        token=st.sampled_from([None, None, "a", "b"]),
+        open=st.integers(0, 7).map(bool),
+        in_flight=st.sampled_from([None, None, 1, 3]),
+    ),
 )
 
 
@@ -141,7 +185,9 @@ class Traffic(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.proxy = Proxy(LIMITS, frozenset({RETRIED}))
+        self.proxy = Proxy(LIMITS, EVERYTHING)
+        #: The policies file; None without one.
+        self.file: dict[str, Rule] | None = None
         self.places = {port: Place(self.proxy.server(port)) for port in IDS}
         self.entries: dict[tuple[str, str], Entry] = {}
         self.leases: list[Client] = []
@@ -270,16 +316,37 @@ class Traffic(RuleBasedStateMachine):
         key = policy, IDS[port]
         held = self.entries.get(key)
         owner = held.owner if held is not None and renews and held.port == port else None
-        self.note_terms(port, terms)
-        entry = self.entries[key] = Entry(port, terms)
+        allowed = self.allows(key, terms)
+        if allowed:
+            self.note_terms(port, terms)
+            entry = self.entries[key] = Entry(port, terms)
         if owner is not None:
             owner.send(setup(key[1], policy, port, **modern))
         else:
             owner = self.proxy.register(key[1], policy, port, **modern)
+        refused = [answer["error"] for answer in owner.take() if answer["type"] == "3"]
+        assert refused == ([] if allowed else ["forbidden"]), refused
+        if not allowed:
+            return
         if terms.lease is not None:
             entry.owner, entry.expires = owner, self.proxy.reactor.seconds() + terms.lease
             if owner not in self.leases:
                 self.leases.append(owner)
+        self.note_policies()
+
+    def allows(self, key: tuple[str, str], terms: Terms) -> bool:
+        """Whether such a server may serve such a policy, as the policies are now."""
+        rule = Rule() if self.file is None else self.file.get(key[0])
+        return rule is not None and rule.allows(key[1], terms.token)
+
+    @rule(rules=st.none() | rules)
+    def policies_change(self, rules: dict[str, Rule] | None) -> None:
+        """What isn't allowed any more ends."""
+        self.file = rules
+        by_name = None if rules is None else {name: each.policy(name) for name, each in rules.items()}
+        self.proxy.factory.reload(evolve(EVERYTHING, by_name=by_name))
+        self.proxy.pump()
+        self.entries = {key: entry for key, entry in self.entries.items() if self.allows(key, entry.terms)}
         self.note_policies()
 
     def note_terms(self, port: int, terms: Terms) -> None:
@@ -325,6 +392,8 @@ class Traffic(RuleBasedStateMachine):
         """A server that is being connected to, for a packet of the one policy, serves only the other from now on."""
         before, after = policies
         terms = evolve(terms, lease=30, drain=None)
+        if not all(self.allows((policy, IDS[port]), terms) for policy in policies):
+            return
         self.registers(port, before, terms, renews=False)
         self.places[port].server.hang()
         self.asks(index, [before], long=False, cut=80, space=b"")
@@ -518,7 +587,8 @@ class Traffic(RuleBasedStateMachine):
                 assert payload not in self.arrived, f"{payload} was delivered"
                 self.undelivered.add(payload)
             else:
-                retried = self.packets[payload]["privPoliId"] == RETRIED and payload in self.arrived
+                # Whether it arrived somewhere before can't be asked: who goes takes along what it didn't read.
+                retried = self.packets[payload]["privPoliId"] == RETRIED
                 assert answer["error"] in {"timeout", "server-lost"} | (UNDELIVERED if retried else set())
 
     def teardown(self) -> None:
@@ -526,6 +596,7 @@ class Traffic(RuleBasedStateMachine):
         try:
             if self.together:
                 self.is_seen()
+            self.policies_change(None)
             for asker in self.askers:
                 asker.peer.read_again()
             for _ in range(50):

@@ -16,6 +16,7 @@ PACKAGE = ROOT / "rproxy"
 #: The rooms of ``docs/architecture.rst``: a module imports only from those before it. A package is one room.
 ORDER = (
     "limits",
+    "networks",
     "addresses",
     "tlsfiles",
     "lingering",
@@ -82,6 +83,7 @@ PURE = frozenset(
         "health",
         "limits",
         "metrics",
+        "networks",
         "packetfiles",
         "packets",
         "policies",

@@ -19,6 +19,7 @@ from rproxy.audit.commands import Reading
 from rproxy.audit.keys import Key
 from rproxy.limits import Limits
 from rproxy.packets import data as data_packet
+from rproxy.policies import Policies, Policy
 from rproxy.proxy import ProxyFactory
 from rproxy.recording import GATHER, RETRY, Recorder, RecordError
 from rproxy.trail import ROOM, Trail
@@ -40,7 +41,7 @@ class RecordedProxy(Proxy):
         self.trail = Trail(KEY, lambda: WALL + self.reactor.seconds(), complete=True)
         self.trail.start(None)
         return ProxyFactory(
-            self.limits, cast(Any, self.reactor), self.server_at, lambda: 0.5, None, self.retry, self.trail
+            self.limits, cast(Any, self.reactor), self.server_at, lambda: 0.5, None, self.policies, self.trail
         )
 
     def lines(self) -> list[dict[str, Any]]:
@@ -64,7 +65,11 @@ class RecordedCase(ProxyCase, CommandCase):
     forwarded = 0
 
     def recorded(self, *, retry: tuple[str, ...] = (), **limits: Any) -> RecordedProxy:
-        proxy = RecordedProxy(Limits(**limits), frozenset(retry), path=self.folder() / "audit.log")
+        proxy = RecordedProxy(
+            Limits(**limits),
+            Policies(anonymous={each: Policy(retry=True) for each in retry}),
+            path=self.folder() / "audit.log",
+        )
         self.addCleanup(proxy.check_counters)
         self.addCleanup(self.check, proxy)
         return proxy

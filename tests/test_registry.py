@@ -14,6 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 import tests.strategies  # noqa: F401  # the profile that Hypothesis runs under
 from rproxy.packets import Setup
+from rproxy.policies import Peer, digest
 from rproxy.registry import ConflictError, Key, Registration, Registry
 
 EAST, WEST = "10.0.0.1", "10.0.0.2"
@@ -51,12 +52,12 @@ class RegistryCase(SynchronousTestCase):
         self.connection = Connection()
 
     def register(self, setup: Setup, host: str = EAST, owner: object | None = None) -> Registration:
-        registration = self.registry.register(setup, host, owner or self.connection)
+        registration = self.registry.register(setup, Peer(host), owner or self.connection)
         assert registration is not None, "it was a renewal"
         return registration
 
     def renew(self, setup: Setup, host: str = EAST, owner: object | None = None) -> None:
-        self.assertIsNone(self.registry.register(setup, host, owner or self.connection))
+        self.assertIsNone(self.registry.register(setup, Peer(host), owner or self.connection))
 
     def assert_heard(self, *lines: str) -> None:
         """The router heard just this since the last time."""
@@ -291,7 +292,7 @@ class ConflictTests(RegistryCase):
         self.register(setup(lease=10.0), EAST)
         for intruder in (setup(lease=10.0), setup(), setup(drain=True), setup(port=5001)):
             with self.assertRaisesRegex(ConflictError, "^another host holds server 100 of policy 111$"):
-                self.registry.register(intruder, WEST, Connection())
+                self.registry.register(intruder, Peer(WEST), Connection())
         self.assert_heard("100 serves 111 at 10.0.0.1")
         self.renew(setup(lease=10.0))
 
@@ -365,6 +366,59 @@ steps = st.lists(
 )
 
 
+class RevocationTests(RegistryCase):
+    """Registrations that aren't allowed any more."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.displaced: list[object] = []
+        self.registry = Registry(self.clock.seconds, self.router.registered, self.router.ended, self.displaced.append)
+
+    def test_standing(self) -> None:
+        """All of them, in the order of registration, with what each showed."""
+        self.assertEqual([], self.registry.standing)
+        first = self.register(setup("100"))
+        peer = Peer(WEST, frozenset({"a"}))
+        second = self.registry.register(setup("101", lease=10.0, token="secret"), peer, self.connection)
+        assert second is not None
+        self.assertEqual([first, second], self.registry.standing)
+        self.assertEqual((peer, digest("secret")), (second.peer, second.token))
+        self.assertNotIn("token", repr(second))
+
+    def test_without_a_lease(self) -> None:
+        registration = self.register(setup())
+        self.registry.revoke(registration, "not allowed")
+        self.assert_heard("100 serves 111 at 10.0.0.1", "100 serves 111 no more")
+        self.assertEqual(([], []), (self.registry.standing, self.displaced))
+
+    def test_with_a_lease(self) -> None:
+        """The connection holds it no more, and is told; what it holds beside stays."""
+        registration = self.register(setup(lease=10.0))
+        self.register(setup(policy="222", lease=10.0))
+        self.registry.revoke(registration, "not allowed")
+        self.assertEqual([self.connection], self.displaced)
+        self.assertTrue(self.registry.is_owner(self.connection))
+        self.registry.revoke(self.registry.standing[0], "not allowed")
+        self.assertFalse(self.registry.is_owner(self.connection))
+        self.registry.release(self.connection)
+        self.assertEqual([], self.registry.expire())
+
+    def test_its_key_and_its_place_are_free(self) -> None:
+        """For another host, and for another id at the same port."""
+        self.registry.revoke(self.register(setup(lease=10.0)), "not allowed")
+        self.register(setup(lease=10.0), WEST, Connection())
+        self.register(setup("101"))
+        self.assertEqual(["100", "101"], [each.server_id for each in self.registry.standing])
+
+    def test_what_was_shown_at_last_counts(self) -> None:
+        """Another token is another registration, not a renewal of the one that is allowed."""
+        self.register(setup(lease=10.0, token="a"))
+        second = self.register(setup(lease=10.0, token="b"))
+        self.assertEqual([digest("b")], [each.token for each in self.registry.standing])
+        self.renew(setup(lease=10.0, token="b"))
+        self.assertEqual([second], self.registry.standing)
+
+
 class AnyOrderTests(SynchronousTestCase):
     """Whatever comes in whatever order, what stands is what the protocol says."""
 
@@ -384,10 +438,10 @@ class AnyOrderTests(SynchronousTestCase):
                 expires = None if packet.lease is None else now + packet.lease
                 if held is not None and live and HOSTS[held.connection] != HOSTS[number]:
                     with self.assertRaises(ConflictError):
-                        registry.register(packet, HOSTS[number], owners[number])
+                        registry.register(packet, Peer(HOSTS[number]), owners[number])
                     continue
                 same = held is not None and (held.setup, held.connection) == (packet, number)
-                renewed = registry.register(packet, HOSTS[number], owners[number]) is None
+                renewed = registry.register(packet, Peer(HOSTS[number]), owners[number]) is None
                 self.assertEqual(same and expires is not None, renewed)
                 place = HOSTS[number], packet.policy, packet.listenport
                 model = {

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
+from rproxy.policies import Policies, Policy
 from rproxy.routing import RETRIES, RETRY_SHARE
 from tests.memory import MemoryServerHost, Proxy, ProxyCase
 
 
 class RetryTests(ProxyCase):
-    def world_with(self, *ports: int, policies: tuple[str, ...] = ("111",), **limits: int) -> Proxy:
+    def world_with(self, *ports: int, policies: tuple[str, ...] = ("111",), **limits: Any) -> Proxy:
         """A proxy with a modern server at each port, and policy 111 retried."""
-        world = self.proxy(retry={"111"}, **limits)
+        world = self.proxy(Policies(anonymous={"111": Policy(retry=True)}), **limits)
         for port in ports:
             for policy in policies:
                 world.register(str(port), policy, port, pipeline=1000)

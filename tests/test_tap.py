@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import resource
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,7 +16,7 @@ from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint, c
 from twisted.internet.error import ConnectionRefusedError
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Factory, Protocol, connectionDone
-from twisted.internet.task import deferLater
+from twisted.internet.task import Clock, deferLater
 from twisted.logger import capturedLogs, formatEvent
 from twisted.python.failure import Failure
 from twisted.python.usage import UsageError
@@ -24,7 +26,9 @@ from zope.interface import implementer
 from rproxy import packets
 from rproxy.audit.keys import Key
 from rproxy.limits import Limits
-from rproxy.tap import Options, makeService
+from rproxy.policies import PRIVATE, Policies, Policy
+from rproxy.proxy import ProxyFactory
+from rproxy.tap import Options, makeService, reload_policies
 from rproxy.tlsfiles import Files
 
 LOOPBACK = "tcp:0:interface=127.0.0.1"
@@ -238,6 +242,96 @@ class AuditOptionsTests(SynchronousTestCase):
                 parsed("--audit", "trail", "--audit-key", key)
 
 
+class PolicyOptionsTests(SynchronousTestCase):
+    """Who may register and who may ask."""
+
+    def setUp(self) -> None:
+        self.folder = Path(self.enterContext(TemporaryDirectory()))
+
+    def file(self, text: str, name: str = "policies.toml") -> str:
+        path = self.folder / name
+        path.write_text(text, "utf-8")
+        return str(path)
+
+    def test_private_networks_unless_told_otherwise(self) -> None:
+        self.assertEqual(Policies(), parsed()["allowed"])
+        self.assertEqual(PRIVATE, parsed()["allowed"].register_from)
+        self.assertEqual([], parsed()["register-listen"])
+
+    def test_networks_replace_the_default(self) -> None:
+        allowed = parsed("--register-from", "10.0.1.0/24", "--register-from", "::ffff:10.0.2.1")["allowed"]
+        self.assertEqual(["10.0.1.0/24", "10.0.2.1/32"], [str(network) for network in allowed.register_from])
+
+    def test_what_is_no_network(self) -> None:
+        for text, sentence in {
+            "": "'' does not appear to be an IPv4 or IPv6 network",
+            "pool": "'pool' does not appear to be an IPv4 or IPv6 network",
+            "10.0.0.1/8": "10.0.0.1/8 has host bits set",
+            "fe80::%eth0/64": "fe80::%eth0/64 has a zone, which networks are looked at without",
+        }.items():
+            said = f"^--register-from: {re.escape(sentence)}: give a network, such as 10.0.1.0/24$"
+            with self.subTest(text), self.assertRaisesRegex(UsageError, said):
+                parsed("--register-from", text)
+
+    def test_listeners_for_servers(self) -> None:
+        options = parsed("--register-listen", "9000", "--register-listen", LOOPBACK)
+        self.assertEqual(["tcp:9000:backlog=1024", LOOPBACK], options["register-listen"])
+        self.assertEqual(["tcp:8000:backlog=1024"], options["listen"])
+        with self.assertRaisesRegex(UsageError, "^'' is nothing to listen on"):
+            parsed("--register-listen", "")
+
+    def test_a_file(self) -> None:
+        """Beside the networks that the options name."""
+        options = parsed("--policies", self.file("[policy.111]"), "--register-from", "10.0.1.0/24")
+        self.assertEqual({"111": Policy()}, options["allowed"].by_name)
+        self.assertEqual(1, len(options["allowed"].register_from))
+
+    def test_a_file_in_another_folder(self) -> None:
+        """It is found again wherever the process goes."""
+        name = os.path.relpath(self.file("[policy.111]"))
+        self.assertTrue(parsed("--policies", name)["policies"].is_absolute())
+
+    def test_what_is_no_file(self) -> None:
+        """The proxy doesn't start, and says which line of which file and what was expected."""
+        bad = self.file("[policy.111]\nretry = 1", "bad.toml")
+        for name, sentence in {
+            bad: f"{bad}:2: retry: expected true or false, got a whole number",
+            str(self.folder / "missing"): f"{self.folder}/missing: can't be read: No such file or directory",
+            str(self.folder): f"{self.folder}: can't be read: Is a directory",
+        }.items():
+            with self.subTest(name), self.assertRaisesRegex(UsageError, f"^--policies: {re.escape(sentence)}$"):
+                parsed("--policies", name)
+
+    def test_a_file_says_itself_what_is_retried(self) -> None:
+        with self.assertRaisesRegex(UsageError, "^--retry: with --policies, say retry = true in the file$"):
+            parsed("--policies", self.file(""), "--retry", "111")
+
+    def test_reading_it_again(self) -> None:
+        """What is right is applied, what is wrong is told, and the old one stays; without a file nothing happens."""
+        name = self.file("[policy.111]")
+        options = parsed("--policies", name)
+        factory = self.factory(options)
+        self.file("[policy.222]")
+        self.assertEqual([f"Keeping to the policies of {name} as it is now"], self.reload(options, factory))
+        self.assertEqual({"222": Policy()}, factory.policies.by_name)
+        self.file("[policy.333]\nretry = 1")
+        said = f"The policies stay as they were: {name}:2: retry: expected true or false, got a whole number"
+        self.assertEqual([said], self.reload(options, factory))
+        self.assertEqual({"222": Policy()}, factory.policies.by_name)
+        factory = self.factory(parsed())
+        self.assertEqual([], self.reload(parsed(), factory))
+        self.assertEqual(Policies(), factory.policies)
+
+    def factory(self, options: Options) -> ProxyFactory:
+        connect: Any = None
+        return ProxyFactory(options["limits"], Clock(), connect, lambda: 0.5, None, options["allowed"])
+
+    def reload(self, options: Options, factory: ProxyFactory) -> list[str | None]:
+        with capturedLogs() as events:
+            reload_policies(options, factory)
+        return [formatEvent(event) for event in events]
+
+
 class HelpTests(SynchronousTestCase):
     """``twistd rproxy --help``."""
 
@@ -263,6 +357,9 @@ class HelpTests(SynchronousTestCase):
             r"--slow-start= [^\[]* in seconds \[default: 10.0\]",
             r"--retry= [^-]*\(repeatable\)",
             r"--listen= [^-]*\(repeatable\)",
+            r"--register-listen= [^-]*\(repeatable\)",
+            r"--register-from= [^-]*\(repeatable\) \[default: loopback and private networks\]",
+            r"--policies= [^-]*TOML file",
             r"--strict [^-]*payloadsize",
             r"--log-packets [^-]*payload",
         ):
@@ -424,6 +521,45 @@ class ServiceTests(TestCase):
         port = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(Factory.forProtocol(Fickle))
         self.addCleanup(port.stopListening)
         return port
+
+    def setup_port(self) -> int:
+        """Where the log says that servers register."""
+        return int(self.lines("Registering servers on port ")[0].rpartition(" ")[2])
+
+    async def test_servers_register_where_they_are_told_to(self) -> None:
+        """Not where clients come in; and clients are answered there, and not where servers register."""
+        self.start("--register-listen", LOOPBACK, "--max-clients", "1")
+        self.assertEqual(1, len(self.ports()))
+        packet = packets.setup("100", "111", 5000, lease=10)
+        self.assert_forbidden("100", await self.ask(packet))
+        self.assert_forbidden("1", await self.ask(packets.data("1", "111", "xyz1"), self.setup_port()))
+        client = await self.connect()
+        self.assertIsInstance(await self.ask(packet, self.setup_port()), packets.Ack)
+        client.transport.loseConnection()  # type: ignore[union-attr]
+        await client.closed
+        refused = "Refused setup message from server id 100 ip 127.0.0.1 privacy policy 111: forbidden"
+        self.assertEqual(1, len(self.lines(refused)))
+
+    def assert_forbidden(self, destid: str, answer: packets.Packet) -> None:
+        assert isinstance(answer, packets.Error)
+        self.assertEqual(("forbidden", destid, "no"), (answer.error, answer.destid, answer.delivered))
+
+    async def test_servers_register_from_where_they_may(self) -> None:
+        self.start("--register-from", "127.0.0.2/32", "--register-from", "10.0.0.0/8")
+        answer = await self.ask(packets.setup("100", "111", 5000))
+        self.assert_forbidden("100", answer)
+        self.assertEqual("setup packets are not taken from 127.0.0.1", getattr(answer, "payload", None))
+
+    async def test_the_policies_file_holds(self) -> None:
+        with TemporaryDirectory() as folder:
+            file = Path(folder) / "policies.toml"
+            file.write_text("[policy.111]\nservers.ids = ['100']\n[policy.222]\nclients.networks = []", "utf-8")
+            self.start("--policies", str(file))
+        self.assert_forbidden("101", await self.ask(packets.setup("101", "111", 5000)))
+        self.assert_forbidden("100", await self.ask(packets.setup("100", "333", 5000)))
+        self.assert_refused("forbidden", await self.ask(packets.data("1", "222", "xyz1")))
+        self.assert_refused("no-server", await self.ask(packets.data("1", "111", "xyz1")))
+        self.assertIsInstance(await self.ask(packets.setup("100", "111", 5000, lease=10)), packets.Ack)
 
     async def test_leases_end_on_time(self) -> None:
         from twisted.internet import reactor
