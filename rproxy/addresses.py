@@ -12,6 +12,7 @@ from socket import AF_INET6, inet_ntoa, inet_pton
 from typing import Protocol
 
 from rproxy.limits import Limits
+from rproxy.rates import Bucket
 
 #: How an address of IPv4 begins that is written as one of IPv6 (RFC 4291, section 2.5.5.2).
 _MAPPED = bytes(10) + b"\xff\xff"
@@ -38,19 +39,18 @@ class ClientAddress:
     :ivar connections: how many it has, but for those that were refused.
     :ivar refused: how many that were refused and aren't closed yet.
     :ivar bytes: of the packets that aren't answered.
-    :ivar tokens: how many packets may come at once, as of the last look; below zero where more came.
+    :ivar bucket: its packets.
     :ivar waiting: those that have more for the proxy than the address may send.
     """
 
-    __slots__ = ("_addresses", "_looked", "bytes", "connections", "refused", "tokens", "waiting")
+    __slots__ = ("_addresses", "bucket", "bytes", "connections", "refused", "waiting")
 
     def __init__(self, addresses: Addresses, now: float) -> None:
         self._addresses = addresses
         self.connections = 0
         self.refused = 0
         self.bytes = 0
-        self.tokens = addresses.burst
-        self._looked = now
+        self.bucket = Bucket(addresses.limits.rate_limit, now)
         self.waiting: dict[Waiter, None] = {}
 
     def room(self, now: float) -> int:
@@ -60,8 +60,7 @@ class ClientAddress:
             return 0
         if not limits.rate_limit:
             return limits.client_packets
-        self._refill(now)
-        return int(self.tokens)
+        return int(self.bucket.refill(now))
 
     def ask(self, waiter: Waiter, now: float) -> int:
         """How many packets more may be taken from this one, who is in line if it is none."""
@@ -83,13 +82,7 @@ class ClientAddress:
 
     def is_idle(self, now: float) -> bool:
         """Whether it has nothing here, and would begin anew with no more than it may send already."""
-        self._refill(now)
-        return not self.connections and not self.refused and self.tokens >= self._addresses.burst
-
-    def _refill(self, now: float) -> None:
-        addresses = self._addresses
-        self.tokens = min(addresses.burst, self.tokens + (now - self._looked) * addresses.limits.rate_limit)
-        self._looked = now
+        return not self.connections and not self.refused and self.bucket.refill(now) >= self.bucket.burst
 
 
 class Addresses:
@@ -100,8 +93,6 @@ class Addresses:
 
     def __init__(self, limits: Limits, seconds: Callable[[], float]) -> None:
         self.limits = limits
-        #: How many packets an address may send at once after a pause: those of a second, and at least one.
-        self.burst = max(limits.rate_limit, 1.0)
         #: Those that have somebody waiting.
         self.crowded: dict[ClientAddress, None] = {}
         self._seconds = seconds

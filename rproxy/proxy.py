@@ -306,7 +306,7 @@ class ProxyProtocol(Protocol):
             self._pending_bytes += size
             self._address.bytes += size
             if self._limits.rate_limit:
-                self._address.tokens -= len(frames)
+                self._address.bucket.tokens -= len(frames)
 
     def _look_closer(self, raw: bytes) -> Data | None:
         """A data packet of a form that few have; None if it is another packet or none, which is dealt with here.

@@ -77,6 +77,11 @@ class Rotation:
         """Whether all that take packets now, or will when they have room, take one of so many bytes."""
         return all(member.target.takes_at_most >= length for member in self._members.values() if member.live)
 
+    @property
+    def members(self) -> list[Member]:
+        """All of them, in no order."""
+        return list(self._members.values())
+
     def put(self, member: Member) -> Member | None:
         """Add a member, or put it in the place of its predecessor of the same id, which is returned."""
         replaced = self._members.get(member.server_id)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 from attrs import define, evolve, field
 from twisted.internet.defer import Deferred
@@ -22,6 +22,7 @@ from rproxy.limits import CLASSIC_READ, Limits
 from rproxy.metrics import Counters
 from rproxy.packetlog import ProxyLog
 from rproxy.policies import EVERYTHING, Policies, Policy
+from rproxy.rates import Bucket
 from rproxy.registry import Address, Registration
 from rproxy.request import Allowance, Refusal, Request
 from rproxy.rotation import Member, Rotation
@@ -95,7 +96,7 @@ class _Caller:
 class Router:
     """Gives each request to the next server of its policy.
 
-    :param connect: how to reach an address.
+    :param connect: how to reach an address, by TLS or not.
     :param random: numbers from 0 to 1, for jitter.
     :param policies: what each policy's limits are, and whether its packets may be given to a second server.
     :param trail: where it is recorded to whom packets are written, None nowhere.
@@ -122,7 +123,10 @@ class Router:
         self._log = log
         self._trail = trail
         self._routes: dict[str, Route] = {}
-        self._upstreams: dict[Address, Upstream] = {}
+        #: By where they are, and whether they are connected to by TLS.
+        self._upstreams: dict[tuple[Address, bool], Upstream] = {}
+        #: What counts against the rates of policies.
+        self._buckets: dict[str, Bucket] = {}
         #: The policies that have somebody in line, or had when it was looked at last.
         self._waiting: dict[str, None] = {}
         self._policies = policies
@@ -170,6 +174,9 @@ class Router:
     def _within_limits(self, route: Route, request: Request) -> bool:
         """Hold the request to the limits of its own policy, or refuse it."""
         request.deadline += route.limits.timeout - self._limits.timeout
+        if route.policy.rate is not None and not self._within_rate(request.policy, route.policy.rate):
+            request.refuse("overloaded", "no", f"too many packets a second of policy {request.policy}")
+            return False
         most = route.policy.in_flight
         if most is not None:
             allowance = self._allowances.get(request.policy)
@@ -180,6 +187,15 @@ class Router:
                 return False
             allowance.used += 1
             request.allowance = allowance
+        return True
+
+    def _within_rate(self, name: str, rate: float) -> bool:
+        bucket = self._buckets.get(name)
+        if bucket is None:
+            bucket = self._buckets[name] = Bucket(rate, self._clock.seconds())
+        if bucket.refill(self._clock.seconds()) < 1:
+            return False
+        bucket.tokens -= 1
         return True
 
     def redispatch(self, requests: Iterable[Request]) -> None:
@@ -248,14 +264,15 @@ class Router:
         if route is None:
             route = self._routes[registration.policy] = self._make_route(registration.policy)
         route.deserted = None
-        upstream = self._upstreams.get(registration.address)
+        place = registration.address, self._policies.uses_tls(registration.policy)
+        upstream = self._upstreams.get(place)
         if upstream is None:
-            upstream = self._upstreams[registration.address] = self._make_upstream(registration.address)
+            upstream = self._upstreams[place] = self._make_upstream(*place)
         member = Member(registration, upstream)
         replaced = route.rotation.put(member)
         upstream.join(member)
         if replaced is not None:
-            self._leave(replaced)
+            _upstream_of(replaced).leave(replaced)
         upstream.give_back_if_changed()
         self.room_made(upstream)
 
@@ -268,11 +285,12 @@ class Router:
         """Write nothing more to these, which are about to end: one would be given what another gave back."""
         for registration in registrations:
             member = self._routes[registration.policy].rotation.bar(registration.server_id)
-            self._upstreams[registration.address].bar(member)
+            _upstream_of(member).bar(member)
 
     def reload(self, policies: Policies) -> None:
         """Keep to these policies from now on; the registrations that they don't allow have ended already."""
         self._policies = policies
+        self._buckets.clear()
         self._allowances = {name: allowance for name, allowance in self._allowances.items() if allowance.used}
         for name, route in list(self._routes.items()):
             policy = policies.get(name)
@@ -281,6 +299,14 @@ class Router:
             else:
                 route.policy = policy
                 route.limits = route.line.limits = self._limits_of(policy)
+                self._move(route, policies.uses_tls(name))
+
+    def _move(self, route: Route, by_tls: bool) -> None:
+        """Have the servers connected to by TLS, or not; what is in flight is finished as it is."""
+        for member in route.rotation.members:
+            registration = member.registration
+            if self._upstreams.get((registration.address, by_tls)) is not member.target:
+                self.registered(registration)
 
     def _abolish(self, name: str, route: Route) -> None:
         del self._routes[name]
@@ -298,12 +324,16 @@ class Router:
         """The limits that the policy's packets are held to; the proxy's, the same object, where it has none."""
         names = ("timeout", "queue_timeout", "queue_packets")
         changes: Any = {name: limit for name in names if (limit := getattr(policy, name)) is not None}
-        return evolve(self._limits, **changes) if changes or policy.in_flight is not None else self._limits
+        is_special = changes or policy.in_flight is not None or policy.rate is not None
+        return evolve(self._limits, **changes) if is_special else self._limits
 
     def in_flight_at(self, registration: Registration) -> int:
         """How many packets a server has, under this registration's policy, that it hasn't answered."""
-        upstream = self._upstreams.get(registration.address)
-        return 0 if upstream is None else upstream.in_flight_of(registration.policy)
+        return sum(
+            upstream.in_flight_of(registration.policy)
+            for upstream in self._upstreams.values()
+            if upstream.address == registration.address
+        )
 
     def ended(self, registration: Registration) -> None:
         """A server serves a policy no more."""
@@ -312,16 +342,12 @@ class Router:
         assert member is not None
         if not route.rotation:
             route.deserted = self._clock.seconds()
-        self._leave(member)
+        _upstream_of(member).leave(member)
 
-    def _leave(self, member: Member) -> None:
-        upstream = self._upstreams[member.registration.address]
-        upstream.leave(member)
-
-    def _make_upstream(self, address: Address) -> Upstream:
+    def _make_upstream(self, address: Address, by_tls: bool) -> Upstream:
         return Upstream(
             address,
-            self._connect(address),
+            self._connect(address, by_tls),
             Health(self._random, self._limits.max_fails, self._limits.max_timeouts, self._limits.slow_start),
             self._limits,
             self._counters,
@@ -354,10 +380,10 @@ class Router:
     def sweep(self) -> None:
         """End what is past its time; called several times a second, so that no packet needs a timer of its own."""
         now = self._clock.seconds()
-        for upstream in list(self._upstreams.values()):
+        for place, upstream in list(self._upstreams.items()):
             upstream.sweep(now)
             if upstream.idle:
-                del self._upstreams[upstream.address]
+                del self._upstreams[place]
         for policy, route in list(self._routes.items()):
             for request in route.line.expired(now) if route.line.packets else ():
                 _expire(request, route, now)
@@ -376,6 +402,11 @@ class Router:
                 request.refuse("shutting-down", "no", "the proxy stopped before a server could take it")
         for upstream in self._upstreams.values():
             upstream.stop()
+
+
+def _upstream_of(member: Member) -> Upstream:
+    # The router makes members of nothing else.
+    return cast(Upstream, member.target)
 
 
 def _expire(request: Request, route: Route, now: float) -> None:

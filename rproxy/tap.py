@@ -185,8 +185,9 @@ class Options(usage.Options):
             raise usage.UsageError(str(error)) from None
         if self["upstream-tls"] and files is None:
             raise usage.UsageError(f"{begin} needs {begin}-ca: the authorities of the servers' certificates")
-        if not self["upstream-tls"] and (files is not None or self["upstream-tls-name"] is not None):
-            raise usage.UsageError(f"{begin}-ca, -cert, -key and -name need {begin}")
+        wanted = self["upstream-tls"] or self["policies"] is not None
+        if not wanted and (files is not None or self["upstream-tls-name"] is not None):
+            raise usage.UsageError(f"{begin}-ca, -cert, -key and -name need {begin}, or policies that have it")
         return files
 
     def _take_audit(self) -> None:
@@ -211,9 +212,16 @@ class Options(usage.Options):
         """
         base = Policies(
             register_from=tuple(self["register-from"]) or PRIVATE,
+            upstream_tls=bool(self["upstream-tls"]),
             anonymous={policy: Policy(retry=True) for policy in self["retry"]},
         )
-        return base if self["policies"] is None else read(self["policies"], base)
+        if self["policies"] is None:
+            return base
+        policies = read(self["policies"], base)
+        for name in policies.by_name or ():
+            if policies.uses_tls(name) and self["upstream-files"] is None:
+                raise PoliciesError(0, f"{self['policies']}: policy {name} has upstream-tls: give --upstream-tls-ca")
+        return policies
 
 
 def reload_policies(options: Options, factory: ProxyFactory) -> None:
@@ -284,11 +292,12 @@ def makeService(options: Options) -> IService:
     limits: Limits = options["limits"]
     keyring = Keyring()
 
-    def connect(address: Address) -> IStreamClientEndpoint:
+    def connect(address: Address, by_tls: bool) -> IStreamClientEndpoint:
         host, port = address
         endpoint = TCP4ClientEndpoint(sockets, host, port, timeout=limits.connect_timeout)
         name = options["upstream-tls-name"] or host
-        return keyring.client(options["upstream-files"], endpoint, name, reactor, limits.connect_timeout)
+        files = options["upstream-files"] if by_tls else None
+        return keyring.client(files, endpoint, name, reactor, limits.connect_timeout)
 
     trail = _make_trail(options)
     factory = ProxyFactory(

@@ -28,7 +28,8 @@ from rproxy.request import Request
 from rproxy.rotation import Member
 from rproxy.trail import Trail
 
-Connect = Callable[[Address], IStreamClientEndpoint]
+#: How to reach an address, and whether by TLS.
+Connect = Callable[[Address, bool], IStreamClientEndpoint]
 
 
 class Owner(Protocol):

@@ -556,6 +556,8 @@ class Proxy:
     _clients: list[Client] = field(factory=list, init=False)
     #: Who registered from where: policy, host and port to id.
     ids: dict[tuple[str, str, int], str] = field(factory=dict, init=False)
+    #: Whether the proxy wanted TLS there, last.
+    by_tls: dict[Address, bool] = field(factory=dict, init=False)
     _servers: dict[Address, MemoryServerHost] = field(factory=dict, init=False)
     _number: int = field(default=40_000, init=False)
     _busy: bool = field(default=False, init=False)
@@ -571,7 +573,7 @@ class Proxy:
 
     def make_factory(self) -> ProxyFactory:
         """The proxy itself."""
-        return ProxyFactory(self.limits, cast(Any, self.reactor), self.server_at, lambda: 0.5, None, self.policies)
+        return ProxyFactory(self.limits, cast(Any, self.reactor), self.connect, lambda: 0.5, None, self.policies)
 
     def next_number(self) -> int:
         """An ephemeral port."""
@@ -608,8 +610,13 @@ class Proxy:
         server.accept()
         return server
 
+    def connect(self, address: Address, by_tls: bool) -> MemoryServerHost:
+        """How the proxy reaches servers."""
+        self.by_tls[address] = by_tls
+        return self.server_at(address)
+
     def server_at(self, address: Address) -> MemoryServerHost:
-        """What is at an address, as it is: how the proxy reaches servers."""
+        """What is at an address, as it is."""
         if address not in self._servers:
             self._servers[address] = MemoryServerHost(self, address)
         return self._servers[address]

@@ -53,7 +53,7 @@ class Reader:
         room = min(self.wants, self.address.ask(self, self.clock.seconds()))
         self.took.append(room)
         self.wants -= room
-        self.address.tokens -= room
+        self.address.bucket.tokens -= room
         if self.wants and room:
             self.address.ask(self, self.clock.seconds())
 
@@ -89,7 +89,7 @@ class AddressesTests(SynchronousTestCase):
         """So many at once, and then as many a second; what isn't used isn't kept for more than a second."""
         address = self.addresses(rate_limit=10.0).of(HERE)
         self.assertEqual(address.room(self.clock.seconds()), 10)
-        address.tokens -= 10
+        address.bucket.tokens -= 10
         self.assertEqual(address.room(self.clock.seconds()), 0)
         for seconds, room in ((0.05, 0), (0.05, 1), (0.5, 6), (10, 10)):
             self.clock.advance(seconds)
@@ -97,7 +97,7 @@ class AddressesTests(SynchronousTestCase):
 
     def test_a_rate_below_one(self) -> None:
         address = self.addresses(rate_limit=0.1).of(HERE)
-        address.tokens -= 1
+        address.bucket.tokens -= 1
         self.clock.advance(9)
         self.assertEqual(address.room(self.clock.seconds()), 0)
         self.clock.advance(1.1)
@@ -127,10 +127,10 @@ class AddressesTests(SynchronousTestCase):
         addresses = self.addresses(rate_limit=10.0)
         address = addresses.of(HERE)
         address.connections += 1
-        address.tokens -= 5
+        address.bucket.tokens -= 5
         self.clock.advance(100)
         address.room(self.clock.seconds())
-        address.tokens -= 5
+        address.bucket.tokens -= 5
         addresses.forget()
         self.assertIs(addresses.of(HERE), address)
         address.connections -= 1

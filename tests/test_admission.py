@@ -476,6 +476,44 @@ class RevocationTests(AdmissionCase):
         self.assertEqual(self.standing(proxy), [("222", "5000")])
 
 
+class UpstreamTLSTests(AdmissionCase):
+    """Whether the servers of a policy are connected to by TLS."""
+
+    def test_as_the_policy_says_or_else_the_proxy(self) -> None:
+        for everywhere in (False, True):
+            policies = described(p111=Policy(upstream_tls=True), p222=Policy(upstream_tls=False), p333=Policy())
+            proxy = self.proxy(evolve(policies, upstream_tls=everywhere))
+            client = proxy.client()
+            for port, policy in ((5000, "111"), (5001, "222"), (5002, "333")):
+                proxy.register(str(port), policy, port, pipeline=1)
+                proxy.server(port)
+                client.ask("a", policy=policy)
+                proxy.server(port).answer()
+            self.assertEqual(proxy.by_tls, {(HOST, 5000): True, (HOST, 5001): False, (HOST, 5002): everywhere})
+
+    def test_a_change(self) -> None:
+        """What is in flight is answered as it was sent, and what comes then goes by TLS, and never otherwise."""
+        proxy = self.proxy(described(p111=Policy(), p222=Policy()))
+        for policy in ("111", "222"):
+            proxy.register("5000", policy, 5000, pipeline=1)
+        server = proxy.server(5000)
+        client = proxy.client()
+        client.ask("before", "waits")
+        proxy.factory.reload(described(p111=Policy(upstream_tls=True), p222=Policy()))
+        proxy.pump()
+        plain, by_tls = server.connections
+        self.assertEqual((plain.payloads, by_tls.payloads), (["before"], ["waits"]))
+        self.assertTrue(proxy.by_tls[HOST, 5000])
+        plain.answer()
+        by_tls.answer()
+        other = proxy.client()
+        other.ask("other", policy="222")
+        self.assertEqual(plain.payloads, ["before", "other"])
+        plain.answer()
+        self.assertEqual(client.answers(), ["before by 5000", "waits by 5000"])
+        self.assertEqual(other.answers(), ["other by 5000"])
+
+
 class LimitTests(AdmissionCase):
     """Limits that a policy has of its own."""
 
@@ -523,6 +561,21 @@ class LimitTests(AdmissionCase):
         self.assertEqual((client.answers(), other.answers()), (["no-server/no"], []))
         proxy.advance(2)
         self.assertEqual(other.answers(), ["no-server/no"])
+
+    def test_rate(self) -> None:
+        """Those of a second at once, and then as many as come back; those of other policies are not counted."""
+        proxy = self.limited(rate=4.0)
+        server = proxy.server(5000)
+        client, other = proxy.client(), proxy.client()
+        client.ask(*"abcdef")
+        other.ask(*"abcdef", policy="222")
+        server.answer()
+        self.assertEqual(client.answers(), [*(f"{each} by 5000" for each in "abcd"), *["overloaded/no"] * 2])
+        self.assertNotIn("overloaded/no", other.answers())
+        proxy.advance(0.5)
+        client.ask(*"ghi")
+        server.answer()
+        self.assertEqual(client.answers(), ["g by 5000", "h by 5000", "overloaded/no"])
 
     def test_queue_packets(self) -> None:
         proxy = self.limited(queue_packets=2)
@@ -673,8 +726,8 @@ class ViolationTests(AdmissionCase):
     def write(self, policy: str, port: int, at: int) -> bool:
         """Write a packet of a policy for the server of one port to the connection to another one."""
         upstreams = self.world.factory.router._upstreams
-        (member,) = upstreams[HOST, port].members_of("111")
-        (connection,) = upstreams[HOST, at]._open
+        (member,) = upstreams[(HOST, port), False].members_of("111")
+        (connection,) = upstreams[(HOST, at), False]._open
         request = Request(b'{"payload": "forced"}', policy, "1", 10.0, _Nobody(), server=member)
         written = connection.write(request)
         self.world.pump()
@@ -703,10 +756,10 @@ class ViolationTests(AdmissionCase):
     def test_none(self) -> None:
         """One that ends before it is written to is none: the packet just finds another one."""
         self.assertTrue(self.write("111", 5000, 5000))
-        (member,) = self.world.factory.router._upstreams[HOST, 5001].members_of("111")
+        (member,) = self.world.factory.router._upstreams[(HOST, 5001), False].members_of("111")
         self.world.factory.reload(described())
         self.assertFalse(member.live)
-        (connection,) = self.world.factory.router._upstreams[HOST, 5001]._open
+        (connection,) = self.world.factory.router._upstreams[(HOST, 5001), False]._open
         self.assertFalse(connection.write(Request(b"{}", "111", "1", 10.0, _Nobody(), server=member)))
         self.assertFalse(connection.write(Request(b"{}", "111", "1", 10.0, _Nobody())))
         self.assertEqual(self.world.factory.counters.violations, 0)

@@ -62,6 +62,7 @@ class RegistrationTests(AttackCase):
         self.assert_safe()
 
     def test_taking_over_a_live_servers_key_from_another_host(self) -> None:
+        terms: dict[str, Any]
         for terms in ({}, {"lease": 10}, {"drain": True}, {"weight": 100}):
             self.assertEqual(self.register(self.attacker(), "100", "111", **terms), ["conflict/no"])
         self.assert_safe()
@@ -98,8 +99,9 @@ class PolicyRuleTests(AttackCase):
 
     def test_registering_with_a_guessed_token(self) -> None:
         attacker = self.attacker()
+        guess: dict[str, Any]
         for guess in ({}, {"token": ""}, {"token": "the toke"}, {"token": "the token "}):
-            self.assertEqual(self.register(attacker, "666", "333", **guess), ["forbidden/no"])
+            self.assertEqual(self.register(attacker, "666", "333", 6666, **guess), ["forbidden/no"])
 
     def test_a_revoked_server_with_packets_waiting(self) -> None:
         client = self.world.client()

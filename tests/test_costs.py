@@ -206,7 +206,7 @@ class World:
             registering.send(packets.setup(str(number), policy, 10_000 + number, **declared))
             registering.close()
 
-    def _at(self, address: Address) -> Server:
+    def _at(self, address: Address, by_tls: bool) -> Server:
         return self.servers.setdefault(address, Server())
 
     def server(self, number: int) -> Server:

@@ -469,13 +469,13 @@ class MarkupTests(SynchronousTestCase):
             self.assertEqual(said.getvalue(), "")
 
 
-class ReliabilityTests(SynchronousTestCase):
-    """The tests that docs/reliability.rst names."""
+class NamedTestsTests(SynchronousTestCase):
+    """The tests that docs/reliability.rst and docs/security.rst name."""
 
     def test_they_exist(self) -> None:
-        text = (ROOT / "docs" / "reliability.rst").read_text("utf-8")
+        text = "".join((ROOT / "docs" / f"{page}.rst").read_text("utf-8") for page in ("reliability", "security"))
         named = re.findall(r"``(tests/[\w/]+\.py)(?:::(\w+))?``", text)
-        self.assertGreater(len(named), 30)
+        self.assertGreater(len(named), 60)
         for path, name in named:
             with self.subTest(path, name=name):
                 tree = ast.parse((ROOT / path).read_text("utf-8"))

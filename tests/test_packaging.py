@@ -17,6 +17,7 @@ PACKAGE = ROOT / "rproxy"
 ORDER = (
     "limits",
     "networks",
+    "rates",
     "addresses",
     "tlsfiles",
     "lingering",
@@ -89,6 +90,7 @@ PURE = frozenset(
         "policies",
         "proxyheader",
         "quietlog",
+        "rates",
         "registry",
         "request",
         "rotation",

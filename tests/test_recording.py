@@ -41,7 +41,7 @@ class RecordedProxy(Proxy):
         self.trail = Trail(KEY, lambda: WALL + self.reactor.seconds(), complete=True)
         self.trail.start(None)
         return ProxyFactory(
-            self.limits, cast(Any, self.reactor), self.server_at, lambda: 0.5, None, self.policies, self.trail
+            self.limits, cast(Any, self.reactor), self.connect, lambda: 0.5, None, self.policies, self.trail
         )
 
     def lines(self) -> list[dict[str, Any]]:

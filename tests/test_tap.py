@@ -131,8 +131,14 @@ class TLSOptionsTests(SynchronousTestCase):
         self.assertEqual(Files("system"), files)
         for arguments, sentence in {
             ("--upstream-tls",): "--upstream-tls needs --upstream-tls-ca",
-            ("--upstream-tls-ca", "a"): "--upstream-tls-ca, -cert, -key and -name need --upstream-tls",
-            ("--upstream-tls-name", "a"): "--upstream-tls-ca, -cert, -key and -name need --upstream-tls",
+            (
+                "--upstream-tls-ca",
+                "a",
+            ): "--upstream-tls-ca, -cert, -key and -name need --upstream-tls, or policies that have it",
+            (
+                "--upstream-tls-name",
+                "a",
+            ): "--upstream-tls-ca, -cert, -key and -name need --upstream-tls, or policies that have it",
             ("--upstream-tls", "--upstream-tls-cert", "a"): "--upstream-tls-cert and --upstream-tls-key go together",
         }.items():
             with self.subTest(arguments), self.assertRaisesRegex(UsageError, f"^{sentence}"):
@@ -301,6 +307,15 @@ class PolicyOptionsTests(SynchronousTestCase):
         }.items():
             with self.subTest(name), self.assertRaisesRegex(UsageError, f"^--policies: {re.escape(sentence)}$"):
                 parsed("--policies", name)
+
+    def test_a_file_that_wants_tls(self) -> None:
+        name = self.file("[policy.111]\nupstream-tls = true")
+        said = f"^--policies: {re.escape(name)}: policy 111 has upstream-tls: give --upstream-tls-ca$"
+        with self.assertRaisesRegex(UsageError, said):
+            parsed("--policies", name)
+        options = parsed("--policies", name, "--upstream-tls-ca", "system")
+        self.assertTrue(options["allowed"].uses_tls("111"))
+        self.assertFalse(options["allowed"].upstream_tls)
 
     def test_a_file_says_itself_what_is_retried(self) -> None:
         with self.assertRaisesRegex(UsageError, "^--retry: with --policies, say retry = true in the file$"):

@@ -122,7 +122,7 @@ class ClientTests(TestCase):
 
 
 def _proxy(clock: Any, limits: Limits | None = None) -> ProxyFactory:
-    def connect(address: object) -> Any:
+    def connect(address: object, by_tls: bool) -> Any:
         raise AssertionError("there is no server to connect to")
 
     return ProxyFactory(limits or Limits(), clock, connect, lambda: 0.5)

@@ -134,6 +134,8 @@ class Policies:
     """
 
     register_from: tuple[Network, ...] = PRIVATE
+    #: Whether servers are connected to by TLS where their policy says nothing of it.
+    upstream_tls: bool = False
     by_name: Mapping[str, Policy] | None = field(default=None)
     anonymous: Mapping[str, Policy] = field(factory=dict)
 
@@ -142,6 +144,12 @@ class Policies:
         if self.by_name is not None:
             return self.by_name.get(name)
         return self.anonymous.get(name, _ANYTHING)
+
+    def uses_tls(self, name: str) -> bool:
+        """Whether the servers of this policy are connected to by TLS."""
+        policy = self.get(name)
+        own = None if policy is None else policy.upstream_tls
+        return self.upstream_tls if own is None else own
 
     def refuses_server(self, name: str, server_id: str, peer: Peer, token: bytes | None = None) -> str | None:
         """Why such a server may not serve this policy, None if it may; see :meth:`ServerRule.refusal`."""
