@@ -59,7 +59,7 @@ class HeaderProtocol(Protocol):
     :param address: the other proxy's.
     """
 
-    #: See :class:`rproxy.proxy.Connection`.
+    #: See :class:`rproxy.downstream.Connection`.
     in_flight = 0
     may_be_client = True
 

@@ -1,492 +1,31 @@
-"""The side of the proxy that clients and registering servers see: packets in, ordered answers out.
-
-A connection's packets stand in one queue in the order in which they came; answers are written from its head, so they
-leave in that order whenever they arrive (docs/protocol.rst, promise 4). A connection that has too much unanswered, or
-doesn't read its answers, isn't read from until that changes (promise 8).
-"""
+"""The proxy: its registry, its router, and every connection of its clients and registering servers."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Hashable
-from itertools import takewhile
-from typing import Protocol as Interface
-from typing import cast
 
-from msgspec import UNSET
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
     IAddress,
-    IDelayedCall,
-    IHalfCloseableProtocol,
     IListeningPort,
-    IPushProducer,
     IReactorTime,
 )
-from twisted.internet.protocol import Factory, Protocol, connectionDone
-from twisted.internet.tcp import Server
+from twisted.internet.protocol import Factory
 from twisted.logger import Logger
-from twisted.python.failure import Failure
-from zope.interface import implementer
 
-from rproxy import packets
 from rproxy.addresses import Addresses, ClientAddress
 from rproxy.admission import Admission
-from rproxy.framing import Framer, StreamError
+from rproxy.downstream import Connection, ProxyProtocol
 from rproxy.limits import Limits
-from rproxy.lingering import shut_writing
-from rproxy.listening import format_address
 from rproxy.metrics import Counters
 from rproxy.packetlog import ProxyLog
-from rproxy.packets import Data, PacketError, Setup
-from rproxy.peers import peer_names
-from rproxy.policies import EVERYTHING, Peer, Policies
+from rproxy.policies import EVERYTHING, Policies
 from rproxy.quietlog import QuietLog
 from rproxy.registry import Registration, Registry
-from rproxy.request import Refusal, Request
+from rproxy.request import Asker, Request
 from rproxy.routing import Router
 from rproxy.trail import Trail
 from rproxy.upstream import Connect
-
-#: Policies that a connection remembers it may ask for; what is beyond that is looked up for each packet.
-ALLOWED = 100
-
-
-class Connection(Hashable, Interface):
-    """What the factory asks of a connection that it counts."""
-
-    @property
-    def may_be_client(self) -> bool:
-        """Whether it counts as a client."""
-
-    @property
-    def in_flight(self) -> int:
-        """Packets received and not yet answered."""
-
-    def close_if_idle(self, now: float) -> None:
-        """Close it if its peer has taken too long over something."""
-
-    def close(self) -> None:
-        """Close it when what was written is sent."""
-
-    def abort(self) -> None:
-        """Drop it."""
-
-
-@implementer(IHalfCloseableProtocol, IPushProducer)
-class ProxyProtocol(Protocol):
-    """One connection of a client, of a registering server, or of both.
-
-    :param address: what it counts for.
-    """
-
-    def __init__(self, factory: ProxyFactory, address: ClientAddress) -> None:
-        self._factory = factory
-        self._address = address
-        self._limits = factory.limits
-        self._counters = factory.counters
-        self._trail = factory.trail
-        self._framer = Framer(packets.peek_data, factory.limits.max_packet, packets.peek_many_data)
-        #: What has no answer yet, or one that must wait for those before it.
-        self._pending: deque[Request] = deque()
-        self._pending_bytes = 0
-        #: Since when no packet came, in the clock's seconds, as far as :meth:`close_if_idle` has looked.
-        self._silent_since = factory.seconds()
-
-    # What follows differs for few connections, and costs the others nothing here.
-
-    #: A whole packet came since :meth:`close_if_idle` looked.
-    _heard = True
-    #: Since when a packet is unfinished, likewise.
-    _unfinished_since: float | None = None
-    #: The peer doesn't read its answers.
-    _blocked = False
-    #: Packets are left unread for want of room, and the transport isn't read from.
-    _held = False
-    #: Packets are being read; answers wait until that is done.
-    _working = False
-    #: No packet will come any more, because the peer shut its writing side or because it broke its stream.
-    _over = False
-    _shut = False
-    _distrusted = False
-    #: The last answer is written.
-    _finished = False
-    _lingering: IDelayedCall | None = None
-    _holds_lease = False
-    #: See :meth:`_find_shown`.
-    _shown = ""
-    #: There were too many of its address.
-    _turned_away = False
-    #: What it has found to be allowed to ask for; None where there is nothing that not everybody may.
-    _allowed: set[str] | None = None
-    #: What kind of packets it takes, and whether it counts as a client: a listener may be for servers only.
-    takes_data = True
-    takes_setup = True
-    may_be_client = True
-
-    # From the transport.
-
-    def connectionMade(self) -> None:
-        self._transport = cast(Server, self.transport)
-        self._transport.registerProducer(self, True)
-        self._factory.opened(self)
-        if self._factory.asks_clients:
-            self.policies_changed()
-        if not self.may_be_client:
-            return
-        self._address.connections += 1
-        most = self._limits.max_clients_per_address
-        if most and self._address.connections > most:
-            self._turn_away(most)
-
-    def _turn_away(self, most: int) -> None:
-        """Refuse the connection. As many as may be here are told so at a time; further ones are dropped."""
-        self._over = self._distrusted = self._turned_away = True
-        self._address.connections -= 1
-        self._address.refused += 1
-        self._factory.log_refusal(
-            "Refused a connection from {host}: there are {most} from there", host=self._peer.host, most=most
-        )
-        if self._address.refused > most:
-            self.abort()
-        else:
-            self._refuse_stream("overloaded", f"there may be {most} connections from one address")
-            self._work()
-
-    def dataReceived(self, data: bytes) -> None:
-        if self._distrusted:
-            return
-        self._framer.feed(data)
-        self._work()
-
-    def readConnectionLost(self) -> None:
-        """The peer will send nothing more, and still reads its answers (promise 9)."""
-        self._over = self._shut = True
-        if self._framer.in_packet and not self._distrusted:
-            self._refuse_stream("bad-packet", "the stream ended inside a packet")
-        if self._finished:
-            self._transport.loseConnection()
-        else:
-            self._work()
-
-    def writeConnectionLost(self) -> None:
-        """Our writing side is shut, after everything was sent: see :mod:`rproxy.lingering`."""
-        self._lingering = self._factory.clock.callLater(self._limits.linger, self.abort)
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        if self._lingering is not None and self._lingering.active():
-            self._lingering.cancel()
-        self._counters.client_gone += len(self._pending)
-        if self._trail is not None and self._pending:
-            self._trail.gone(self._pending, self._find_shown())
-        for request in self._pending:
-            request.abandon()
-        self._pending.clear()
-        self._held = False
-        address = self._address
-        address.bytes -= self._pending_bytes
-        address.waiting.pop(self, None)
-        if self._turned_away:
-            address.refused -= 1
-        elif self.may_be_client and not self._holds_lease:
-            address.connections -= 1
-        self._factory.closed(self, is_client=self.may_be_client and not self._holds_lease)
-
-    def pauseProducing(self) -> None:
-        """The peer reads slower than is sent: read no more from it."""
-        self._blocked = True
-
-    def resumeProducing(self) -> None:
-        """What was written is sent."""
-        self._blocked = False
-        if self._held:
-            self._work()
-
-    def stopProducing(self) -> None:
-        """The connection is lost: see :meth:`connectionLost`."""
-
-    # The way of a packet.
-
-    @property
-    def in_flight(self) -> int:
-        """Packets received and not yet answered."""
-        return len(self._pending)
-
-    def deliver(self) -> None:
-        """See :class:`rproxy.request.Asker`."""
-        if not self._working:
-            if self._pending and self._pending[0].reply is not None:
-                self._write_answers()
-            if self._held:
-                self._work()
-
-    def deliver_soon(self) -> None:
-        """See :class:`rproxy.request.Asker`."""
-        if not self._working:
-            self._factory.deliver_soon(self)
-
-    def _work(self) -> None:
-        """Read packets while there is room, write the answers that are there, until neither makes way for the other."""
-        pending = self._pending
-        self._working = True
-        while True:
-            left = self._read_packets()
-            if not pending or pending[0].reply is None:
-                break
-            self._write_answers()
-            if not left:
-                break
-        self._working = False
-        if self._over and not (self._held or pending):
-            self._finish()
-
-    def _read_packets(self) -> bool:
-        """Take packets in, and answer whether some had to be left for want of room."""
-        if self._distrusted:
-            return False
-        pending, limits, framer, address = self._pending, self._limits, self._framer, self._address
-        while not self._blocked and (room := limits.client_packets - len(pending)) > 0:
-            if self._pending_bytes >= limits.client_bytes:
-                break
-            crowded = address.waiting or limits.rate_limit or address.bytes >= limits.max_bytes_per_address
-            if crowded and framer.unread:
-                room = min(room, address.ask(self, self._factory.seconds()))
-                if room < 1:
-                    break
-            try:
-                frames = framer.take(room)
-                self._take(frames)
-                if framer.error is not None and len(frames) < room:
-                    raise framer.error
-            except StreamError as error:
-                self._over = self._distrusted = True
-                self._refuse_stream(error.code, str(error))
-            if self._distrusted or len(frames) < room:
-                if self._held:
-                    self._hold(False)
-                return False
-        self._hold(True)
-        return True
-
-    def _hold(self, hold: bool) -> None:
-        if hold is not self._held:
-            self._held = hold
-            if hold:
-                self._transport.pauseProducing()
-            elif not self._shut:
-                self._transport.resumeProducing()
-
-    def _take(self, frames: list[tuple[bytes, Data | None]]) -> None:
-        if not frames:
-            return
-        self._heard = True
-        pending = self._pending
-        submit = self._factory.submit if self.takes_data else _refuse_data
-        allowed = self._allowed
-        log = self._factory.log
-        deadline = self._factory.seconds() + self._limits.timeout
-        size = 0
-        before = len(pending)
-        try:
-            for raw, usual in frames:
-                data = usual or self._look_closer(raw)
-                if data is None or (data.payloadsize is not UNSET and self._refuse_wrong_size(raw, data)):
-                    continue
-                if log is not None:
-                    log.received(data)
-                if allowed is not None and data.policy not in allowed and self._refuse_forbidden(raw, data):
-                    continue
-                request = Request(raw, data.policy, data.srcid, deadline, self)
-                pending.append(request)
-                size += len(raw)
-                submit(request)
-        finally:
-            # Nothing leaves the queue meanwhile, so this is what came.
-            self._counters.received += len(pending) - before
-            self._pending_bytes += size
-            self._address.bytes += size
-            if self._limits.rate_limit:
-                self._address.bucket.tokens -= len(frames)
-
-    def _look_closer(self, raw: bytes) -> Data | None:
-        """A data packet of a form that few have; None if it is another packet or none, which is dealt with here.
-
-        :raises StreamError: it isn't JSON.
-        """
-        try:
-            packet = packets.decode(raw)
-        except PacketError as error:
-            self._refuse(raw, error.destid, "bad-packet", str(error))
-            return None
-        if isinstance(packet, Data):
-            return packet
-        if isinstance(packet, Setup):
-            self._register(packet)
-        else:
-            self._refuse(raw, packet.srcid, "bad-packet", "only data and setup packets are for the proxy")
-        return None
-
-    def _refuse_forbidden(self, raw: bytes, data: Data) -> bool:
-        text = self._factory.policies.refuses_client(data.policy, self._peer)
-        if text is None:
-            assert self._allowed is not None
-            if len(self._allowed) < ALLOWED:
-                self._allowed.add(data.policy)
-            return False
-        self._refuse(raw, data.srcid, "forbidden", f"policy {data.policy}: {text}")
-        return True
-
-    def policies_changed(self) -> None:
-        """What was found out about who may ask for what is to be found out anew."""
-        self._allowed = set() if self._factory.asks_clients else None
-
-    @property
-    def _peer(self) -> Peer:
-        host = getattr(self._transport.getPeer(), "host", "")
-        return Peer(host.removeprefix("::ffff:"), frozenset(peer_names(self._transport)))
-
-    def _refuse_wrong_size(self, raw: bytes, data: Data) -> bool:
-        if not packets.size_is_wrong(data):
-            return False
-        if self._limits.strict:
-            text = "payloadsize is not the number of the payload's characters"
-            self._refuse(raw, data.srcid, "bad-packet", text, data.policy)
-            return True
-        self._counters.wrong_size += 1
-        return False
-
-    def _refuse(self, raw: bytes, client_id: str, code: str, text: str, policy: str = "") -> None:
-        """Answer something that was taken and goes to no server, in its place among the answers.
-
-        :param policy: the one it asked for; ``""`` if it was no data packet.
-        """
-        request = Request(raw, policy, client_id, 0.0, self)
-        self._pending.append(request)
-        self._pending_bytes += len(raw)
-        self._address.bytes += len(raw)
-        request.refuse(code, "no", text)
-
-    def _refuse_stream(self, code: str, text: str) -> None:
-        """Answer what can't be taken, and will be the last."""
-        self._counters.received += 1
-        self._refuse(b"", "", code, text)
-
-    def _write_answers(self) -> None:
-        """Write what is answered at the head of the queue, in one go."""
-        pending = self._pending
-        refused = self._counters.refused
-        replies: list[bytes] = []
-        if self._trail is not None:
-            self._trail.ended(takewhile(_is_answered, pending), self._find_shown())
-        size = errors = 0
-        while pending and (reply := pending[0].reply) is not None:
-            size += len(pending.popleft().raw)
-            replies.append(reply)
-            if isinstance(reply, Refusal):
-                refused[reply.code] += 1
-                errors += 1
-        self._pending_bytes -= size
-        self._address.bytes -= size
-        self._counters.acked += len(replies) - errors
-        self._transport.write(b"".join(replies))
-        if self._over and not (self._working or self._held or pending):
-            self._finish()
-
-    def _finish(self) -> None:
-        """The last answer is written: close, and where the peer may still be sending, linger."""
-        if self._finished:
-            return
-        self._finished = True
-        self._transport.unregisterProducer()
-        if self._shut:
-            self._transport.loseConnection()
-        else:
-            shut_writing(self._transport)
-
-    def _find_shown(self) -> str:
-        """Where the client is, for the audit trail; not before something came, as it may have come through others."""
-        if not self._shown:
-            peer = self._transport.getPeer()
-            host = getattr(peer, "host", None)
-            self._shown = "unix" if host is None else format_address(host.removeprefix("::ffff:"), peer.port)
-        return self._shown
-
-    # Registration.
-
-    def _register(self, setup: Setup) -> None:
-        admission = self._factory.admission
-        answer: bytes | None
-        if self.takes_setup:
-            answer = admission.admit(setup, self._peer, self)
-            self.lease_changed()
-        else:
-            text = "servers register elsewhere: setup packets aren't taken here"
-            answer = admission.refuse(setup, self._peer, "forbidden", text)
-        if answer is not None:
-            self._transport.write(answer)
-
-    def lease_changed(self) -> None:
-        """A lease on this connection began or ran out: a server's connection is no client's, and may be silent."""
-        holds = self._factory.registry.is_owner(self)
-        if holds is not self._holds_lease:
-            self._holds_lease = holds
-            # A server whose machine vanished would be waited for without end, once its lease is another connection's.
-            self._transport.setTcpKeepAlive(holds)
-            if self.may_be_client:
-                self._address.connections += -1 if holds else 1
-                self._factory.count_client(-1 if holds else 1)
-
-    def close_if_idle(self, now: float) -> None:
-        """Close a connection that brought no packet for ``idle_timeout``, unless an answer or a lease keeps it.
-
-        A packet that was begun has ``packet_timeout`` instead, whatever else keeps the connection. Only packets count:
-        one byte now and then, be it of a packet or between two, doesn't. What was closed before and is still there has
-        a peer that doesn't read its last answer: it is dropped.
-        """
-        unfinished = self._framer.in_packet and not (self._over or self._finished)
-        if not unfinished or self._held:
-            self._unfinished_since = None
-        elif self._heard or self._unfinished_since is None:
-            self._unfinished_since = now
-        elif now - self._unfinished_since >= self._limits.packet_timeout:
-            self._give_up()
-        if self._heard or self._pending or self._holds_lease or unfinished or self in self._address.waiting:
-            self._heard = False
-            self._silent_since = now
-        elif now - self._silent_since < self._limits.idle_timeout:
-            return
-        elif self._finished:
-            self.abort()
-        else:
-            self.close()
-
-    def _give_up(self) -> None:
-        """Wait no longer for the end of the packet that is being sent."""
-        self._over = self._distrusted = True
-        self._refuse_stream("bad-packet", f"the packet was not finished within {self._limits.packet_timeout:g} seconds")
-        self._work()
-
-    def close(self) -> None:
-        """Close the connection when what was written is sent."""
-        self._shut = True
-        self._finish()
-
-    def abort(self) -> None:
-        """Drop the connection."""
-        self._transport.abortConnection()
-
-
-class ClientProtocol(ProxyProtocol):
-    """One connection of a client, where servers register elsewhere."""
-
-    takes_setup = False
-
-
-class ServerProtocol(ProxyProtocol):
-    """One connection of a registering server, where clients come in elsewhere."""
-
-    takes_data = False
-    may_be_client = False
 
 
 class Entrance(Factory):
@@ -548,7 +87,7 @@ class ProxyFactory(Factory):
         #: Where the clients' packets go.
         self.submit: Callable[[Request], None] = self.router.submit
         #: Clients that have an answer which is delivered when what is being done is finished.
-        self._undelivered: dict[ProxyProtocol, None] = {}
+        self._undelivered: dict[Asker, None] = {}
         #: What was received until the last sweep, and whether a drain has waited for what may still come.
         self._came = 0
         self._lingered = False
@@ -643,7 +182,7 @@ class ProxyFactory(Factory):
                 if port.connected and not port.disconnecting:  # type: ignore[attr-defined]
                     port.startReading()  # type: ignore[attr-defined]
 
-    def deliver_soon(self, client: ProxyProtocol) -> None:
+    def deliver_soon(self, client: Asker) -> None:
         """Have the client's answers delivered in a turn of their own."""
         if not self._undelivered:
             self.clock.callLater(0, self._deliver)
@@ -737,20 +276,12 @@ def _lease_changed(owner: Hashable) -> None:
     owner.lease_changed()
 
 
-def _refuse_data(request: Request) -> None:
-    request.refuse("forbidden", "no", "servers register here: data packets aren't taken")
-
-
 def _refuse_shutting_down(request: Request) -> None:
     request.refuse("shutting-down", "no", "the proxy is stopping")
 
 
 def _refuse_unrecorded(request: Request) -> None:
     request.refuse("overloaded", "no", "the proxy can't write its audit trail")
-
-
-def _is_answered(request: Request) -> bool:
-    return request.reply is not None
 
 
 def _fire(waiting: list[Deferred[None]]) -> None:

@@ -22,6 +22,7 @@ from rproxy.arguments import identifier
 from rproxy.audit.appending import TrailFile
 from rproxy.audit.keys import KeyFileError, read_key
 from rproxy.collecting import CollectorService
+from rproxy.downstream import ClientProtocol, ServerProtocol
 from rproxy.fronted import FrontedFactory
 from rproxy.limits import Limits
 from rproxy.listening import ListenerService, parse_listen
@@ -30,7 +31,7 @@ from rproxy.openfiles import OpenFilesService
 from rproxy.packetlog import ProxyLog
 from rproxy.policies import PRIVATE, Policies, Policy
 from rproxy.policies.reading import PoliciesError, read
-from rproxy.proxy import ClientProtocol, Entrance, ProxyFactory, ServerProtocol
+from rproxy.proxy import Entrance, ProxyFactory
 from rproxy.proxyservice import ProxyService
 from rproxy.recording import Recorder
 from rproxy.registry import Address

@@ -34,9 +34,10 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
+from rproxy.downstream import ClientProtocol, ServerProtocol
 from rproxy.limits import Limits
 from rproxy.policies import EVERYTHING, Policies
-from rproxy.proxy import ClientProtocol, Entrance, ProxyFactory, ServerProtocol
+from rproxy.proxy import Entrance, ProxyFactory
 from rproxy.registry import Address
 from rproxy.sweeping import SWEEP
 

@@ -55,6 +55,7 @@ ORDER = (
     "upstream",
     "routing",
     "admission",
+    "downstream",
     "proxy",
     "fronted",
     "proxyservice",
