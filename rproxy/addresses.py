@@ -36,27 +36,35 @@ class Waiter(Protocol):
 class ClientAddress:
     """One address.
 
-    :ivar connections: how many it has, but for those that were refused.
+    :ivar connections: how many it has, but for those that hold a lease or were refused.
+    :ivar leases: how many of its connections hold one.
     :ivar refused: how many that were refused and aren't closed yet.
     :ivar bytes: of the packets that aren't answered.
     :ivar bucket: its packets.
     :ivar waiting: those that have more for the proxy than the address may send.
     """
 
-    __slots__ = ("_addresses", "bucket", "bytes", "connections", "refused", "waiting")
+    __slots__ = ("_addresses", "bucket", "bytes", "connections", "leases", "refused", "waiting")
 
     def __init__(self, addresses: Addresses, now: float) -> None:
         self._addresses = addresses
         self.connections = 0
+        self.leases = 0
         self.refused = 0
         self.bytes = 0
         self.bucket = Bucket(addresses.limits.rate_limit, now)
         self.waiting: dict[Waiter, None] = {}
 
+    @property
+    def is_full(self) -> bool:
+        """Whether as many bytes are unanswered as may be."""
+        most = self._addresses.limits.max_bytes_per_address
+        return bool(most) and self.bytes >= most
+
     def room(self, now: float) -> int:
         """How many packets more may be taken, whoever sent them."""
         limits = self._addresses.limits
-        if self.bytes >= limits.max_bytes_per_address:
+        if self.is_full:
             return 0
         if not limits.rate_limit:
             return limits.client_packets
@@ -82,7 +90,7 @@ class ClientAddress:
 
     def is_idle(self, now: float) -> bool:
         """Whether it has nothing here, and would begin anew with no more than it may send already."""
-        return not self.connections and not self.refused and self.bucket.refill(now) >= self.bucket.burst
+        return not (self.connections or self.leases or self.refused) and self.bucket.refill(now) >= self.bucket.burst
 
 
 class Addresses:

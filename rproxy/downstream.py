@@ -141,6 +141,8 @@ class ProxyProtocol(Protocol):
     _holds_lease = False
     #: See :meth:`_find_shown`.
     _shown = ""
+    #: See :meth:`_peer`.
+    _known: Peer | None = None
     #: There were too many of its address.
     _turned_away = False
     #: What it has found to be allowed to ask for; None where there is nothing that not everybody may.
@@ -158,10 +160,8 @@ class ProxyProtocol(Protocol):
         self._factory.opened(self)
         if self._factory.asks_clients:
             self.policies_changed()
-        if not self.may_be_client:
-            return
         self._address.connections += 1
-        most = self._limits.max_clients_per_address
+        most = self._limits.max_clients_per_address if self.may_be_client else self._limits.registrations_per_host
         if most and self._address.connections > most:
             self._turn_away(most)
 
@@ -171,7 +171,7 @@ class ProxyProtocol(Protocol):
         self._address.connections -= 1
         self._address.refused += 1
         self._factory.log_refusal(
-            "Refused a connection from {host}: there are {most} from there", host=self._peer.host, most=most
+            "Refused a connection from {host}: there are {most} from there", host=self._find_peer().host, most=most
         )
         if self._address.refused > most:
             self.abort()
@@ -214,7 +214,9 @@ class ProxyProtocol(Protocol):
         address.waiting.pop(self, None)
         if self._turned_away:
             address.refused -= 1
-        elif self.may_be_client and not self._holds_lease:
+        elif self._holds_lease:
+            address.leases -= 1
+        else:
             address.connections -= 1
         self._factory.closed(self, is_client=self.may_be_client and not self._holds_lease)
 
@@ -274,7 +276,7 @@ class ProxyProtocol(Protocol):
         while not self._blocked and (room := limits.client_packets - len(pending)) > 0:
             if self._pending_bytes >= limits.client_bytes:
                 break
-            crowded = address.waiting or limits.rate_limit or address.bytes >= limits.max_bytes_per_address
+            crowded = address.waiting or limits.rate_limit or (limits.max_bytes_per_address and address.is_full)
             if crowded and framer.unread:
                 room = min(room, address.ask(self, self._factory.seconds()))
                 if room < 1:
@@ -368,6 +370,12 @@ class ProxyProtocol(Protocol):
 
     @property
     def _peer(self) -> Peer:
+        """Who it is; not before something came, as a certificate may come first."""
+        if self._known is None:
+            self._known = self._find_peer()
+        return self._known
+
+    def _find_peer(self) -> Peer:
         host = getattr(self._transport.getPeer(), "host", "")
         return Peer(host.removeprefix("::ffff:"), frozenset(peer_names(self._transport)))
 
@@ -458,9 +466,11 @@ class ProxyProtocol(Protocol):
             self._holds_lease = holds
             # A server whose machine vanished would be waited for without end, once its lease is another connection's.
             self._transport.setTcpKeepAlive(holds)
+            change = -1 if holds else 1
+            self._address.connections += change
+            self._address.leases -= change
             if self.may_be_client:
-                self._address.connections += -1 if holds else 1
-                self._factory.count_client(-1 if holds else 1)
+                self._factory.count_client(change)
 
     def close_if_idle(self, now: float) -> None:
         """Close a connection that brought no packet for ``idle_timeout``, unless an answer or a lease keeps it.
@@ -494,7 +504,8 @@ class ProxyProtocol(Protocol):
 
     def close(self) -> None:
         """Close the connection when what was written is sent."""
-        self._shut = True
+        # A transport may bring more while it closes, as TLS does, and could send no answer to it.
+        self._over = self._distrusted = self._shut = True
         self._finish()
 
     def abort(self) -> None:

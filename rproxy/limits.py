@@ -32,7 +32,7 @@ class Limits:
     #: (``addresses``).
     rate_limit: float = field(default=0.0, validator=ge(0))
     #: Unanswered bytes of the clients at one address, likewise (``addresses``).
-    max_bytes_per_address: int = field(default=64 << 20, validator=ge(1))
+    max_bytes_per_address: int = field(default=0, validator=ge(0))
     #: From a packet read whole to its answer, waiting included (``routing``, ``upstream``).
     timeout: float = field(default=30.0, validator=gt(0))
     #: How long a packet waits for a server of its policy that can take it (``routing``).
@@ -63,6 +63,9 @@ class Limits:
     queue_bytes: int = field(default=64 << 20, validator=ge(1))
     #: Registrations of servers (``registry``).
     registrations: int = field(default=10_000, validator=ge(1))
+    #: Registrations of one host; and of its connections where only servers come in, those that hold no lease
+    #: (``registry``, ``downstream``).
+    registrations_per_host: int = field(default=2_000, validator=ge(1))
     #: From being told to stop to having what is in flight answered (``proxyservice``).
     drain_timeout: float = field(default=30.0, validator=gt(0))
     #: How long a connection that is closed for an error is still read from, so that the error arrives (``proxy``).

@@ -75,7 +75,13 @@ class ProxyFactory(Factory):
         self.router = Router(limits, self.counters, clock, connect, random, log, policies, trail)
         recorded = () if trail is None else (trail.unregistered,)
         self.registry = Registry(
-            clock.seconds, self._registered, self._ended, _lease_changed, limits.registrations, *recorded
+            clock.seconds,
+            self._registered,
+            self._ended,
+            _lease_changed,
+            limits.registrations,
+            limits.registrations_per_host,
+            *recorded,
         )
         self.admission = Admission(policies, self.registry, self.counters, clock.seconds, trail)
         self.addresses = Addresses(limits, clock.seconds)
@@ -244,6 +250,8 @@ class ProxyFactory(Factory):
         :returns: fires when all are closed.
         """
         self.router.stop()
+        # Their answers now, while they can be sent.
+        self._deliver()
         closed: Deferred[None] = Deferred(self._closed.remove)
         self._closed.append(closed)
         for client in list(self.clients):

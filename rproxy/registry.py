@@ -6,6 +6,7 @@ told of each change through two callables, in the order in which the changes hap
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Hashable
 
 from attrs import define, field, frozen
@@ -82,6 +83,7 @@ class Registry:
     :param ended: called with each registration that ended and wasn't replaced.
     :param displaced: called with each owner whose registration became another's.
     :param most: how many registrations there may be.
+    :param most_of_host: how many of one host, so that no host keeps the others out.
     :param over: called with each registration that stands no more, replaced ones too, and why, when the others know.
     """
 
@@ -90,11 +92,14 @@ class Registry:
     _ended: Callable[[Registration], None]
     _displaced: Callable[[Hashable], None] = lambda owner: None
     _most: int = 1 << 31
+    _most_of_host: int = 1 << 31
     _over: Callable[[Registration, str], None] = lambda registration, why: None
     _entries: dict[Key, _Entry] = field(factory=dict, init=False)
     _owned: dict[Hashable, set[Key]] = field(factory=dict, init=False)
     #: Who serves a policy at an address: one port is one server's.
     _at: dict[tuple[str, Address], Key] = field(factory=dict, init=False)
+    #: How many each host has.
+    _of_host: Counter[str] = field(factory=Counter, init=False)
     _number: int = field(default=0, init=False)
 
     def register(self, setup: Setup, peer: Peer, owner: Hashable) -> Registration | None:
@@ -106,20 +111,14 @@ class Registry:
         :raises ConflictError: another host holds a live lease on the key.
         :raises TooManyError: there are as many registrations as there may be.
         """
-        now = self._seconds()
         key = setup.policy, setup.id
         held = self._entries.get(key)
-        expires = None if setup.lease is None else now + setup.lease
-        if held is not None and held.expires is not None:
-            if held.expires > now and held.registration.host != peer.host:
-                raise ConflictError(f"another host holds server {setup.id} of policy {setup.policy}")
-            terms = self._read(setup, peer, held.registration.number)
-            if expires is not None and held.owner is owner and held.registration == terms:
-                held.expires = expires
-                return None
+        expires = None if setup.lease is None else self._seconds() + setup.lease
+        if held is not None and self._renew(held, setup, peer, owner, expires):
+            return None
         predecessor = self._at.get((setup.policy, (peer.host, setup.listenport)), key)
-        if held is None and predecessor == key and len(self._entries) >= self._most:
-            raise TooManyError(f"there are {self._most} registrations already")
+        if predecessor == key and (held is None or held.registration.host != peer.host):
+            self._check_room(peer.host, 0 if held is None else 1)
         self._number += 1
         registration = self._read(setup, peer, self._number)
         before = self._disown(key)
@@ -128,6 +127,9 @@ class Registry:
             self._displace(predecessor, owner)
         if held is not None:
             self._at.pop((setup.policy, held.registration.address), None)
+        self._count(registration.host, 1)
+        if held is not None:
+            self._count(held.registration.host, -1)
         self._entries[key] = _Entry(registration, None if expires is None else owner, expires)
         self._at[setup.policy, registration.address] = key
         if expires is not None:
@@ -139,14 +141,41 @@ class Registry:
             self._over(held.registration, "replaced")
         return registration
 
+    def _renew(self, held: _Entry, setup: Setup, peer: Peer, owner: Hashable, expires: float | None) -> bool:
+        """Whether the setup packet renewed the lease of what stands under its key.
+
+        :raises ConflictError: it is another host's that does.
+        """
+        if held.expires is None:
+            return False
+        if held.expires > self._seconds() and held.registration.host != peer.host:
+            raise ConflictError(f"another host holds server {setup.id} of policy {setup.policy}")
+        terms = self._read(setup, peer, held.registration.number)
+        if expires is None or held.owner is not owner or held.registration != terms:
+            return False
+        held.expires = expires
+        return True
+
+    def _check_room(self, host: str, replaced: int) -> None:
+        if len(self._entries) - replaced >= self._most:
+            raise TooManyError(f"there are {self._most} registrations already")
+        if self._of_host[host] >= self._most_of_host:
+            raise TooManyError(f"there are {self._most_of_host} registrations of {host} already")
+
     def _displace(self, key: Key, newcomer: Hashable) -> None:
         before = self._disown(key)
         self._end(key, "another server has its address")
         if before is not None and before is not newcomer:
             self._displaced(before)
 
+    def _count(self, host: str, by: int) -> None:
+        self._of_host[host] += by
+        if not self._of_host[host]:
+            del self._of_host[host]
+
     def _end(self, key: Key, why: str) -> None:
         registration = self._entries.pop(key).registration
+        self._count(registration.host, -1)
         del self._at[registration.policy, registration.address]
         self._ended(registration)
         self._over(registration, why)

@@ -38,7 +38,7 @@ from rproxy.registry import Address
 from rproxy.signals import ReloadService, SignalService
 from rproxy.sockets import SocketGroup
 from rproxy.sweeping import SWEEP, SweepService
-from rproxy.tls import Keyring
+from rproxy.tls import SWEEP_LOGS, Keyring
 from rproxy.tlsfiles import CertificatesError, Files, client_files, split_listen
 from rproxy.trail import Trail
 
@@ -153,10 +153,11 @@ class Options(usage.Options):
             raise usage.UsageError("--listen replaces --port: give one of them")
         port = _PORT if self["port"] is None else self["port"]
         listen = self["listen"] or [port]
-        self["fronted"] = _which_are_fronted(listen, bool(self["proxy-from"]))
+        fronted = _which_are_fronted([*listen, *self["register-listen"]], bool(self["proxy-from"]))
+        self["fronted"], self["register-fronted"] = fronted[: len(listen)], fronted[len(listen) :]
         try:
             self["listen"] = [parse_listen(text.removeprefix(_FRONTED)) for text in listen]
-            self["register-listen"] = [parse_listen(text) for text in self["register-listen"]]
+            self["register-listen"] = [parse_listen(text.removeprefix(_FRONTED)) for text in self["register-listen"]]
         except ValueError as error:
             raise usage.UsageError(str(error)) from None
         self._take_audit()
@@ -258,27 +259,31 @@ def _record(options: Options, trail: Trail, factory: ProxyFactory, reactor: Any)
 def _which_are_fronted(listen: Sequence[str], trusted: bool) -> list[bool]:
     """Whether headers are expected, for each endpoint: at those that are marked, or at all where none is.
 
-    :raises UsageError: one is marked, and nobody is trusted.
+    :raises UsageError: one is marked, and nobody is trusted, or could be told apart there.
     """
     marked = [text.startswith(_FRONTED) for text in listen]
+    for text in listen:
+        # Twisted would read a second one as its own, which believes everybody.
+        if text.removeprefix(_FRONTED).startswith((_FRONTED, "unix:")) and text.startswith(_FRONTED):
+            raise usage.UsageError(f"{text}: {_FRONTED} stands once, before an endpoint of TCP or TLS")
     if any(marked) and not trusted:
-        raise usage.UsageError(f"--listen {_FRONTED}...: say by --proxy-from whose headers may be believed there")
+        raise usage.UsageError(f"{_FRONTED}...: say by --proxy-from whose headers may be believed there")
     return marked if any(marked) else [trusted] * len(listen)
 
 
 def _listeners(options: Options, factory: ProxyFactory, keyring: Keyring, sockets: Any) -> Iterator[ListenerService]:
     """Where the proxy listens, with TLS on top of TCP, and what other proxies put in front of both."""
-    clients = Entrance(factory, ClientProtocol) if options["register-listen"] else factory
-    for text, is_fronted in zip(options["listen"], options["fronted"], strict=True):
-        endpoint, files = split_listen(text)
-        front = keyring.server(files, clients, factory.clock)
-        if is_fronted:
-            front = FrontedFactory(front, factory, options["proxy-from"])
-        yield ListenerService(endpoint, front, sockets, factory.listening)
-    for text in options["register-listen"]:
-        endpoint, files = split_listen(text)
-        front = keyring.server(files, Entrance(factory, ServerProtocol), factory.clock)
-        yield ListenerService(endpoint, front, sockets, factory.registering)
+    apart = bool(options["register-listen"])
+    for begin, inner, listening in (
+        ("", Entrance(factory, ClientProtocol) if apart else factory, factory.listening),
+        ("register-", Entrance(factory, ServerProtocol), factory.registering),
+    ):
+        for text, is_fronted in zip(options[f"{begin}listen"], options[f"{begin}fronted"], strict=True):
+            endpoint, files = split_listen(text)
+            front = keyring.server(files, inner, factory.clock)
+            if is_fronted:
+                front = FrontedFactory(front, factory, options["proxy-from"])
+            yield ListenerService(endpoint, front, sockets, listening)
 
 
 def makeService(options: Options) -> IService:
@@ -318,6 +323,7 @@ def makeService(options: Options) -> IService:
     sweeps = [
         SweepService(reactor, min(SWEEP, limits.timeout / 4, limits.queue_timeout / 4), factory.sweep),
         SweepService(reactor, min(5.0, limits.idle_timeout / 4, limits.packet_timeout / 4), factory.sweep_idle),
+        SweepService(reactor, SWEEP_LOGS, keyring.sweep),
     ]
     service = MultiService()
     SignalService(reactor).setServiceParent(service)

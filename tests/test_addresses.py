@@ -156,6 +156,25 @@ class AddressCase(ProxyCase):
         return self.server.payloads if self.server.connections else []
 
 
+class LeaseTests(AddressCase):
+    """Connections that hold a lease are no clients, and still somebody's."""
+
+    def test_they_count_against_one_rate(self) -> None:
+        """An address isn't forgotten as long as it has one: each would else have a rate of its own."""
+        self.serve(rate_limit=5)
+        holders = []
+        for number in range(3):
+            holders.append(self.world.register(f"server-{number}", "222", 6000 + number, HERE, lease=10_000))
+            self.world.advance(10)
+        for holder in holders:
+            holder.ask(*"abcdefgh")
+        self.assertEqual(len(self.payloads()), 5)
+        for holder in holders:
+            holder.close()
+        self.world.advance(60)
+        self.assertEqual(len(self.world.factory.addresses), 0)
+
+
 class ConnectionsTests(AddressCase):
     """``--max-clients-per-address``."""
 

@@ -222,6 +222,15 @@ class ListenerTests(AdmissionCase):
         first.close()
         self.assertFalse(proxy.client(HOST, port=proxy.setup_port).gone)
 
+    def test_one_host_keeps_nobody_out(self) -> None:
+        """Its connections that hold no lease may be so many; those that do are as many as it has servers."""
+        proxy = self.proxy(apart=True, registrations_per_host=2)
+        held = proxy.register("100", "111", 5000, lease=10)
+        peers = [proxy.client(HOST, port=proxy.setup_port) for _ in range(3)]
+        self.assertEqual([peer.gone for peer in (held, *peers)], [False, False, False, True])
+        self.assertEqual(peers[2].answers(), ["overloaded/no"])
+        self.assertFalse(proxy.client("10.0.0.77", port=proxy.setup_port).gone)
+
 
 class ClientTests(AdmissionCase):
     """Who may ask."""
@@ -257,7 +266,7 @@ class ClientTests(AdmissionCase):
         proxy = self.proxy(described(p111=Policy(clients=ClientRule(certificate=True)), p222=Policy()))
         client = proxy.client()
         client.ask("a")
-        self.assert_refused(client, "must show a certificate$")
+        self.assert_refused(client, "must show a certificate with a name$")
 
     def test_after_a_change(self) -> None:
         """What a connection was found to be allowed is found out anew."""

@@ -40,7 +40,8 @@ class LimitsTests(SynchronousTestCase):
             if name == "strict":
                 continue
             # These may be left out.
-            nothing = () if name in {"slow_start", "rate_limit", "max_clients_per_address"} else (0,)
+            may_be_none = name.endswith("_per_address") or name in {"slow_start", "rate_limit"}
+            nothing = () if may_be_none else (0,)
             for value in (*nothing, -1, *((float("nan"),) if isinstance(default, float) else ())):
                 nonsense = {name: value}
                 with self.subTest(**nonsense), self.assertRaisesRegex(ValueError, f"'{name}' must be >"):

@@ -173,7 +173,7 @@ class ClientRuleTests(SynchronousTestCase):
         rule = ClientRule(certificate=True)
         self.assertFalse(rule.asks_nothing)
         self.assertIsNone(rule.refusal(Peer("10.0.1.5", frozenset({"any"}))))
-        self.assertEqual(rule.refusal(LAN), "whoever asks for it must show a certificate")
+        self.assertEqual(rule.refusal(LAN), "whoever asks for it must show a certificate with a name")
 
     def test_names(self) -> None:
         rule = ClientRule(names=frozenset({"a.example"}))

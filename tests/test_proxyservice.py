@@ -12,7 +12,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from rproxy.proxyservice import CLOSE_TIMEOUT, ProxyService
-from tests.memory import ProxyCase
+from tests.memory import ProxyCase, data, encode
 from tests.support import Talk, Twistd, data_packet
 
 HOST = "127.0.0.1"
@@ -122,6 +122,29 @@ class DrainTests(ProxyCase):
             self.world.advance(0.25)
         self.successResultOf(stopped)
         self.assertEqual(client.answers(), ["a by 100", *["shutting-down/no"] * 3])
+
+    def test_what_comes_while_it_closes(self) -> None:
+        """A transport may bring it (TLS does); it isn't taken, as it couldn't be answered."""
+        self.world.client()
+        (connection,) = self.world.factory.clients
+        connection.close()
+        connection.dataReceived(encode(data("a")))  # type: ignore[attr-defined]  # it is a protocol
+        self.world.pump()
+        self.assertEqual((self.world.factory.counters.received, self.server.payloads), (0, []))
+
+    def test_answers_before_the_end(self) -> None:
+        """What is refused at the end is written before the connection is closed, and not a turn later."""
+        client = self.world.client()
+        client.ask("a")
+        (connection,) = self.world.factory.clients
+        said: list[str] = []
+        transport: Any = connection.transport  # type: ignore[attr-defined]  # it is a protocol
+        self.patch(transport, "write", lambda raw: said.append("write"))
+        self.patch(transport, "loseConnection", lambda: said.append("loseConnection"))
+        self.world.factory.close()
+        self.assertEqual(said, ["write", "loseConnection"])
+        self.assertEqual(client.answers(), [])
+        self.world.factory.abort()
 
     def test_stopped_twice(self) -> None:
         """The second time there is nothing left to do."""

@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 import tests.strategies  # noqa: F401  # the profile that Hypothesis runs under
 from rproxy.packets import Setup
 from rproxy.policies import Peer, digest
-from rproxy.registry import ConflictError, Key, Registration, Registry
+from rproxy.registry import ConflictError, Key, Registration, Registry, TooManyError
 
 EAST, WEST = "10.0.0.1", "10.0.0.2"
 
@@ -283,6 +283,41 @@ class AddressTests(RegistryCase):
         self.register(setup("100"))
         self.register(setup("101"))
         self.assertEqual({("111", "101")}, set(self.router.standing))
+
+
+class RoomTests(RegistryCase):
+    """How many there may be."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.registry = Registry(self.clock.seconds, self.router.registered, self.router.ended, most=4, most_of_host=2)
+
+    def fill(self, host: str, *server_ids: str) -> None:
+        for port, server_id in enumerate(server_ids, 5000):
+            self.register(setup(server_id, port=port), host)
+
+    def test_no_host_keeps_the_others_out(self) -> None:
+        self.fill(EAST, "1", "2")
+        with self.assertRaisesRegex(TooManyError, f"^there are 2 registrations of {EAST} already$"):
+            self.registry.register(setup("3", port=6000), Peer(EAST), self.connection)
+        self.fill(WEST, "3", "4")
+        with self.assertRaisesRegex(TooManyError, "^there are 4 registrations already$"):
+            self.registry.register(setup("5"), Peer("10.0.0.3"), self.connection)
+
+    def test_what_takes_the_place_of_another_is_no_further_one(self) -> None:
+        self.fill(EAST, "1", "2")
+        self.fill(EAST, "1", "3")
+        self.assertEqual({"1", "3"}, {each.server_id for each in self.registry.standing})
+
+    def test_what_ended_or_moved_makes_room(self) -> None:
+        self.register(setup("1", lease=10.0), EAST)
+        self.register(setup("2", port=5001), EAST)
+        self.registry.release(self.connection)
+        self.register(setup("3"), EAST)
+        self.register(setup("3"), WEST)
+        self.register(setup("4"), EAST)
+        with self.assertRaises(TooManyError):
+            self.registry.register(setup("3", port=6000), Peer(EAST), self.connection)
 
 
 class ConflictTests(RegistryCase):

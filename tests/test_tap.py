@@ -95,8 +95,26 @@ class ListenOptionsTests(SynchronousTestCase):
         self.assertEqual(["tcp:8000", LOOPBACK, "tcp:8001"], self.listens(*marked))
 
     def test_headers_from_nobody(self) -> None:
-        with self.assertRaisesRegex(UsageError, "^--listen haproxy:...: say by --proxy-from whose headers may be"):
-            parsed("--listen", f"haproxy:{LOOPBACK}")
+        for option in ("--listen", "--register-listen"):
+            with self.assertRaisesRegex(UsageError, "^haproxy:...: say by --proxy-from whose headers may be"):
+                parsed(option, f"haproxy:{LOOPBACK}")
+
+    def test_headers_from_everybody(self) -> None:
+        """Twisted's own wrapper would believe them; and where nobody has an address, nobody can be told apart."""
+        for option in ("--listen", "--register-listen"):
+            for endpoint in (f"haproxy:haproxy:{LOOPBACK}", "haproxy:unix:socket"):
+                said = f"^{endpoint}: haproxy: stands once, before an endpoint of TCP or TLS$"
+                with self.assertRaisesRegex(UsageError, said):
+                    parsed("--proxy-from", "10.0.0.0/8", option, endpoint)
+
+    def test_headers_where_servers_register(self) -> None:
+        """Everywhere, or only at those that are marked."""
+        trusted = ("--proxy-from", "10.0.0.0/8", "--listen", LOOPBACK)
+        options = parsed(*trusted, "--register-listen", LOOPBACK)
+        self.assertEqual(([True], [True]), (options["fronted"], options["register-fronted"]))
+        options = parsed(*trusted, "--register-listen", f"haproxy:{LOOPBACK}")
+        self.assertEqual(([False], [True]), (options["fronted"], options["register-fronted"]))
+        self.assertEqual([LOOPBACK], options["register-listen"])
 
     def test_headers_from_what_is_no_network(self) -> None:
         with self.assertRaisesRegex(UsageError, "^--proxy-from: 'here' does not .*: give a network"):
@@ -364,7 +382,7 @@ class HelpTests(SynchronousTestCase):
             r"--idle-timeout= [^\[]* in seconds \[default: 300.0\]",
             r"--max-clients-per-address= [^\[]*\[default: 0\]",
             r"--rate-limit= Packets a second [^\[]*\[default: 0.0\]",
-            r"--max-bytes-per-address= [^\[]* bytes [^\[]*\[default: 67108864\]",
+            r"--max-bytes-per-address= [^\[]* bytes [^\[]*\[default: 0\]",
             r"--packet-timeout= [^\[]* in seconds \[default: 30.0\]",
             r"--proxy-from= [^(]*\(repeatable\)",
             r"--max-fails= [^\[]*\[default: 1\]",

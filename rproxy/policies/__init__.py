@@ -97,7 +97,7 @@ class ClientRule:
         if self.networks is not None and not peer.is_in(self.networks):
             return f"{peer.host or 'the address'} is not in a network that may ask for it"
         if self.certificate and not peer.names:
-            return "whoever asks for it must show a certificate"
+            return "whoever asks for it must show a certificate with a name"
         if self.names is not None and not self.names & peer.names:
             return "no name of the client's certificate is one of those that may ask for it"
         return None
