@@ -362,22 +362,26 @@ def data_packet(client_id: str, policy: str, payload: str, **further: Any) -> by
 class Talk:
     """A client's connection, in blocking style: whole answers, however TCP cut them.
 
-    :param where: a port of this machine, or the path of a Unix socket.
+    :param where: a port of this machine, a host's address and port, or the path of a Unix socket.
     :param receive_bytes: how much the kernel may hold for it.
     :param source: the address to come from, if the kernel isn't to choose one.
     """
 
-    def __init__(self, where: int | Path, receive_bytes: int | None = None, source: str | None = None) -> None:
+    def __init__(
+        self, where: int | tuple[str, int] | Path, receive_bytes: int | None = None, source: str | None = None
+    ) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")()
         self._received = ""
-        self.socket = socket.socket(socket.AF_INET if isinstance(where, int) else socket.AF_UNIX)
+        if isinstance(where, int):
+            where = ("127.0.0.1", where)
+        self.socket = socket.socket(socket.AF_UNIX if isinstance(where, Path) else socket.AF_INET)
         self.socket.settimeout(PATIENCE)
         if receive_bytes is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
         try:
             if source is not None:
                 self.socket.bind((source, 0))
-            self.socket.connect(("127.0.0.1", where) if isinstance(where, int) else str(where))
+            self.socket.connect(str(where) if isinstance(where, Path) else where)
         except BaseException:
             self.socket.close()
             raise
