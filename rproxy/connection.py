@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Protocol, cast
 
 from msgspec import UNSET
-from twisted.internet.interfaces import IPushProducer
+from twisted.internet.interfaces import IPushProducer, ISSLTransport
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.internet.protocol import connectionDone
 from twisted.internet.tcp import Client
@@ -73,7 +73,9 @@ class UpstreamConnection(TwistedProtocol):
         self._log = log
         self._framer = Framer(packets.peek_ack, limits.max_packet, packets.peek_many_acks)
         self._persistent = pipeline is not None
-        self._depth = pipeline or 1
+        self._full_depth = pipeline or 1
+        #: Packets in flight at a time now.
+        self._depth = self._full_depth
         #: Written and not yet answered, oldest first; also those whose asker was answered by a deadline or is gone.
         self.in_flight: deque[Request] = deque()
         #: How many further packets it takes now.
@@ -91,6 +93,10 @@ class UpstreamConnection(TwistedProtocol):
         # Small packets written one after the other would wait for each other's acknowledgement.
         self._transport.setTcpNoDelay(True)
         self._transport.registerProducer(self, True)
+        if ISSLTransport.providedBy(self._transport):
+            # With TLS 1.3 the connection is made before the server has looked at the proxy's certificate. If it refuses
+            # that, what was written is lost, so it is one packet until an answer says that it took the certificate.
+            self._depth = 1
         self.room = self._depth
 
     def write(self, request: Request) -> bool:
@@ -138,6 +144,7 @@ class UpstreamConnection(TwistedProtocol):
             self._break(str(error))
         if len(self.in_flight) < awaited and not self._broken:
             self._pool.answered()
+            self._depth = self._full_depth
             self._overdue = False
             self._update_room()
         for asker in askers:

@@ -37,6 +37,7 @@ from zope.interface import implementer
 
 from rproxy.certificates import Certificates, reason_of
 from rproxy.peers import peer_names
+from rproxy.quietlog import QuietLog
 from rproxy.tlsfiles import TLSError
 
 #: How long a client's handshake may take, in seconds. It holds one of ``max_clients`` places meanwhile.
@@ -66,10 +67,12 @@ class TLSTransport(BufferingTLSTransport):
     _distrust = ""
 
     def makeConnection(self, transport: Any) -> None:
+        # First, because a protocol may close its connection as soon as it has it, and that has a timer of its own.
+        self._timer = self.factory.clock.callLater(self.factory.time_left(), self._end_handshake)
         super().makeConnection(transport)
         connection = self.getHandle()
-        connection.set_verify(connection.get_verify_mode(), self._verified)
-        self._timer = self.factory.clock.callLater(self.factory.time_left(), self._end_handshake)
+        if connection is not None:
+            connection.set_verify(connection.get_verify_mode(), self._verified)
 
     def _verified(self, connection: Connection, certificate: Any, code: int, depth: int, ok: int) -> bool:
         """Keep what OpenSSL has found, and leave it at that."""
@@ -79,7 +82,9 @@ class TLSTransport(BufferingTLSTransport):
 
     def _end_handshake(self) -> None:
         self._timer = None
-        if self.getHandle().get_peer_finished() is None:
+        connection = self.getHandle()
+        # There is none any more once the connection is lost.
+        if connection is not None and connection.get_peer_finished() is None:
             self.failVerification(Failure(TLSError("the handshake took too long")))
 
     def getPeerCertificate(self) -> Any:
@@ -163,6 +168,14 @@ class TLSFactory(TLSMemoryBIOFactory):
         super().__init__(certificates, until is not None, factory, clock)
         self.clock = clock
         self._until = until
+        #: Tells, on a listening side, of handshakes that failed: anybody who gets that far can have one fail.
+        self.log_failure = QuietLog(clock.seconds, self._logger.info, "failed TLS handshakes")
+
+    def buildProtocol(  # type: ignore[override]  # Twisted's own wraps None too, and fails when that is connected
+        self, addr: IAddress | None
+    ) -> TLSMemoryBIOProtocol | None:
+        protocol = self.wrappedFactory.buildProtocol(addr)
+        return None if protocol is None else self.protocol(self, protocol)
 
     def time_left(self) -> float:
         """How long the handshake of a connection made now may take, in seconds."""
@@ -172,7 +185,7 @@ class TLSFactory(TLSMemoryBIOFactory):
         """A connection is lost. On a listening side this is where it is told of that TLS failed."""
         if self._until is None and reason.check(TLSError):
             host = getattr(connection.getPeer(), "host", "a client")
-            self._logger.info("TLS with {host} failed: {why}", host=host, why=str(reason.value))
+            self.log_failure("TLS with {host} failed: {why}", host=host, why=str(reason.value))
 
 
 @implementer(IOpenSSLClientConnectionCreator)

@@ -25,7 +25,8 @@ from rproxy.poolserver import DEFAULT_PIPELINE, PoolServerFactory
 from rproxy.poolservice import Address, PoolService
 from rproxy.registrar import Registrar
 from rproxy.signals import ReloadService, SignalService
-from rproxy.tls import Keyring
+from rproxy.sweeping import SweepService
+from rproxy.tls import SWEEP_LOGS, Keyring
 from rproxy.tlsfiles import CertificatesError, client_files, split_listen
 
 #: How long a proxy may take to accept a connection, in seconds.
@@ -191,6 +192,7 @@ def makeService(options: Options) -> IService:
         make_service(options, reactor, keyring).setServiceParent(service)
     except CertificatesError as error:
         raise SystemExit(str(error)) from None
+    SweepService(reactor, SWEEP_LOGS, keyring.sweep).setServiceParent(service)
     ReloadService(reactor, [keyring.reload] if keyring else []).setServiceParent(service)
     return service
 

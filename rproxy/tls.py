@@ -14,8 +14,12 @@ from rproxy.tlsfiles import CertificatesError, Files
 
 if TYPE_CHECKING:
     from rproxy.certificates import Certificates
+    from rproxy.handshaking import TLSFactory
 
-__all__ = ["Files", "Keyring", "tls_endpoint"]
+__all__ = ["SWEEP_LOGS", "Files", "Keyring", "tls_endpoint"]
+
+#: Seconds between two calls of :meth:`Keyring.sweep`: how late it may be told how many lines were left out of the log.
+SWEEP_LOGS = 5.0
 
 
 class Keyring:
@@ -23,6 +27,7 @@ class Keyring:
 
     def __init__(self) -> None:
         self._certificates: dict[Files, Certificates] = {}
+        self._listening: list[TLSFactory] = []
 
     def __bool__(self) -> bool:
         """Whether there is anything to read again."""
@@ -54,7 +59,9 @@ class Keyring:
             return factory
         from rproxy.handshaking import TLSFactory
 
-        return TLSFactory(certificates, factory, clock)
+        listening = TLSFactory(certificates, factory, clock)
+        self._listening.append(listening)
+        return listening
 
     def client(
         self, files: Files | None, endpoint: IStreamClientEndpoint, name: str, clock: IReactorTime, timeout: float
@@ -77,6 +84,11 @@ class Keyring:
         """Read all files again, for the connections that are made from now on; see :class:`Certificates`."""
         for certificates in self._certificates.values():
             certificates.reload()
+
+    def sweep(self) -> None:
+        """Tell how many failed handshakes were left out of the log, where it is time to."""
+        for listening in self._listening:
+            listening.log_failure.sweep()
 
 
 def tls_endpoint(

@@ -6,13 +6,16 @@ from types import SimpleNamespace
 from typing import Any
 
 from twisted.internet.error import ConnectionLost
+from twisted.internet.interfaces import ISSLTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
 
 from rproxy.connection import UpstreamConnection
 from rproxy.limits import Limits
 from rproxy.metrics import Counters
 from rproxy.tlsfiles import TLSError
+from tests import memory
 from tests.memory import BIG, Client, Packet, ProxyCase, ServerConnection, ack, data, encode
 
 LOST = ["server-lost/unknown"]
@@ -410,6 +413,138 @@ class SlowServerTests(ConnectionCase):
         self.assertEqual(client.answers(), ["1 by 100"])
         connection.read_again()
         self.assertEqual(connection.payloads, ["1", BIG, "2"])
+
+
+@implementer(ISSLTransport)
+class TLSConnection(memory.MemoryConnection):
+    """A transport that calls itself one of TLS."""
+
+    def getPeerCertificate(self) -> None:
+        """It has none to show."""
+
+
+class FirstAnswerTests(ConnectionCase):
+    """A server by TLS gets one packet until its first answer: it may still refuse the proxy's certificate."""
+
+    def setUp(self) -> None:
+        self.patch(memory, "MemoryConnection", TLSConnection)
+        super().setUp()
+
+    def assert_all(self, *client_ids: str) -> None:
+        """The server has these packets, and takes as many in all as it said."""
+        self.assertEqual(self.server.connection.payloads, list(client_ids))
+        self.ask(*map(str, range(100, 120)))
+        self.assertEqual(len(self.server.connection.unanswered), 10)
+
+    def test_one(self) -> None:
+        """What else comes waits for that answer; then it is as without TLS."""
+        clients = self.ask("1", "2", "3")
+        self.assertEqual(self.server.payloads, ["1"])
+        self.server.answer()
+        self.assertEqual(clients[0].answers(), ["1 by 100"])
+        self.assert_all("1", "2", "3")
+
+    def test_those_that_waited_for_the_connection(self) -> None:
+        """They get the same."""
+        self.server.hang()
+        self.ask("1", "2", "3")
+        self.server.accept()
+        self.assertEqual(self.server.payloads, ["1"])
+        self.server.answer()
+        self.assert_all("1", "2", "3")
+
+    def test_refused(self) -> None:
+        """One packet is lost with the connection, and one more with each that is made to find out whether it is up."""
+        clients = self.ask(*map(str, range(10)))
+        self.server.connection.reset()
+        self.assertEqual([client.answers() for client in clients], [LOST] + [[]] * 9)
+        self.world.advance(1)
+        self.assertEqual(self.server.connection.payloads, ["1"])
+        self.server.refuse()
+        self.server.connection.reset()
+        self.world.advance(5)
+        self.assertEqual([client.answers() for client in clients[1:]], [LOST] + [["no-server/no"]] * 8)
+
+    def test_wrong_answer(self) -> None:
+        """Is none."""
+        client, other = self.ask("1", "2")
+        connection = self.server.connection
+        self.assertEqual(connection.payloads, ["1"])
+        connection.send(b"garbage")
+        self.assertEqual((client.answers(), other.answers()), (LOST, []))
+        self.world.advance(1)
+        self.ask("3")
+        self.assertEqual(self.server.connection.payloads, ["2"])
+        self.server.answer()
+        self.assertEqual(self.server.connection.payloads, ["2", "3"])
+
+    def test_each_connection(self) -> None:
+        """Of several, each has to give one."""
+        self.world.register("100", "111", 6000, pipeline=10, connections=2)
+        server = self.world.server(6000)
+        self.ask(*"123456")
+        first, second = server.connections
+        self.assertEqual((first.payloads, second.payloads), (["1"], ["2"]))
+        first.answer()
+        self.assertEqual((first.payloads, second.payloads), (["1", "3", "4", "5", "6"], ["2"]))
+
+    def test_late(self) -> None:
+        """A late answer is one, and nothing new is sent before it."""
+        (client, *_) = self.ask("1", "2")
+        self.world.advance(30.25)
+        self.assertEqual(client.answers(), ["timeout/unknown"])
+        self.ask("3", "4")
+        self.assertEqual(self.server.connection.payloads, ["1"])
+        self.server.connection.answer()
+        self.assertEqual(self.server.connection.payloads, ["1", "3", "4"])
+
+    def test_slow(self) -> None:
+        """That a server reads again is no answer, nor is its answer a sign that it reads."""
+        self.server.hang()
+        client = self.world.client()
+        client.ask(BIG)
+        with self.world.at_once():
+            connection = self.server.attempts[0].accept()
+            connection.reads = False
+        self.ask("2", "3")
+        connection.read_again()
+        self.assertEqual(connection.payloads, [BIG])
+        connection.answer()
+        self.assertEqual(connection.payloads, [BIG, "2", "3"])
+
+    def test_leaves_and_comes_back(self) -> None:
+        """A server that is back before its first answer gets no more than one that stayed."""
+        lease = self.world.register("200", "222", 6000, pipeline=10, lease=60)
+        server = self.world.server(6000)
+        client = self.world.client()
+        client.ask("1", policy="222")
+        lease.close()
+        self.assertFalse(server.connection.gone)
+        self.world.register("200", "222", 6000, pipeline=10)
+        client.ask("2", "3", policy="222")
+        self.assertEqual(server.payloads, ["1"])
+        server.answer()
+        self.assertEqual((len(server.connections), server.payloads), (1, ["1", "2", "3"]))
+
+    def test_leaves(self) -> None:
+        """A server that left gets nothing more when it gives its first answer; it is let go of."""
+        lease = self.world.register("200", "222", 6000, pipeline=10, lease=60)
+        server = self.world.server(6000)
+        client = self.world.client()
+        client.ask("1", "2", policy="222")
+        lease.close()
+        server.connection.answer()
+        self.assertEqual((client.answers(), server.payloads), (["1 by 200"], ["1"]))
+        self.assertTrue(server.connection.ended)
+
+    def test_classic(self) -> None:
+        """A server of the old kind never gets more than one on a connection."""
+        self.world.register("100", "111", 6000)
+        server = self.world.server(6000)
+        clients = self.ask("1", "2")
+        server.answer()
+        self.assertEqual([client.answers() for client in clients], [["1 by 100"], ["2 by 100"]])
+        self.assertEqual([connection.payloads for connection in server.connections], [["1"], ["2"]])
 
 
 class LostTLSTests(SynchronousTestCase):

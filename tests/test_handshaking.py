@@ -80,6 +80,24 @@ class Recorders(Factory):
         return self.made[-1]
 
 
+class _Closing(Protocol):
+    """Ends its connection as soon as it has it.
+
+    :param way: how: a method of its transport.
+    :param last: what it writes before.
+    """
+
+    transport: Any
+
+    def __init__(self, way: str, last: bytes = b"") -> None:
+        self._way = way
+        self._last = last
+
+    def connectionMade(self) -> None:
+        self.transport.write(self._last)
+        getattr(self.transport, self._way)()
+
+
 class LoopbackCase(TestCase):
     """With a server whose certificate is for 127.0.0.1, and clients that it takes."""
 
@@ -374,7 +392,8 @@ class TimeTests(SynchronousTestCase):
     def test_silent_client(self) -> None:
         """One that never begins the handshake counts as connected, and is dropped."""
         transport = StringTransport()
-        TLSFactory(self.certificates, self.servers, self.clock).buildProtocol(None).makeConnection(transport)
+        tls: Any = TLSFactory(self.certificates, self.servers, self.clock).buildProtocol(None)
+        tls.makeConnection(transport)
         self.assertTrue(self.servers.made[0].connected)
         self.clock.advance(HANDSHAKE_TIMEOUT - 1)
         self.assertFalse(transport.disconnecting)
@@ -383,12 +402,59 @@ class TimeTests(SynchronousTestCase):
 
     def test_early_end(self) -> None:
         """No timer outlives a connection."""
-        tls = TLSFactory(self.certificates, self.servers, self.clock).buildProtocol(None)
+        tls: Any = TLSFactory(self.certificates, self.servers, self.clock).buildProtocol(None)
         tls.makeConnection(StringTransport())
         tls.connectionLost(Failure(ConnectionDone()))
         self.assertEqual(self.clock.getDelayedCalls(), [])
         tls.abortConnection()
         tls.loseConnection()
+        # And if one did, there would be no handshake to end.
+        tls._end_handshake()
+
+    def test_closed_at_once(self) -> None:
+        """A protocol that closes its connection as soon as it has it is waited for as long as any other that closes."""
+        tls = self.build(_Closing("loseConnection", b"there are too many"))
+        transport = StringTransport()
+        tls.makeConnection(transport)
+        self.clock.advance(CLOSE_TIMEOUT)
+        self.assertTrue(transport.disconnecting)
+        tls.connectionLost(Failure(ConnectionDone()))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_last_word_at_once(self) -> None:
+        """What it wrote before arrives, if the handshake is over by then."""
+        server, client = self.build(_Closing("loseConnection", b"there are too many")), self.client()
+        below = FakeTransport(server, True)
+        connect(server, below, client, FakeTransport(client, False)).flush()
+        self.assertEqual([recorder.received for recorder in self.servers.made], [b"there are too many"])
+        self.assertTrue(below.disconnected)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_dropped_at_once(self) -> None:
+        """A protocol may drop its connection as soon as it has it, be it that this is noticed at once."""
+        tls = self.build(_Closing("abortConnection"))
+        transport = StringTransport()
+        self.patch(transport, "abortConnection", lambda: tls.connectionLost(Failure(ConnectionLost())))
+        tls.makeConnection(transport)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_no_protocol(self) -> None:
+        """Where a factory wants no connection, there is none."""
+        self.assertIsNone(self.build(None))
+
+    def test_many_failures(self) -> None:
+        """Of handshakes that fail the log has a few, and then how many more there were."""
+        factory = TLSFactory(self.certificates, self.servers, self.clock)
+        for _ in range(12):
+            tls = cast(Any, factory.buildProtocol(None))
+            tls.makeConnection(StringTransport())
+            tls.dataReceived(b"no handshake at all")
+            tls.connectionLost(Failure(ConnectionDone()))
+        self.clock.advance(60)
+        factory.log_failure.sweep()
+        lines = [formatEvent(event) for event in self.events if event["log_namespace"].startswith("rproxy.")]
+        self.assertEqual(lines[:-1], ["TLS with 192.168.1.1 failed: wrong version number"] * 10)
+        self.assertEqual(lines[-1], "Left out 2 more lines about failed TLS handshakes within 60 seconds")
 
     def test_silent_server(self) -> None:
         """The time for connecting is for the handshake too."""
@@ -415,10 +481,20 @@ class TimeTests(SynchronousTestCase):
         self.assertEqual(error.getErrorMessage(), "the handshake took too long")
         self.assertEqual(self.servers.made, [])
 
+    def build(self, protocol: Protocol | None) -> Any:
+        """Return a listening side's TLS for that protocol."""
+        factory = Factory()
+        self.patch(factory, "buildProtocol", lambda addr: protocol)
+        return TLSFactory(self.certificates, factory, self.clock).buildProtocol(None)
+
+    def client(self) -> Any:
+        """Return a connecting side's TLS."""
+        return TLSFactory(self.certificates, self.servers, self.clock, until=10.0).buildProtocol(None)
+
     def pair(self) -> tuple[Any, Any, IOPump, FakeTransport]:
         """Return both ends of a connection after its handshake, what moves bytes, and what is below the server's."""
-        server = TLSFactory(self.certificates, self.servers, self.clock).buildProtocol(None)
-        client = TLSFactory(self.certificates, self.servers, self.clock, until=10.0).buildProtocol(None)
+        server: Any = TLSFactory(self.certificates, self.servers, self.clock).buildProtocol(None)
+        client = self.client()
         below = FakeTransport(server, True)
         pump = connect(server, below, client, FakeTransport(client, False))
         pump.flush()

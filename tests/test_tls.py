@@ -5,23 +5,28 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
 from attrs import evolve
+from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IListeningPort
+from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
-from twisted.logger import capturedLogs
+from twisted.logger import capturedLogs, formatEvent
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
+from rproxy import pooltap, tap
 from rproxy.client import Client, ProxyError
-from rproxy.handshaking import HANDSHAKE_TIMEOUT
+from rproxy.downstream import ServerProtocol
+from rproxy.handshaking import CLOSE_TIMEOUT, HANDSHAKE_TIMEOUT
 from rproxy.limits import Limits
-from rproxy.proxy import ProxyFactory
+from rproxy.proxy import Entrance, ProxyFactory
+from rproxy.sweeping import SweepService
 from rproxy.tls import Files, Keyring, tls_endpoint
 from rproxy.tlsfiles import CertificatesError
 from tests.authority import Authority
@@ -59,6 +64,40 @@ class KeyringTests(SynchronousTestCase):
         with capturedLogs() as events:
             keyring.reload()
         self.assertEqual([event["log_format"][:15] for event in events], ["New connections"] * 2)
+
+    def test_failures(self) -> None:
+        """Those that the log had no line for are told of in the end."""
+        keyring, clock = Keyring(), Clock()
+        listening: Any = keyring.server(self.files, Factory.forProtocol(Protocol), clock)
+        with capturedLogs() as events:
+            for _ in range(11):
+                tls = listening.buildProtocol(None)
+                tls.makeConnection(StringTransport())
+                tls.dataReceived(b"no handshake at all")
+                tls.connectionLost(Failure(ConnectionDone()))
+            keyring.sweep()
+            clock.advance(60)
+            keyring.sweep()
+        self.assertEqual(
+            [formatEvent(event).partition(" ")[0] for event in events if event["log_namespace"].startswith("rproxy.")],
+            ["TLS"] * 10 + ["Left"],
+        )
+
+    def test_who_sweeps(self) -> None:
+        """A proxy and a pool server do."""
+        proxy, server = tap.Options(), pooltap.Options()
+        proxy.parseOptions(["--port", "0"])
+        server.parseOptions(["--id", "100", "--pp", "111"])
+        for module, options in (tap, proxy), (pooltap, server):
+            swept: list[Any] = []
+
+            def sweeps(clock: Any, interval: float, sweep: Any, swept: list[Any] = swept) -> SweepService:
+                swept.append(sweep)
+                return SweepService(clock, interval, sweep)
+
+            self.patch(module, "SweepService", sweeps)
+            cast(Any, module).makeService(options)
+            self.assertIn(Keyring.sweep, [getattr(sweep, "__func__", None) for sweep in swept])
 
     def test_bad(self) -> None:
         """Is no certificate of the process."""
@@ -147,16 +186,24 @@ class Port:
 
 
 class ClientsTests(SynchronousTestCase):
-    """``max_clients``."""
+    """How many clients there may be."""
+
+    def tearDown(self) -> None:
+        # Twisted gives pyOpenSSL objects of a kind that newer versions would rather not have.
+        self.flushWarnings()
+
+    def listen(self, factory: Any, clock: Clock) -> Any:
+        """Return what to listen with, so that clients speak TLS to the factory's protocols."""
+        folder = Path(self.enterContext(TemporaryDirectory()))
+        return Keyring().server(Authority(folder).issue(LOOPBACK), factory, clock)
 
     def test_handshake(self) -> None:
         """Who doesn't end its handshake counts, but not for ever."""
-        folder = Path(self.enterContext(TemporaryDirectory()))
         clock = Clock()
         factory = _proxy(clock, Limits(max_clients=1))
         port: Any = Port()
         factory.listening(port)
-        tls: Any = Keyring().server(Authority(folder).issue(LOOPBACK), factory, clock)
+        tls: Any = self.listen(factory, clock)
         protocol = tls.buildProtocol(None)
         transport = StringTransport()
         protocol.makeConnection(transport)
@@ -166,5 +213,26 @@ class ClientsTests(SynchronousTestCase):
         protocol.connectionLost(Failure(ConnectionDone()))
         self.assertTrue(port.accepting)
         self.assertEqual(factory.clients, set())
-        # Twisted gives pyOpenSSL objects of a kind that newer versions would rather not have.
-        self.flushWarnings()
+
+    def test_too_many_of_an_address(self) -> None:
+        """One that is turned away before its handshake is gone soon, and nothing is left of it."""
+        clock = Clock()
+        factory = _proxy(clock, Limits(max_clients_per_address=1))
+        tls: Any = self.listen(factory, clock)
+        address = IPv4Address("TCP", LOOPBACK, 1)
+        first, second = tls.buildProtocol(address), tls.buildProtocol(address)
+        transport = StringTransport()
+        first.makeConnection(StringTransport())
+        second.makeConnection(transport)
+        clock.advance(CLOSE_TIMEOUT)
+        self.assertTrue(transport.disconnecting)
+        second.connectionLost(Failure(ConnectionDone()))
+        first.connectionLost(Failure(ConnectionDone()))
+        self.assertEqual(clock.getDelayedCalls(), [])
+
+    def test_too_many_where_servers_register(self) -> None:
+        """Those that are one too many aren't connected."""
+        clock = Clock()
+        tls: Any = self.listen(Entrance(_proxy(clock, Limits(registrations=1)), ServerProtocol), clock)
+        tls.buildProtocol(None).makeConnection(StringTransport())
+        self.assertIsNone(tls.buildProtocol(None))
