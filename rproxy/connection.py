@@ -145,10 +145,15 @@ class UpstreamConnection(TwistedProtocol):
         if len(self.in_flight) < awaited and not self._broken:
             self._pool.answered()
             self._depth = self._full_depth
-            self._overdue = False
+            # One late answer isn't all of them: what is sent before the others would be lost with the connection.
+            self._overdue = self._overdue and self._owes_late_answer
             self._update_room()
         for asker in askers:
             asker.deliver()
+
+    @property
+    def _owes_late_answer(self) -> bool:
+        return bool(self.in_flight) and isinstance(self.in_flight[0].reply, Refusal)
 
     def _match(self, frames: list[tuple[bytes, Ack | None]], askers: dict[Asker, None]) -> None:
         """Give each answer to the packet that it must be the answer to: the oldest in flight.

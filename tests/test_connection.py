@@ -351,6 +351,19 @@ class LateAnswerTests(ConnectionCase):
         self.assertTrue(connection.gone)
         self.assert_goes_on()
 
+    def test_one_of_several_late_answers(self) -> None:
+        """Nothing new is sent before the others have come too."""
+        connection, late = self.connection_with("1", "2")
+        self.world.advance(30)
+        self.assertEqual([client.answers() for client in late], [["timeout/unknown"]] * 2)
+        (waiting,) = self.ask("3")
+        connection.answer(1)
+        self.assertEqual(connection.payloads, ["1", "2"])
+        connection.answer(1)
+        self.assertEqual(connection.payloads, ["1", "2", "3"])
+        connection.answer(1)
+        self.assertEqual(waiting.answers(), ["3 by 100"])
+
     def test_given_up_with_others_on_it(self) -> None:
         """So it is if the server only leaves out one: what was sent before the deadline is lost with it."""
         connection, _ = self.connection_with("1")
