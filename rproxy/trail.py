@@ -10,6 +10,8 @@ import os
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from hashlib import sha256
+from math import inf
+from typing import TypeVar
 
 from attrs import define
 
@@ -17,9 +19,11 @@ from rproxy import __version__
 from rproxy.audit.keys import Key
 from rproxy.audit.lines import (
     Chain,
+    Doubt,
     Draining,
     Ended,
     Gap,
+    LeftOut,
     Line,
     Opened,
     Packet,
@@ -39,8 +43,19 @@ from rproxy.request import Refusal, Request
 
 #: Lines that are not written yet, in bytes: beyond that, nothing is kept that may be given up.
 ROOM = 16 << 20
+#: The part of it that is kept for what happens to registrations: an event of these without a line leaves open for every
+#: later packet whether it reached a rightful server, so nothing that others can cause may take their room.
+KEPT = 4 << 20
+#: The part that is for everything.
+SHARED = ROOM - KEPT
+#: Lines of refused setup packets in a period: strangers choose how many there are. One line tells of the others.
+REFUSED_LINES = 10
+#: In seconds.
+REFUSED_PERIOD = 60.0
 #: Clients whose hashed ids are remembered.
 _CLIENTS = 4096
+
+T = TypeVar("T", bound=Terms)
 
 
 @define
@@ -51,6 +66,24 @@ class _Missed:
     packets: int = 0
     written: int = 0
     registrations: int = 0
+    refused: int = 0
+
+
+@define
+class _LeftOut:
+    """Refused setup packets that were left out, since when."""
+
+    since: str
+    refused: int = 0
+
+
+@define
+class _Doubt:
+    """What the disk failed to keep, since when and why."""
+
+    since: str
+    size: int = 0
+    error: str = ""
 
 
 class Trail:
@@ -70,10 +103,19 @@ class Trail:
         self._standing: dict[int, Registration] = {}
         self._parts: list[list[bytes]] = [[]]
         self._missed: _Missed | None = None
+        #: Bytes of the lines about registrations that stand in what is kept for them.
+        self._kept = 0
+        #: When the period began in which setup packets were refused, and how many were.
+        self._refusing_since = -inf
+        self._refused = 0
+        self._left_out: _LeftOut | None = None
+        self._doubt: _Doubt | None = None
         #: Bytes of the lines that were made and, as far as is known here, aren't written.
         self.size = 0
         #: Called when there is a line to be fetched, and was none.
         self.wake: Callable[[], object] = lambda: None
+        #: Called with the seconds after which :meth:`sweep` has something to tell.
+        self.alarm: Callable[[float], object] = lambda seconds: None
 
     # What happens to the trail.
 
@@ -95,10 +137,14 @@ class Trail:
         self._open()
         now = self._now()
         for registration in self._standing.values():
-            self._add(_terms(Standing, registration, now))
+            line = _terms(Standing, registration, now)
+            line.draining = registration.draining
+            self._add(line)
 
     def stop(self) -> None:
         """End: whoever is still registered isn't from now on."""
+        self.sweep()
+        self.settle()
         self._standing.clear()
         self._add(Stopped(0, self._now()))
 
@@ -110,9 +156,11 @@ class Trail:
     def written_down(self, size: int) -> None:
         """So many bytes are written."""
         self.size -= size
-        missed = self._missed
-        if missed is not None and self.size < ROOM:
-            self._missed = None
+        if self.size >= SHARED:
+            return
+        self._kept = 0
+        missed, self._missed = self._missed, None
+        if missed is not None:
             self._add(
                 Gap(
                     0,
@@ -121,13 +169,33 @@ class Trail:
                     packets=missed.packets,
                     written=missed.written,
                     registrations=missed.registrations,
+                    refused=missed.refused,
                 )
             )
 
     @property
     def missed(self) -> int:
         """How much happened that no line was made of, and none tells of yet."""
-        return self._missed.packets + self._missed.registrations if self._missed is not None else 0
+        missed = self._missed
+        return missed.packets + missed.registrations + missed.refused if missed is not None else 0
+
+    def doubt(self, size: int, error: str) -> bool:
+        """So many bytes are written, and the disk failed to keep them; told when it works again, or at the end.
+
+        :returns: whether that is news, and not the trouble that there was.
+        """
+        news = self._doubt is None
+        if self._doubt is None:
+            self._doubt = _Doubt(self._now())
+        self._doubt.size += size
+        self._doubt.error = error
+        return news
+
+    def settle(self) -> None:
+        """The disk works: make the line about what it failed to keep before."""
+        doubt, self._doubt = self._doubt, None
+        if doubt is not None:
+            self._add(Doubt(0, self._now(), since=doubt.since, size=doubt.size, error=doubt.error))
 
     def _open(self, torn: int = 0, torn_sha256: str = "") -> None:
         line = Opened(
@@ -172,7 +240,7 @@ class Trail:
         if not request.policy:
             # It was no packet.
             return
-        if self.size >= ROOM and not (self._complete and request.written):
+        if self.size >= SHARED and not (self._complete and request.written):
             missed = self._miss(now)
             missed.packets += 1
             missed.written += bool(request.written)
@@ -196,12 +264,43 @@ class Trail:
             self._note(Ended(0, self._now(), registration=number, policy=policy, server=server, why=why))
 
     def setup_refused(self, setup: Setup, host: str, error: str) -> None:
-        """A setup packet was refused."""
-        self._note(Refused(0, self._now(), policy=setup.policy, server=setup.id, host=host, error=error))
+        """A setup packet was refused; the first of a period have lines, so that nobody fills a disk by asking."""
+        seconds = self._seconds()
+        # Also over when the machine's clock was set back.
+        if not 0 <= seconds - self._refusing_since < REFUSED_PERIOD:
+            self.sweep()
+            self._refusing_since, self._refused = seconds, 0
+        self._refused += 1
+        now = stamp(seconds)
+        if self._refused > REFUSED_LINES:
+            if self._left_out is None:
+                self._left_out = _LeftOut(now)
+                self.alarm(self._refusing_since + REFUSED_PERIOD - seconds)
+            self._left_out.refused += 1
+        else:
+            self._add_refused(Refused(0, now, policy=setup.policy, server=setup.id, host=host, error=error), 1)
+
+    def sweep(self) -> None:
+        """Tell how many refused setup packets were left out, and begin a new period."""
+        left_out, self._left_out = self._left_out, None
+        self._refusing_since = -inf
+        if left_out is not None:
+            line = LeftOut(0, self._now(), since=left_out.since, refused=left_out.refused)
+            self._add_refused(line, left_out.refused)
+
+    def _add_refused(self, line: Line, refused: int) -> None:
+        if self.size < SHARED:
+            self._add(line)
+        else:
+            self._miss(line.time).refused += refused
 
     def _note(self, line: Line) -> None:
-        if self.size < ROOM:
+        if self.size < SHARED:
             self._add(line)
+        elif self._kept < KEPT:
+            before = self.size
+            self._add(line)
+            self._kept += self.size - before
         else:
             self._miss(line.time).registrations += 1
 
@@ -222,7 +321,7 @@ class Trail:
         return stamp(self._seconds())
 
 
-def _terms(kind: type[Terms], registration: Registration, now: str) -> Terms:
+def _terms(kind: type[T], registration: Registration, now: str) -> T:
     return kind(
         0,
         now,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
+import os
 import resource
 import signal
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,17 +20,36 @@ import tests.strategies  # noqa: F401  # the profile that Hypothesis runs under
 from rproxy.audit.appending import TrailError, TrailFile
 from rproxy.audit.commands import Reading
 from rproxy.audit.keys import Key, KeyFileError, read_key
-from rproxy.audit.lines import Chain, Gap, Packet, Started, Written, decode, follows, split, stamp
+from rproxy.audit.lines import (
+    AnyLine,
+    Chain,
+    Doubt,
+    Gap,
+    LeftOut,
+    Packet,
+    Refused,
+    Started,
+    Written,
+    decode,
+    follows,
+    split,
+    stamp,
+)
 from rproxy.audit.reading import ReadError, find_end
+from rproxy.packets import Setup
 from rproxy.registry import Registration
 from rproxy.request import Refusal, Request
-from rproxy.trail import ROOM, Trail
+from rproxy.trail import REFUSED_LINES, REFUSED_PERIOD, ROOM, SHARED, Trail
 from tests.test_cli import CommandCase
 
 SECRET = b"0123456789abcdef"
 KEY = Key(SECRET)
 OTHER = Key(b"fedcba9876543210")
 TIME = "2026-01-02T03:04:05.500Z"
+SETUP = Setup(type="1", id="100", policy="111", listenport=5000)
+
+
+AnyLineT = TypeVar("AnyLineT", bound=AnyLine)
 
 
 class Asker:
@@ -61,7 +82,8 @@ class World:
     """A trail that is written to a file by hand, and what happens to tell of."""
 
     def __init__(self, path: Path, key: Key = KEY, *, complete: bool = True) -> None:
-        self.trail = Trail(key, lambda: 1767323045.5, complete=complete)
+        self.now = 1767323045.5
+        self.trail = Trail(key, lambda: self.now, complete=complete)
         self.file = TrailFile(path, key)
         self.numbers = 0
 
@@ -78,6 +100,11 @@ class World:
     def end(self, server: Server) -> None:
         registration = Registration(server.policy, server.server_id, "10.0.0.5", 5000, number=server.number)
         self.trail.unregistered(registration, "its connection closed")
+
+    def refuse(self, times: int = 1) -> None:
+        """Setup packets are refused."""
+        for _ in range(times):
+            self.trail.setup_refused(SETUP, "10.0.0.6", "forbidden")
 
     def send(self, *servers: Server, client_id: str = "1", policy: str = "111") -> Request:
         """A packet is written to servers, one after the other."""
@@ -125,6 +152,23 @@ class AuditCase(CommandCase):
 
     def read(self, *paths: Path, key: Key = KEY, expect: str = "") -> Reading:
         return Reading(key, paths or (self.path,), expect=expect)
+
+    def told_by(self, kind: type[AnyLineT], path: Path | None = None) -> list[AnyLineT]:
+        """The lines of one kind."""
+        lines = map(decode, (path or self.path).read_bytes().splitlines())
+        return [line for line in lines if isinstance(line, kind)]
+
+    def fail_to_keep(self, times: int) -> None:
+        """Have the disk fail so often when it is asked to keep what it was given."""
+        keep, left = os.fdatasync, [times]
+
+        def fail(fd: int) -> None:
+            if left[0]:
+                left[0] -= 1
+                raise OSError(errno.EIO, "Input/output error")
+            keep(fd)
+
+        self.patch(os, "fdatasync", fail)
 
     def assert_good(self, *paths: Path) -> Reading:
         reading = self.read(*paths)
@@ -443,6 +487,58 @@ class FileTests(AuditCase):
         world.stop()
         self.assertEqual(self.assert_good().policies.packets, 20)
 
+    def test_disk_that_fails(self) -> None:
+        """What it didn't keep isn't written a second time; the trail says of it that it may be gone."""
+        world = World(self.path).start()
+        world.register()
+        self.fail_to_keep(2)
+        lines = world.trail.fetch()
+        world.file.put(lines)
+        self.assertIsNotNone(world.file.write())
+        self.assertEqual((world.file.unwritten, self.path.read_bytes()), (0, lines[0]))
+        size, why = world.file.take_doubt()
+        self.assertEqual((size, why), (len(lines[0]), "Input/output error"))
+        self.assertTrue(world.trail.doubt(size, why))
+        # It is asked again, though there is nothing new, and there is nothing new to doubt.
+        self.assertIsNotNone(world.file.write())
+        self.assertEqual(world.file.take_doubt(), (0, ""))
+        self.assertIsNone(world.file.write())
+        self.assertFalse(world.trail.doubt(1, why))
+        world.trail.written_down(size)
+        world.trail.settle()
+        world.stop()
+        (doubt,) = self.told_by(Doubt)
+        self.assertEqual((doubt.since, doubt.size, doubt.error), (TIME, size + 1, "Input/output error"))
+        reading = self.assert_told(f"the disk failed to keep {size + 1} bytes of lines before this one")
+        self.assertEqual((reading.faults, reading.lines), (0, 5))
+
+    def test_disk_that_fails_at_rotation(self) -> None:
+        """The new file is gone on with nevertheless."""
+        world = World(self.path).start()
+        old = self.path.rename(self.path.with_suffix(".1"))
+        world.trail.reopen()
+        self.fail_to_keep(1)
+        world.write()
+        self.assertEqual(world.file.take_doubt(), (old.stat().st_size, "Input/output error"))
+        self.assertEqual(world.file.complaint, "")
+        world.stop()
+        self.assertEqual(self.assert_good(self.path, old).lines, 4)
+
+    def test_pipe(self) -> None:
+        """One that nobody reads can't be opened, and isn't waited for."""
+        os.mkfifo(self.path)
+        error = self.assertRaises(TrailError, World(self.path).start)
+        self.assertIn("can't be opened: No such device or address", str(error))
+
+    def test_blocks(self) -> None:
+        """What is slow is waited for, in its thread: a call that wouldn't wait would fail."""
+        os.mkfifo(self.path)
+        reader = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK)
+        self.addCleanup(os.close, reader)
+        world = World(self.path).start()
+        self.addCleanup(world.file.close)
+        self.assertTrue(os.get_blocking(world.file._fd))
+
     def test_dev_full(self) -> None:
         """A device has no end to continue."""
         world = World(Path("/dev/full")).start()
@@ -471,15 +567,93 @@ class RoomTests(AuditCase):
             refused = world.send()
             refused.reply = Refusal(b"", "overloaded", "no")
             world.trail.ended([refused], "")
-            world.register("101")
-            self.assertEqual(world.trail.missed, counted[0] + counted[2])
+            self.assertEqual(world.trail.missed, counted[0])
+            while world.trail.missed == counted[0]:
+                world.register("101")
             world.trail.written_down(ROOM)
             self.assertEqual(world.trail.missed, 0)
             world.stop()
-            gaps = [line for raw in self.path.read_bytes().splitlines() if isinstance(line := decode(raw), Gap)]
+            gaps = self.told_by(Gap)
             self.assertEqual([(gap.packets, gap.written, gap.registrations) for gap in gaps], [counted])
             self.assertEqual(self.read().faults, 1)
             self.path.unlink()
+
+    def test_room_for_registrations(self) -> None:
+        """Nothing else takes it, and it is there again when the rest is written."""
+        world = World(self.path, complete=False).start()
+        for _ in range(2):
+            world.trail.size += ROOM
+            server = world.register()
+            world.end(server)
+            world.refuse()
+            world.ack(request())
+            self.assertEqual((world.trail.missed, world.trail._kept > 0), (2, True))
+            world.trail.written_down(ROOM)
+            self.assertEqual((world.trail.missed, world.trail._kept), (0, 0))
+            server = world.register()
+            world.ack(world.send(server))
+        world.stop()
+        reading = self.read()
+        self.assertEqual((reading.faults, reading.policies.proved, reading.policies.untold), (0, 2, 0))
+
+    def test_refused_without_room(self) -> None:
+        """They are counted apart, and leave nothing of what is registered open."""
+        world = World(self.path).start()
+        server = world.register()
+        world.trail.size += SHARED
+        world.refuse(REFUSED_LINES + 2)
+        world.trail.sweep()
+        self.assertEqual(world.trail.missed, REFUSED_LINES + 2)
+        world.trail.written_down(SHARED)
+        world.ack(world.send(server))
+        world.stop()
+        (gap,) = self.told_by(Gap)
+        self.assertEqual((gap.packets, gap.written, gap.registrations, gap.refused), (0, 0, 0, REFUSED_LINES + 2))
+        reading = self.assert_told("12 refused setup packets")
+        self.assertEqual((reading.faults, reading.policies.proved), (0, 1))
+
+
+class RefusedTests(AuditCase):
+    """Whoever is refused can't fill a disk by asking again."""
+
+    def counts(self) -> list[int]:
+        """For each line of them in its order: 0 for one that is told, else how many were left out."""
+        lines = map(decode, self.path.read_bytes().splitlines())
+        return [
+            line.refused if isinstance(line, LeftOut) else 0 for line in lines if isinstance(line, Refused | LeftOut)
+        ]
+
+    def test_few_lines(self) -> None:
+        """The first of a minute; the next one after it tells how many there were."""
+        world = World(self.path).start()
+        alarms: list[float] = []
+        world.trail.alarm = alarms.append
+        world.refuse(REFUSED_LINES)
+        self.assertEqual(alarms, [])
+        world.now += 20
+        world.refuse(1000)
+        self.assertEqual(alarms, [REFUSED_PERIOD - 20])
+        world.now += REFUSED_PERIOD - 20
+        world.refuse()
+        world.stop()
+        self.assertEqual(self.counts(), [*[0] * REFUSED_LINES, 1000, 0])
+        (left_out,) = self.told_by(LeftOut)
+        self.assertEqual(left_out.since, stamp(world.now - REFUSED_PERIOD + 20))
+        self.assert_good()
+
+    def test_told_at_the_end(self) -> None:
+        """Of a period, and of the proxy; a period may be ended by a clock that is set back."""
+        world = World(self.path).start()
+        world.refuse(REFUSED_LINES + 1)
+        world.trail.sweep()
+        world.trail.sweep()
+        world.refuse(REFUSED_LINES + 2)
+        world.now -= 1
+        world.refuse(REFUSED_LINES + 3)
+        world.stop()
+        one = [0] * REFUSED_LINES
+        self.assertEqual(self.counts(), [*one, 1, *one, 2, *one, 3])
+        self.assert_good()
 
 
 class PolicyTests(AuditCase):
@@ -529,6 +703,19 @@ class PolicyTests(AuditCase):
         world.ack(world.send(world.register(draining=True)))
         world.stop()
         self.assert_wrong("which was draining")
+
+    def test_draining_since_an_earlier_file(self) -> None:
+        """Which the new one tells alone."""
+        world = self.world()
+        server = world.register(draining=True)
+        world.write()
+        old = self.path.rename(self.path.with_suffix(".1"))
+        world.trail.reopen()
+        world.ack(world.send(server))
+        world.stop()
+        for paths in (self.path,), (old, self.path):
+            reading = self.assert_told("which was draining", *paths)
+            self.assertEqual((reading.faults, reading.policies.proved), (1, 0))
 
     def test_another_server(self) -> None:
         world = self.world()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import resource
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,30 @@ def test_full_and_room_again(group: Group, audit: Audit) -> None:
     assert ask(proxy, data_packet("1", "111", "xyz1"))[0]["error"] == "no-server"
     group.stop(proxy, faults=1)
     assert audit.verify()["packets"] == 103
+
+
+def test_hangs(group: Group, audit: Audit) -> None:
+    """A file that takes nothing and gives no error, such as a full pipe, doesn't keep the process from ending."""
+    os.mkfifo(audit.path)
+    with ExitStack() as stack:
+        for flags in os.O_RDONLY, os.O_WRONLY:
+            pipe = os.open(audit.path, flags | os.O_NONBLOCK)
+            stack.callback(os.close, pipe)
+        with suppress(BlockingIOError):
+            while True:
+                os.write(pipe, bytes(4096))
+        proxy = group.proxy(*audit.arguments)
+        assert ask(proxy, data_packet("1", "111", "xyz1"))[0]["error"] == "no-server"
+        group.stop(proxy, faults=2)
+    assert re.search(r"#error\] Up to \d+ bytes of the audit trail are lost", proxy.log)
+
+
+def test_pipe_that_nobody_reads(audit: Audit) -> None:
+    """The process ends with a sentence, and doesn't wait for somebody to."""
+    os.mkfifo(audit.path)
+    done = run([*TWISTD, "-n", "--pidfile=", "rproxy", "--port", "0", *audit.arguments])
+    assert done.returncode == 1
+    assert f"the audit trail {audit.path} can't be opened: No such device or address" in done.stdout + done.stderr
 
 
 def test_two_proxies(group: Group, audit: Audit) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event, enumerate
 from typing import Any, cast
 
 from attrs import define, field
@@ -13,21 +15,24 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
 
 from rproxy.audit.appending import TrailFile
 from rproxy.audit.commands import Reading
 from rproxy.audit.keys import Key
 from rproxy.limits import Limits
+from rproxy.packets import Setup
 from rproxy.packets import data as data_packet
 from rproxy.policies import Policies, Policy
 from rproxy.proxy import ProxyFactory
-from rproxy.recording import GATHER, RETRY, Recorder, RecordError
-from rproxy.trail import ROOM, Trail
+from rproxy.recording import GATHER, PATIENCE, RETRY, Leavable, Recorder, RecordError
+from rproxy.trail import REFUSED_LINES, REFUSED_PERIOD, ROOM, SHARED, Trail
 from tests.memory import CLIENT_HOST, Proxy, ProxyCase, setup
 from tests.test_cli import CommandCase
 
 KEY = Key(b"0123456789abcdef")
 WALL = 1767323045.0
+SETUP = Setup(type="1", id="100", policy="111", listenport=5000)
 
 
 @define(eq=False)
@@ -417,6 +422,98 @@ class RecorderTests(CommandCase):
         size = self.trail.size
         self.assertIn(f"{size} bytes of the audit trail are lost", formatEvent(logs[-1]) or "")
 
+    def test_disk_that_fails(self) -> None:
+        """Once, when it is asked to keep what is written: that is tried again without anything new, and told."""
+        keep, left = os.fdatasync, [2]
+
+        def fail(fd: int) -> None:
+            if left[0]:
+                left[0] -= 1
+                raise OSError(errno.EIO, "Input/output error")
+            keep(fd)
+
+        self.patch(os, "fdatasync", fail)
+        with capturedLogs() as logs:
+            self.recorder.startService()
+            self.clock.advance(GATHER)
+            self.assertEqual((self.works, self.trail.size), ([False], 0))
+            self.clock.advance(RETRY)
+            self.assertEqual(self.works, [False])
+            self.clock.advance(RETRY)
+            self.assertEqual(self.works, [False, True])
+        self.assertEqual(
+            [formatEvent(event) for event in logs],
+            [
+                "The audit trail can't be written: Input/output error; it is tried again",
+                "The disk failed to keep what was written of the audit trail: Input/output error",
+                "The audit trail is written again",
+            ],
+        )
+        self.clock.advance(GATHER)
+        self.assertEqual(self.lines(), ["open", "start", "doubt"])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.successResultOf(self.recorder.stopService())
+        self.assertEqual(Reading(KEY, [self.path]).faults, 0)
+
+    def test_disk_that_hangs(self) -> None:
+        """It is given up after a while, whether it hung before or only now, and what is lost is said."""
+        for hung_before in True, False:
+            trail = Trail(KEY, self.clock.seconds, complete=True)
+            recorder = self.make(trail)
+            self.path.unlink(missing_ok=True)
+            self.disk.slow = hung_before
+            recorder.startService()
+            self.clock.advance(GATHER)
+            self.disk.slow = True
+            with capturedLogs() as logs:
+                stopped = recorder.stopService()
+                self.clock.advance(PATIENCE - 1)
+                self.assertNoResult(stopped)
+                self.clock.advance(1)
+                self.successResultOf(stopped)
+                # It is through after all.
+                for _, done in self.disk.waiting:
+                    done.callback(None)
+                self.disk.waiting.clear()
+            self.assertEqual(
+                [formatEvent(event) for event in logs],
+                [
+                    "The audit trail isn't written to its end within 5 seconds",
+                    f"Up to {trail.size} bytes of the audit trail are lost, and 0 events that it has no line of",
+                ],
+            )
+            self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_told_at_the_very_end(self) -> None:
+        """What had no room, and there is room only when the last lines are written."""
+        self.recorder.startService()
+        self.clock.advance(GATHER)
+        self.trail.size += SHARED
+        self.trail.setup_refused(SETUP, "10.0.0.6", "forbidden")
+        self.trail.size -= SHARED
+        self.successResultOf(self.recorder.stopService())
+        self.assertEqual(self.lines(), ["open", "start", "stop", "gap"])
+        self.assertEqual(self.trail.size, 0)
+
+    def test_refused_setup_packets(self) -> None:
+        """Those that were left out are told when their period is over, without anything new, and at the end."""
+        self.recorder.startService()
+        for _ in range(REFUSED_LINES + 5):
+            self.trail.setup_refused(SETUP, "10.0.0.6", "forbidden")
+        self.clock.advance(GATHER)
+        expected = ["open", "start", *["refused"] * REFUSED_LINES]
+        self.assertEqual(self.lines(), expected)
+        self.clock.advance(REFUSED_PERIOD)
+        self.clock.advance(GATHER)
+        self.assertEqual(self.lines(), [*expected, "refused-more"])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        for _ in range(REFUSED_LINES + 5):
+            self.trail.setup_refused(SETUP, "10.0.0.6", "forbidden")
+        self.successResultOf(self.recorder.stopService())
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.assertEqual(self.lines()[-2:], ["refused-more", "stop"])
+        self.assert_good()
+
     def test_mishandled(self) -> None:
         """A mistake in what writes is shown, and counts as a failure to write."""
         self.disk.slow = True
@@ -450,6 +547,38 @@ class RecorderTests(CommandCase):
         error = self.assertRaises(RecordError, self.recorder.startService)
         self.assertIn("is no", str(error).replace("doesn't end as", "is no"))
         self.successResultOf(self.recorder.stopService())
+
+
+class LeavableTests(SynchronousTestCase):
+    """Who waits for what may never end can be told not to."""
+
+    def test_answers(self) -> None:
+        leavable = Leavable()
+        error = OSError(errno.ENOSPC, "No space left on device")
+        self.assertIsNone(leavable(lambda: None))
+        self.assertIs(leavable(lambda: error), error)
+
+        def mistake() -> OSError | None:
+            raise ZeroDivisionError
+
+        self.assertRaises(ZeroDivisionError, leavable, mistake)
+
+    def test_left(self) -> None:
+        """The thread goes on alone, and doesn't keep the process from ending."""
+        leavable = Leavable()
+        goes_on = Event()
+
+        def hang() -> None:
+            goes_on.wait()
+
+        before = set(enumerate())
+        leavable.leave()
+        error = leavable(hang)
+        self.assertEqual(error and error.errno, errno.ETIMEDOUT)
+        (thread,) = set(enumerate()) - before
+        self.assertTrue(thread.daemon)
+        goes_on.set()
+        thread.join()
 
 
 class CostTests(RecordedCase):

@@ -2,6 +2,11 @@
 
 Nothing in it is ever overwritten or cut off, so the file may be one that can only be appended to (``chattr +a``). What
 could not be written stays here and is tried again, from the very byte that was the first to fail.
+
+What was written, and the disk then failed to keep, is not written again: the system may have dropped it or not, tells
+nobody which, and calls the next attempt a success. Written twice it would break a chain that is good wherever the bytes
+did stay, and they can't be written in their old place, which is closed to whoever can only append. It is counted, so
+that the trail can say so (:class:`rproxy.audit.lines.Doubt`).
 """
 
 from __future__ import annotations
@@ -22,7 +27,8 @@ from rproxy.audit.reading import End, ReadError, find_end
 
 #: What one call writes at most, in bytes: so much is lost sight of where a call fails in its middle.
 _CHUNK = 1 << 20
-_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+#: A pipe that nobody reads would else keep the proxy from starting, and from being told to stop.
+_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
 #: The trail names clients' addresses.
 _MODE = 0o640
 
@@ -43,6 +49,11 @@ class TrailFile:
         self._fd = -1
         #: What is to be written; before each but the first, the file is opened anew.
         self._parts: deque[bytes] = deque()
+        #: Bytes that were written since the disk was last asked to keep them.
+        self._unsynced = 0
+        #: Bytes that were written and that the disk then failed to keep, and why, since :meth:`take_doubt`.
+        self._doubtful = 0
+        self._doubt = ""
         #: What went wrong otherwise, for the log.
         self.complaint = ""
 
@@ -86,21 +97,37 @@ class TrailFile:
     def write(self) -> OSError | None:
         """Write what was put here, and see that the disk has it.
 
-        :returns: why it couldn't; then :attr:`unwritten` says how much is left.
+        :returns: why it couldn't; then :attr:`unwritten` says how much is left, and :meth:`take_doubt` of how much that
+            was written it isn't known. With nothing left to write, the disk is asked all the same.
         """
         try:
             while self._parts:
                 self._write_part()
-                if len(self._parts) == 1:
-                    break
                 self._parts.popleft()
-                self._open_anew()
-            self._parts.clear()
-            with suppress_no_disk():
-                os.fdatasync(self._fd)
+                if self._parts:
+                    self._open_anew()
+            self._sync()
         except OSError as error:
             return error
         return None
+
+    def take_doubt(self) -> tuple[int, str]:
+        """Return how many bytes the disk failed to keep since the last time, and why."""
+        doubt = self._doubtful, self._doubt
+        self._doubtful, self._doubt = 0, ""
+        return doubt
+
+    def _sync(self) -> None:
+        """See that the disk has what was written."""
+        unsynced, self._unsynced = self._unsynced, 0
+        try:
+            with suppress_no_disk():
+                os.fdatasync(self._fd)
+        except OSError as error:
+            if unsynced:
+                self._doubtful += unsynced
+                self._doubt = error.strerror or str(error)
+            raise
 
     def _write_part(self) -> None:
         part = memoryview(self._parts[0])
@@ -110,12 +137,14 @@ class TrailFile:
                 done += os.write(self._fd, part[done : done + _CHUNK])
         finally:
             self._parts[0] = bytes(part[done:])
+            self._unsynced += done
 
     def _open_anew(self) -> None:
         """Go on in the file that has the name now; where that can't be, in the one that had it."""
+        # A disk that fails is one more reason to leave the old file.
+        with suppress(OSError):
+            self._sync()
         try:
-            with suppress_no_disk():
-                os.fdatasync(self._fd)
             fd = _open(self._path, self._fd)
         except (TrailError, OSError) as error:
             self.complaint = str(error)
@@ -158,6 +187,7 @@ def _open(path: Path, held: int = -1) -> int:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if held >= 0 and os.fstat(fd).st_size:
             raise TrailError(f"the audit trail {path} is not empty: it is not continued by another file's lines")
+        os.set_blocking(fd, True)
     except BlockingIOError:
         os.close(fd)
         raise TrailError(f"the audit trail {path} is another process's: give each proxy its own") from None

@@ -84,6 +84,9 @@ class Draining(Terms, tag="draining", kw_only=True):
 class Standing(Terms, tag="standing", kw_only=True):
     """It is registered since an earlier file, told again so that a file can be checked without those before it."""
 
+    #: Whether it gets nothing new.
+    draining: bool = False
+
 
 class Ended(Line, tag="ended", kw_only=True):
     """A registration ended."""
@@ -101,6 +104,13 @@ class Refused(Line, tag="refused", kw_only=True):
     server: str
     host: str
     error: str
+
+
+class LeftOut(Line, tag="refused-more", kw_only=True):
+    """Setup packets were refused that have no line, as there had been enough of these for a while."""
+
+    since: str
+    refused: int
 
 
 class Written(Struct):
@@ -137,9 +147,27 @@ class Gap(Line, tag="gap", kw_only=True):
     #: Those of the packets that were written to a server.
     written: int
     registrations: int
+    #: Refused setup packets: they change nothing that is registered.
+    refused: int = 0
 
 
-AnyLine = Opened | Started | Stopped | Registered | Draining | Standing | Ended | Refused | Packet | Gap
+class Doubt(Line, tag="doubt", kw_only=True):
+    """Lines before this one were written, but the disk failed to keep them when it was asked to.
+
+    Where that happens, the system may drop what it couldn't bring to the disk, and calls the next attempt a success.
+    """
+
+    #: When that was noticed first.
+    since: str
+    #: How many bytes of lines.
+    size: int
+    #: What the system said.
+    error: str
+
+
+AnyLine = (
+    Opened | Started | Stopped | Registered | Draining | Standing | Ended | Refused | LeftOut | Packet | Gap | Doubt
+)
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(AnyLine).decode

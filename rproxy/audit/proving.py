@@ -13,6 +13,7 @@ from attrs import define
 
 from rproxy.audit.lines import (
     AnyLine,
+    Doubt,
     Draining,
     Ended,
     Gap,
@@ -85,7 +86,7 @@ class PolicyCheck:
                 self._start(place, line)
             case Stopped():
                 self._running = False
-            case Gap():
+            case Gap() | Doubt():
                 self._gap(place, line)
 
     def _start(self, place: Place, line: Started) -> None:
@@ -96,11 +97,20 @@ class PolicyCheck:
         self._known.clear()
         self._since = line.seq
 
-    def _gap(self, place: Place, line: Gap) -> None:
+    def _gap(self, place: Place, line: Gap | Doubt) -> None:
+        if isinstance(line, Doubt):
+            # No fault: where something was lost, the chain is broken, and where it isn't, all is there.
+            text = (
+                f"since {line.since} the disk failed to keep {line.size} bytes of lines before this one ({line.error}):"
+                " if the chain is broken before it, that may be why"
+            )
+            self._report(Finding(place, text, wrong=False))
+            return
         text = (
             f"since {line.since} {line.packets} packets have no line, {line.written} of them written to a server, nor"
-            f" {line.registrations} events of registrations"
+            f" {line.registrations} events of registrations and {line.refused} refused setup packets"
         )
+        # A refusal leaves what is registered as it is, so one without a line leaves no question open.
         self._report(Finding(place, text, wrong=bool(line.written or line.registrations)))
         if line.registrations:
             self.broken()
@@ -130,7 +140,7 @@ def _wrong(packet: Packet, written: Written, known: _Known | None) -> str | None
         return f"which was registered for policy {terms.policy}"
     if terms.server != written.server:
         return f"with the registration of server {terms.server}"
-    if isinstance(terms, Draining):
+    if isinstance(terms, Draining) or (isinstance(terms, Standing) and terms.draining):
         return "which was draining"
     if not known.since <= written.after < known.until:
         return "which was not registered then"
