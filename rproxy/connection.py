@@ -82,7 +82,8 @@ class UpstreamConnection(TwistedProtocol):
         self.room = 0
         #: Reasons to take none: the server doesn't read, left a packet unanswered past its deadline, or is to go.
         self._blocked = False
-        self._overdue = False
+        #: The last of those packets.
+        self._overdue: Request | None = None
         self.retiring = False
         self._for_good = False
         #: Set once; what still comes is then discarded.
@@ -146,14 +147,11 @@ class UpstreamConnection(TwistedProtocol):
             self._pool.answered()
             self._depth = self._full_depth
             # One late answer isn't all of them: what is sent before the others would be lost with the connection.
-            self._overdue = self._overdue and self._owes_late_answer
+            if self._overdue is not None and self._overdue not in self.in_flight:
+                self._overdue = None
             self._update_room()
         for asker in askers:
             asker.deliver()
-
-    @property
-    def _owes_late_answer(self) -> bool:
-        return bool(self.in_flight) and isinstance(self.in_flight[0].reply, Refusal)
 
     def _match(self, frames: list[tuple[bytes, Ack | None]], askers: dict[Asker, None]) -> None:
         """Give each answer to the packet that it must be the answer to: the oldest in flight.
@@ -207,7 +205,7 @@ class UpstreamConnection(TwistedProtocol):
             return
         if not self.in_flight and (self.retiring or not self._persistent):
             self._close()
-        elif not (self._blocked or self._overdue or self.retiring) and self._persistent:
+        elif not (self._blocked or self._overdue is not None or self.retiring) and self._persistent:
             self.room = self._depth - len(self.in_flight)
             if self.room:
                 self._pool.room_made()
@@ -236,7 +234,7 @@ class UpstreamConnection(TwistedProtocol):
         self._break("the proxy stopped")
 
     def sweep(self, now: float) -> None:
-        """End what is past its deadline; nothing new is sent until the server answers again.
+        """End what is past its deadline; nothing new is sent until the server has answered all of that.
 
         The connection stays, for the late answer to be swallowed: a server of the old kind may not survive a reset. It
         is given up when a packet is late by a whole deadline more.
@@ -247,8 +245,8 @@ class UpstreamConnection(TwistedProtocol):
         for request in late:
             request.refuse("timeout", "unknown", "the server did not answer in time")
         self.room = 0
-        if not self._overdue:
-            self._overdue = True
+        news, self._overdue = self._overdue is None, late[-1]
+        if news:
             self._pool.timed_out()
         if late[0].deadline + self._limits.timeout <= now:
             self._break("it did not answer in time")

@@ -361,7 +361,7 @@ class ProxyProtocol(Protocol):
             if len(self._allowed) < ALLOWED:
                 self._allowed.add(data.policy)
             return False
-        self._refuse(raw, data.srcid, "forbidden", f"policy {data.policy}: {text}")
+        self._refuse(raw, data.srcid, "forbidden", f"policy {data.policy}: {text}", data.policy)
         return True
 
     def policies_changed(self) -> None:

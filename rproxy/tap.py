@@ -142,7 +142,7 @@ class Options(usage.Options):
             raise usage.UsageError(f"--register-from: {error}: give a network, such as 10.0.1.0/24") from None
 
     def opt_retry(self, policy: str) -> None:
-        """Give packets of this policy to another server if the first is lost while it has them (repeatable)"""
+        """Offer packets of this policy to its servers once more if one is lost while it has them (repeatable)"""
         try:
             self["retry"].add(identifier(policy))
         except ArgumentTypeError as error:

@@ -364,6 +364,21 @@ class LateAnswerTests(ConnectionCase):
         connection.answer(1)
         self.assertEqual(waiting.answers(), ["3 by 100"])
 
+    def test_one_of_several_late_answers_to_clients_that_are_gone(self) -> None:
+        """That nobody waits for an answer doesn't make it come sooner; and it is one timeout, not one for each."""
+        connection, late = self.connection_with("1", "2", "3")
+        for client in late:
+            client.reset()
+        self.world.advance(30)
+        self.ask("4")
+        connection.answer(1)
+        self.world.advance(1)
+        connection.answer(1)
+        self.world.advance(1)
+        self.assertEqual(connection.payloads, ["1", "2", "3"])
+        connection.answer(1)
+        self.assertEqual(connection.payloads, ["1", "2", "3", "4"])
+
     def test_given_up_with_others_on_it(self) -> None:
         """So it is if the server only leaves out one: what was sent before the deadline is lost with it."""
         connection, _ = self.connection_with("1")

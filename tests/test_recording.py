@@ -21,9 +21,10 @@ from rproxy.audit.appending import TrailFile
 from rproxy.audit.commands import Reading
 from rproxy.audit.keys import Key
 from rproxy.limits import Limits
+from rproxy.networks import parse_network
 from rproxy.packets import Setup
 from rproxy.packets import data as data_packet
-from rproxy.policies import Policies, Policy
+from rproxy.policies import ClientRule, Policies, Policy
 from rproxy.proxy import ProxyFactory
 from rproxy.recording import GATHER, PATIENCE, RETRY, Leavable, Recorder, RecordError
 from rproxy.trail import REFUSED_LINES, REFUSED_PERIOD, ROOM, SHARED, Trail
@@ -191,6 +192,17 @@ class OutcomeTests(RecordedCase):
         second.answer()
         client.reset()
         self.assert_packets(proxy, ("client-gone", "", "unknown", ["100"]), ("client-gone", "", "yes", ["200"]))
+
+    def test_forbidden(self) -> None:
+        """A packet of a policy that its client may not ask for is a data packet too."""
+        proxy = self.recorded()
+        rule = ClientRule(networks=(parse_network("10.99.0.0/16"),))
+        proxy.factory.reload(Policies(by_name={"111": Policy(clients=rule)}))
+        client = proxy.client()
+        client.ask("a")
+        self.assertEqual(client.answers(), ["forbidden/no"])
+        self.assert_packets(proxy, ("refused", "forbidden", "no", []))
+        self.assertEqual(proxy.told("packet")[0]["policy"], "111")
 
     def test_strict(self) -> None:
         """A data packet with a wrong size is one; what is no packet has no line."""
