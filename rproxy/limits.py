@@ -1,7 +1,7 @@
 """Every bound that the proxy keeps, in one frozen value.
 
 A limit that isn't here doesn't exist; a limit that is here is enforced by the room named beside it. The command's
-options (``rproxy.tap``) fill it in; the defaults are those of ``docs/protocol.rst``.
+options (``rproxy.options``) fill it in; the defaults are those of ``docs/protocol.rst``.
 """
 
 from attrs import field, frozen

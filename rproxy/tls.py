@@ -76,7 +76,7 @@ class Keyring:
         certificates = self.load(files)
         if certificates is None:
             return endpoint
-        from rproxy.handshaking import TLSClientEndpoint
+        from rproxy.verifying import TLSClientEndpoint
 
         return TLSClientEndpoint(endpoint, certificates, name, clock, timeout)
 

@@ -24,10 +24,11 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface import implementer
 
 from rproxy.certificates import Certificates
-from rproxy.handshaking import CLOSE_TIMEOUT, HANDSHAKE_TIMEOUT, TLSClientEndpoint, TLSFactory
+from rproxy.handshaking import CLOSE_TIMEOUT, HANDSHAKE_TIMEOUT, TLSFactory
 from rproxy.peers import peer_names
 from rproxy.sockets import SocketGroup
 from rproxy.tlsfiles import Files, TLSError
+from rproxy.verifying import TLSClientEndpoint
 from tests.authority import Authority
 
 LOOPBACK = "127.0.0.1"

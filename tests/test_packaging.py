@@ -32,6 +32,7 @@ ORDER = (
     "peers",
     "certificates",
     "handshaking",
+    "verifying",
     "tls",
     "framing",
     "packets",
@@ -69,6 +70,7 @@ ORDER = (
     "sending",
     "simulation",
     "cli",
+    "options",
     "tap",
     "pooltap",
 )

@@ -1,0 +1,218 @@
+"""The options of ``twistd rproxy``: read, checked, and what they say together."""
+
+from __future__ import annotations
+
+import math
+from argparse import ArgumentTypeError
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from attrs import fields
+from twisted.python import usage
+
+from rproxy.arguments import identifier
+from rproxy.audit.keys import KeyFileError, read_key
+from rproxy.limits import Limits
+from rproxy.listening import parse_listen
+from rproxy.networks import parse_network
+from rproxy.policies import PRIVATE, Policies, Policy
+from rproxy.policies.reading import PoliciesError, read
+from rproxy.tlsfiles import Files, client_files
+
+_DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(Limits)}
+_PORT = "8000"
+#: Before an endpoint: those that ``--proxy-from`` names are expected there, and only there. As Twisted writes it.
+_FRONTED = "haproxy:"
+
+
+def _limit(name: str, text: str) -> list[object]:
+    """One of the limits as an option that takes a number of its kind."""
+    option = name.replace("_", "-")
+    default = _DEFAULTS[name]
+
+    def parse(value: str) -> Any:
+        try:
+            number: Any = type(default)(value)
+            Limits(**{name: number})
+        except ValueError as error:
+            raise usage.UsageError(f"--{option} {value}: {error}") from None
+        if math.isinf(number):
+            raise usage.UsageError(f"--{option} {value}: without an end it would be no limit")
+        return number
+
+    return [option, None, default, text, parse]
+
+
+class Options(usage.Options):
+    """The options of ``twistd rproxy``."""
+
+    synopsis = "[--port N | --listen ENDPOINT ...] [options]"
+    longdesc = "A reverse proxy for JSON packets over TCP that routes every packet by the privacy policy it asks for."
+
+    optParameters: ClassVar = [
+        ["port", "p", None, f"TCP port to listen on, on all interfaces; 0 for any free one [default: {_PORT}]"],
+        _limit("max_packet", "The longest packet, in bytes"),
+        _limit("max_clients", "Client connections at a time; further ones wait"),
+        _limit("max_clients_per_address", "Of those from one address, or IPv6 /64; further ones are refused; 0: any"),
+        _limit("rate_limit", "Packets a second from one address; it isn't read from beyond; 0: any"),
+        _limit("max_bytes_per_address", "Unanswered bytes of one address, likewise"),
+        _limit("timeout", "From a packet to its answer at most, in seconds"),
+        _limit("queue_timeout", "A packet's wait for a free server, in seconds"),
+        _limit("connect_timeout", "For a connection to a server, in seconds"),
+        _limit("max_fails", "Failed connections in a row that take a server down"),
+        _limit("max_timeouts", "Connections in a row without an answer in time that do so"),
+        _limit("slow_start", "Until a server that came back has its full share, in seconds"),
+        _limit("idle_timeout", "A client without a packet is disconnected after, in seconds"),
+        _limit("packet_timeout", "From a packet's first byte to its last, in seconds"),
+        _limit("drain_timeout", "For the last answers when it is stopped, in seconds"),
+        ["audit", None, None, "Record in this file what becomes of each packet and registration, without payloads"],
+        [
+            "audit-key",
+            None,
+            None,
+            "The file with the key of that: at least 16 bytes, such as openssl rand -hex 32 makes",
+        ],
+        ["audit-on-error", None, "refuse", "While it can't be written, refuse packets, or continue without it"],
+        ["upstream-tls-ca", None, None, "File with the authorities of the servers' certificates, or: system"],
+        ["upstream-tls-cert", None, None, "File with the certificate to show to servers"],
+        ["upstream-tls-key", None, None, "File with its key"],
+        ["upstream-tls-name", None, None, "What servers' certificates are for, instead of each one's IP address"],
+        ["policies", None, None, "Who may serve and ask for which policy: a TOML file"],
+    ]
+    optFlags: ClassVar = [
+        ["upstream-tls", None, "Connect to servers by TLS, and verify their certificates"],
+        ["strict", None, "Refuse packets whose payloadsize is wrong, instead of counting them"],
+        ["log-packets", None, "Show every packet, with its payload, in the log"],
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self["listen"] = []
+        self["proxy-from"] = []
+        self["register-listen"] = []
+        self["register-from"] = []
+        self["retry"] = set()
+
+    def opt_listen(self, endpoint: str) -> None:
+        """Listen at this Twisted server endpoint, for example tcp:8000:interface=10.0.0.1 or
+        tls:8443:cert=FILE:key=FILE:ca=FILE (repeatable)"""
+        self["listen"].append(endpoint)
+
+    def opt_proxy_from(self, text: str) -> None:
+        """Take PROXY headers, and nothing else, from this network; only at --listen haproxy:... if any (repeatable)"""
+        try:
+            self["proxy-from"].append(parse_network(text))
+        except ValueError as error:
+            raise usage.UsageError(f"--proxy-from: {error}: give a network, such as 10.0.1.0/24") from None
+
+    def opt_register_listen(self, endpoint: str) -> None:
+        """Let servers register at this endpoint, and nowhere else (repeatable)"""
+        self["register-listen"].append(endpoint)
+
+    def opt_register_from(self, network: str) -> None:
+        """Let servers of this network register, as 10.0.0.0/8, and no others but those of further ones (repeatable)
+        [default: loopback and private networks]"""
+        try:
+            self["register-from"].append(parse_network(network))
+        except ValueError as error:
+            raise usage.UsageError(f"--register-from: {error}: give a network, such as 10.0.1.0/24") from None
+
+    def opt_retry(self, policy: str) -> None:
+        """Offer packets of this policy to its servers once more if one is lost while it has them (repeatable)"""
+        try:
+            self["retry"].add(identifier(policy))
+        except ArgumentTypeError as error:
+            raise usage.UsageError(f"--retry: {error}") from None
+
+    def postOptions(self) -> None:
+        if self["listen"] and self["port"] is not None:
+            raise usage.UsageError("--listen replaces --port: give one of them")
+        port = _PORT if self["port"] is None else self["port"]
+        listen = self["listen"] or [port]
+        fronted = _which_are_fronted([*listen, *self["register-listen"]], bool(self["proxy-from"]))
+        self["fronted"], self["register-fronted"] = fronted[: len(listen)], fronted[len(listen) :]
+        try:
+            self["listen"] = [parse_listen(text.removeprefix(_FRONTED)) for text in listen]
+            self["register-listen"] = [parse_listen(text.removeprefix(_FRONTED)) for text in self["register-listen"]]
+        except ValueError as error:
+            raise usage.UsageError(str(error)) from None
+        self._take_audit()
+        self["upstream-files"] = self._upstream_files()
+        if self["policies"] is not None:
+            if self["retry"]:
+                raise usage.UsageError("--retry: with --policies, say retry = true in the file")
+            # A daemon changes its folder before it reads the file again.
+            self["policies"] = Path(self["policies"]).absolute()
+        self["limits"] = Limits(
+            **{
+                name: type(default)(self[option])
+                for name, default in _DEFAULTS.items()
+                if (option := name.replace("_", "-")) in self
+            }
+        )
+        try:
+            self["allowed"] = self.read_policies()
+        except PoliciesError as error:
+            raise usage.UsageError(f"--policies: {error}") from None
+
+    def _upstream_files(self) -> Files | None:
+        begin = "--upstream-tls"
+        try:
+            files = client_files(begin, *(self[f"upstream-tls-{what}"] for what in ("ca", "cert", "key")))
+        except ValueError as error:
+            raise usage.UsageError(str(error)) from None
+        if self["upstream-tls"] and files is None:
+            raise usage.UsageError(f"{begin} needs {begin}-ca: the authorities of the servers' certificates")
+        wanted = self["upstream-tls"] or self["policies"] is not None
+        if not wanted and (files is not None or self["upstream-tls-name"] is not None):
+            raise usage.UsageError(f"{begin}-ca, -cert, -key and -name need {begin}, or policies that have it")
+        return files
+
+    def _take_audit(self) -> None:
+        """Read the key here, as it may be one that only root can read."""
+        if (self["audit"] is None) is not (self["audit-key"] is None):
+            raise usage.UsageError("--audit and --audit-key need each other")
+        if self["audit-on-error"] not in {"refuse", "continue"}:
+            raise usage.UsageError(f"--audit-on-error {self['audit-on-error']}: give refuse or continue")
+        if self["audit"] is None:
+            return
+        try:
+            self["audit-key"] = read_key(Path(self["audit-key"]))
+        except KeyFileError as error:
+            raise usage.UsageError(f"--audit-key: {error}") from None
+        # Where it daemonizes, twistd leaves the folder that it was started in.
+        self["audit"] = Path(self["audit"]).absolute()
+
+    def read_policies(self) -> Policies:
+        """What the options allow, and what the policies file does, as it is now.
+
+        :raises PoliciesError: something in it is wrong.
+        """
+        base = Policies(
+            register_from=tuple(self["register-from"]) or PRIVATE,
+            upstream_tls=bool(self["upstream-tls"]),
+            anonymous={policy: Policy(retry=True) for policy in self["retry"]},
+        )
+        if self["policies"] is None:
+            return base
+        policies = read(self["policies"], base)
+        for name in policies.by_name or ():
+            if policies.uses_tls(name) and self["upstream-files"] is None:
+                raise PoliciesError(0, f"{self['policies']}: policy {name} has upstream-tls: give --upstream-tls-ca")
+        return policies
+
+
+def _which_are_fronted(listen: Sequence[str], trusted: bool) -> list[bool]:
+    """Whether headers are expected, for each endpoint: at those that are marked, or at all where none is.
+
+    :raises UsageError: one is marked, and nobody is trusted, or could be told apart there.
+    """
+    marked = [text.startswith(_FRONTED) for text in listen]
+    for text in listen:
+        # Twisted would read a second one as its own, which believes everybody.
+        if text.removeprefix(_FRONTED).startswith((_FRONTED, "unix:")) and text.startswith(_FRONTED):
+            raise usage.UsageError(f"{text}: {_FRONTED} stands once, before an endpoint of TCP or TLS")
+    if any(marked) and not trusted:
+        raise usage.UsageError(f"{_FRONTED}...: say by --proxy-from whose headers may be believed there")
+    return marked if any(marked) else [trusted] * len(listen)
