@@ -12,7 +12,8 @@ from rproxy.metrics import Counters
 from rproxy.packets import PROXY_ID, Setup
 from rproxy.policies import Peer, Policies, digest
 from rproxy.quietlog import QuietLog
-from rproxy.registry import ConflictError, Registration, Registry, TooManyError
+from rproxy.registration import Registration
+from rproxy.registry import ConflictError, Registry, TooManyError
 from rproxy.trail import Trail
 
 

@@ -21,7 +21,8 @@ from rproxy.metrics import Counters
 from rproxy.packetlog import ProxyLog
 from rproxy.policies import EVERYTHING, Policies
 from rproxy.quietlog import QuietLog
-from rproxy.registry import Registration, Registry
+from rproxy.registration import Registration
+from rproxy.registry import Registry
 from rproxy.request import Asker, Request
 from rproxy.routing import Router
 from rproxy.trail import Trail

@@ -9,52 +9,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Hashable
 
-from attrs import define, field, frozen
+from attrs import define, field
 
 from rproxy.limits import CLASSIC_CONNECTIONS
 from rproxy.packets import Setup
 from rproxy.policies import Peer, digest
-
-Key = tuple[str, str]
-Address = tuple[str, int]
-
-
-@frozen
-class Registration:
-    """What one setup packet said, and where it came from."""
-
-    policy: str
-    server_id: str
-    host: str
-    port: int
-    #: Packets in flight on each connection; None for a classic server, which gets one packet a connection.
-    pipeline: int | None = None
-    connections: int = CLASSIC_CONNECTIONS
-    weight: int = 1
-    draining: bool = False
-    #: Seconds; None for a registration that stands until it is replaced or revoked.
-    lease: float | None = None
-    #: The names in the certificate that the server showed.
-    names: frozenset[str] = frozenset()
-    #: What :func:`rproxy.policies.digest` made of its token. Not for logs: a bad token can be guessed by it.
-    token: bytes | None = field(default=None, repr=False)
-    #: Which registration this is, counted from 1 since the proxy's start.
-    number: int = 0
-
-    @property
-    def key(self) -> Key:
-        """What a second setup packet replaces."""
-        return self.policy, self.server_id
-
-    @property
-    def address(self) -> Address:
-        """Where the server listens."""
-        return self.host, self.port
-
-    @property
-    def peer(self) -> Peer:
-        """Who sent the setup packet."""
-        return Peer(self.host, self.names)
+from rproxy.registration import Address, Key, Registration
 
 
 class ConflictError(Exception):

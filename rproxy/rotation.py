@@ -14,7 +14,7 @@ from typing import Protocol
 
 from attrs import define, field
 
-from rproxy.registry import Registration
+from rproxy.registration import Registration
 from rproxy.request import Request
 
 

@@ -23,7 +23,7 @@ from rproxy.metrics import Counters
 from rproxy.packetlog import ProxyLog
 from rproxy.policies import EVERYTHING, Policies, Policy
 from rproxy.rates import Bucket
-from rproxy.registry import Address, Registration
+from rproxy.registration import Address, Registration
 from rproxy.request import Allowance, Refusal, Request
 from rproxy.rotation import Member, Rotation
 from rproxy.trail import Trail

@@ -26,7 +26,7 @@ from rproxy.policies.reading import PoliciesError
 from rproxy.proxy import Entrance, ProxyFactory
 from rproxy.proxyservice import ProxyService
 from rproxy.recording import Recorder
-from rproxy.registry import Address
+from rproxy.registration import Address
 from rproxy.signals import ReloadService, SignalService
 from rproxy.sockets import SocketGroup
 from rproxy.sweeping import SWEEP, SweepService

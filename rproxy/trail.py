@@ -38,7 +38,7 @@ from rproxy.audit.lines import (
 )
 from rproxy.audit.reading import End
 from rproxy.packets import Setup
-from rproxy.registry import Registration
+from rproxy.registration import Registration
 from rproxy.request import Refusal, Request
 
 #: Lines that are not written yet, in bytes: beyond that, nothing is kept that may be given up.

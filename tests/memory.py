@@ -38,7 +38,7 @@ from rproxy.downstream import ClientProtocol, ServerProtocol
 from rproxy.limits import Limits
 from rproxy.policies import EVERYTHING, Policies
 from rproxy.proxy import Entrance, ProxyFactory
-from rproxy.registry import Address
+from rproxy.registration import Address
 from rproxy.sweeping import SWEEP
 
 Packet = dict[str, Any]

@@ -32,7 +32,7 @@ from zope.interface import implementer
 from rproxy import packets
 from rproxy.limits import Limits
 from rproxy.proxy import ProxyFactory
-from rproxy.registry import Address
+from rproxy.registration import Address
 from tests.support import data_packet
 
 #: Packets in one segment of a client that pipelines.

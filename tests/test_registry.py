@@ -15,7 +15,8 @@ from twisted.trial.unittest import SynchronousTestCase
 import tests.strategies  # noqa: F401  # the profile that Hypothesis runs under
 from rproxy.packets import Setup
 from rproxy.policies import Peer, digest
-from rproxy.registry import ConflictError, Key, Registration, Registry, TooManyError
+from rproxy.registration import Key, Registration
+from rproxy.registry import ConflictError, Registry, TooManyError
 
 EAST, WEST = "10.0.0.1", "10.0.0.2"
 

@@ -8,7 +8,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from rproxy.health import FULL_SHARE
-from rproxy.registry import Registration
+from rproxy.registration import Registration
 from rproxy.request import Request
 from rproxy.rotation import Member, Rotation
 from tests.memory import Client, Proxy, ProxyCase
