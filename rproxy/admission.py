@@ -58,16 +58,16 @@ class Admission:
         """
         if not peer.host:
             text = "a server registers over TCP, from the address that it serves at"
-            return self.refuse(setup, peer, "forbidden", text)
+            return self.refuse(setup.policy, setup.id, peer, "forbidden", text)
         forbidden = self._policies.refuses_server(setup.policy, setup.id, peer, digest(setup.token))
         if forbidden is not None:
-            return self.refuse(setup, peer, "forbidden", forbidden)
+            return self.refuse(setup.policy, setup.id, peer, "forbidden", forbidden)
         try:
             registration = self._registry.register(setup, peer, owner)
         except ConflictError as error:
-            return self.refuse(setup, peer, "conflict", str(error))
+            return self.refuse(setup.policy, setup.id, peer, "conflict", str(error))
         except TooManyError as error:
-            return self.refuse(setup, peer, "overloaded", str(error))
+            return self.refuse(setup.policy, setup.id, peer, "overloaded", str(error))
         if registration is not None and registration.draining:
             self._logger.info(
                 "Server id {registration.server_id} drains: nothing new for it under privacy policy"
@@ -85,19 +85,32 @@ class Admission:
             return None
         return packets.ack(PROXY_ID, setup.id, "draining" if setup.drain else "registered")
 
+    def refuse_found(self, registration: Registration, text: str) -> None:
+        """Count and log that what another process told of isn't allowed here."""
+        self._counters.setup_refused["forbidden"] += 1
+        if self._trail is not None:
+            self._trail.setup_refused(registration.policy, registration.server_id, registration.host, "forbidden")
+        self.log_refusal(
+            "Refused what the registry has of server id {server_id} ip {host} privacy policy {policy}: {text}",
+            server_id=registration.server_id,
+            host=registration.host,
+            policy=registration.policy,
+            text=text,
+        )
+
     def refuse(
-        self, setup: Setup, peer: Peer, code: Literal["forbidden", "conflict", "overloaded"], text: str
+        self, policy: str, server_id: str, peer: Peer, code: Literal["forbidden", "conflict", "overloaded"], text: str
     ) -> bytes:
         """Count and log that a setup packet was refused, and return the packet to answer with."""
         self._counters.setup_refused[code] += 1
         if self._trail is not None:
-            self._trail.setup_refused(setup, peer.host, code)
+            self._trail.setup_refused(policy, server_id, peer.host, code)
         self.log_refusal(
             "Refused setup message from server id {server_id} ip {host} privacy policy {policy}: {code}, {text}",
-            server_id=setup.id,
+            server_id=server_id,
             host=peer.host,
-            policy=setup.policy,
+            policy=policy,
             code=code,
             text=text,
         )
-        return packets.error(PROXY_ID, setup.id, code, "no", text)
+        return packets.error(PROXY_ID, server_id, code, "no", text)

@@ -38,6 +38,7 @@ from rproxy.packets import Data, PacketError, Setup
 from rproxy.peers import peer_names
 from rproxy.policies import Peer, Policies
 from rproxy.quietlog import QuietLog
+from rproxy.registration import Registration
 from rproxy.registry import Registry
 from rproxy.request import Asker, Refusal, Request
 from rproxy.trail import Trail
@@ -455,9 +456,17 @@ class ProxyProtocol(Protocol):
             self.lease_changed()
         else:
             text = "servers register elsewhere: setup packets aren't taken here"
-            answer = admission.refuse(setup, self._peer, "forbidden", text)
+            answer = admission.refuse(setup.policy, setup.id, self._peer, "forbidden", text)
         if answer is not None:
             self._transport.write(answer)
+
+    def conflicted(self, registration: Registration) -> None:
+        """What this connection holds a lease on was another host's before, as another process says."""
+        policy, server_id = registration.key
+        text = f"another host holds server {server_id} of policy {policy}"
+        answer = self._factory.admission.refuse(policy, server_id, registration.peer, "conflict", text)
+        self._transport.write(answer)
+        self.lease_changed()
 
     def lease_changed(self) -> None:
         """A lease on this connection began or ran out: a server's connection is no client's, and may be silent."""

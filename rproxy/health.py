@@ -36,6 +36,7 @@ class Health:
     _known: bool = False
     #: When it came back, in the clock's seconds; None once it has its full share.
     _back: float | None = None
+    #: A server that was only heard of begins down: no packet is risked on it before a connection to it was made.
     up: bool = True
 
     def succeeded(self) -> None:

@@ -15,6 +15,7 @@ from twisted.logger import Logger
 
 from rproxy.addresses import Addresses, ClientAddress
 from rproxy.admission import Admission
+from rproxy.claims import Claims
 from rproxy.downstream import Connection, ProxyProtocol
 from rproxy.limits import Limits
 from rproxy.metrics import Counters
@@ -22,7 +23,8 @@ from rproxy.packetlog import ProxyLog
 from rproxy.policies import EVERYTHING, Policies
 from rproxy.quietlog import QuietLog
 from rproxy.registration import Registration
-from rproxy.registry import Registry
+from rproxy.registry import Observer, Registry
+from rproxy.replica import Replica
 from rproxy.request import Asker, Request
 from rproxy.routing import Router
 from rproxy.trail import Trail
@@ -49,6 +51,7 @@ class ProxyFactory(Factory):
 
     :param connect: how to reach a server's address.
     :param random: numbers from 0 to 1, for jitter.
+    :param claims: who says that a server serves a policy; empty yet.
     :param log: where packets are shown, None not to.
     :param policies: who may serve what, and who may ask for it.
     :param trail: where it is recorded what becomes of packets and registrations, None nowhere.
@@ -63,32 +66,39 @@ class ProxyFactory(Factory):
         clock: IReactorTime,
         connect: Connect,
         random: Callable[[], float],
+        claims: Claims,
         log: ProxyLog | None = None,
         policies: Policies = EVERYTHING,
         trail: Trail | None = None,
     ) -> None:
         self.limits = limits
+        self.policies = policies
         self.trail = trail
         self.clock = clock
         self.seconds = clock.seconds
         self.log = log
         self.counters = Counters()
-        self.router = Router(limits, self.counters, clock, connect, random, log, policies, trail)
-        recorded = () if trail is None else (trail.unregistered,)
+        self.router = Router(limits, self.counters, clock, connect, random, log, policies, trail, self._let_go)
+        self._observer = Observer(
+            registered=self._registered,
+            ended=self._ended,
+            found=self._found,
+            seen=self.router.seen,
+            displaced=_lease_changed,
+            conflicted=_conflicted,
+            refused=self._refused,
+            refuses=self._refuses,
+            hold=self.router.hold,
+        )
+        if trail is not None:
+            self._observer.over = trail.unregistered
         self.registry = Registry(
-            clock.seconds,
-            self._registered,
-            self._ended,
-            _lease_changed,
-            limits.registrations,
-            limits.registrations_per_host,
-            *recorded,
+            clock.seconds, self._observer, claims, limits.registrations, limits.registrations_per_host
         )
         self.admission = Admission(policies, self.registry, self.counters, clock.seconds, trail)
         self.addresses = Addresses(limits, clock.seconds)
         #: Says why a connection was refused.
         self.log_refusal = QuietLog(clock.seconds, self._logger.warn, "refused connections")
-        self.policies = policies
         #: Whether there is a policy that not everybody may ask for.
         self.asks_clients = policies.ask_something_of_clients
         #: Where the clients' packets go.
@@ -109,6 +119,12 @@ class ProxyFactory(Factory):
         #: Connections that came in where only servers do.
         self._server_count = 0
         self._full = False
+
+    def share(self, replica: Replica) -> None:
+        """Tell other processes of registrations, by this replica."""
+        self._observer.changed = replica.changed
+        self._observer.renewed = replica.renewed
+        self.router.ask = replica.ask
 
     def listening(self, port: IListeningPort) -> None:
         """Clients come in here."""
@@ -153,6 +169,7 @@ class ProxyFactory(Factory):
                 in_flight=self.router.in_flight_at(registration),
             )
         self.router.reload(policies)
+        self.registry.reconsider()
         for client in self.clients:
             if isinstance(client, ProxyProtocol):
                 client.policies_changed()
@@ -272,6 +289,27 @@ class ProxyFactory(Factory):
             self.trail.registered(registration)
         self.router.registered(registration)
 
+    def _found(self, registration: Registration) -> None:
+        self._logger.info(
+            "Found in the registry: server id {registration.server_id} ip {registration.host}"
+            " privacy policy {registration.policy} port {registration.port}",
+            registration=registration,
+        )
+        if self.trail is not None:
+            self.trail.registered(registration)
+        self.router.registered(registration, up=False)
+
+    def _refused(self, registration: Registration, why: str) -> None:
+        self.admission.refuse_found(registration, why)
+
+    def _refuses(self, registration: Registration) -> str | None:
+        """Why a registration isn't allowed: what is found in a store is held to the same as what is sent."""
+        policy, server_id = registration.key
+        return self.policies.refuses_server(policy, server_id, registration.peer, registration.token)
+
+    def _let_go(self, registration: Registration) -> None:
+        self.registry.let_go(registration)
+
     def _ended(self, registration: Registration) -> None:
         self._logger.info(
             "Registration of server id {registration.server_id} for privacy policy {registration.policy} ended",
@@ -283,6 +321,11 @@ class ProxyFactory(Factory):
 def _lease_changed(owner: Hashable) -> None:
     assert isinstance(owner, ProxyProtocol)
     owner.lease_changed()
+
+
+def _conflicted(owner: Hashable, registration: Registration) -> None:
+    assert isinstance(owner, ProxyProtocol)
+    owner.conflicted(registration)
 
 
 def _refuse_shutting_down(request: Request) -> None:

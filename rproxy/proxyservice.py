@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from twisted.application.service import MultiService
+from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred, TimeoutError, gatherResults, maybeDeferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -21,6 +21,7 @@ class ProxyService(MultiService):
     """One proxy process's proxy.
 
     :param listeners: where ``factory`` listens.
+    :param replica: its part in the store of registrations; it leaves when the last packet is answered.
     :param sweeps: what keeps its deadlines; they go on until the last packet is answered.
     :param drain_timeout: how long a stop may wait for what is in flight, in seconds.
     """
@@ -31,6 +32,7 @@ class ProxyService(MultiService):
         self,
         factory: ProxyFactory,
         listeners: Sequence[ListenerService],
+        replica: Service,
         sweeps: Sequence[SweepService],
         drain_timeout: float,
         clock: IReactorTime,
@@ -38,9 +40,10 @@ class ProxyService(MultiService):
         super().__init__()
         self._factory = factory
         self._listeners = listeners
+        self._replica = replica
         self._drain_timeout = drain_timeout
         self._clock = clock
-        for service in (*listeners, *sweeps):
+        for service in (*listeners, replica, *sweeps):
             service.setServiceParent(self)
 
     def startService(self) -> None:
@@ -55,6 +58,8 @@ class ProxyService(MultiService):
     async def _stop(self) -> None:
         await gatherResults([listener.stopService() for listener in self._listeners])
         await self._end(self._factory.drain(), self._drain_timeout, "answering the last packets")
+        # Before servers lose their connections, which then says nothing of them.
+        await maybeDeferred(self._replica.stopService)
         await self._end(self._factory.close(), CLOSE_TIMEOUT, "closing the last connections")
         self._factory.abort()
         counters = self._factory.counters

@@ -8,7 +8,7 @@ new request goes to the end of the line, and a server with room again is served 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 from attrs import define, evolve, field
@@ -100,6 +100,7 @@ class Router:
     :param random: numbers from 0 to 1, for jitter.
     :param policies: what each policy's limits are, and whether its packets may be given to a second server.
     :param trail: where it is recorded to whom packets are written, None nowhere.
+    :param let_go: called with each registration that was held (:meth:`hold`) and has lost the connections for it.
     """
 
     _logger = Logger()
@@ -114,8 +115,14 @@ class Router:
         log: ProxyLog | None = None,
         policies: Policies = EVERYTHING,
         trail: Trail | None = None,
+        let_go: Callable[[Registration], object] = lambda registration: None,
     ) -> None:
         self._limits = limits
+        #: Takes a packet of a policy that no server is known of, to give it to :meth:`answer_asked` when it is found out
+        #: whether another process knows one; or answers False.
+        self.ask: Callable[[Request], bool] = _nobody_knows
+        self._let_go = let_go
+        self._sharers = 1
         self._counters = counters
         self._clock = clock
         self._connect = connect
@@ -155,7 +162,8 @@ class Router:
         """Give the request to the next server of its policy, let it wait for one, or refuse it."""
         route = self._routes.get(request.policy)
         if route is None:
-            request.refuse("no-server", "no", f"no server serves policy {request.policy}")
+            if not self.ask(request):
+                request.refuse("no-server", "no", f"no server serves policy {request.policy}")
             return
         if route.limits is not self._limits and not self._within_limits(route, request):
             return
@@ -170,6 +178,16 @@ class Router:
                 self._waiting[request.policy] = None
             if not route.line.push(request):
                 request.refuse("overloaded", "no", f"too many packets wait for a server of policy {request.policy}")
+
+    def answer_asked(self, requests: Iterable[Request]) -> None:
+        """All that can be found out about the policies of these packets is known now."""
+        for request in requests:
+            if request.reply is not None:
+                continue
+            if request.policy in self._routes:
+                self.submit(request)
+            else:
+                request.refuse("no-server", "no", f"no server serves policy {request.policy}")
 
     def _within_limits(self, route: Route, request: Request) -> bool:
         """Hold the request to the limits of its own policy, or refuse it."""
@@ -258,8 +276,11 @@ class Router:
         request.refuse("too-large", "no", text)
         return True
 
-    def registered(self, registration: Registration) -> None:
-        """A server serves a policy, anew or with other terms."""
+    def registered(self, registration: Registration, *, up: bool = True) -> None:
+        """A server serves a policy, anew or with other terms.
+
+        :param up: whether to take it for up, where nothing is known of its address.
+        """
         route = self._routes.get(registration.policy)
         if route is None:
             route = self._routes[registration.policy] = self._make_route(registration.policy)
@@ -267,7 +288,7 @@ class Router:
         place = registration.address, self._policies.uses_tls(registration.policy)
         upstream = self._upstreams.get(place)
         if upstream is None:
-            upstream = self._upstreams[place] = self._make_upstream(*place)
+            upstream = self._upstreams[place] = self._make_upstream(*place, up=up)
         member = Member(registration, upstream)
         replaced = route.rotation.put(member)
         upstream.join(member)
@@ -275,6 +296,47 @@ class Router:
             _upstream_of(replaced).leave(replaced)
         upstream.give_back_if_changed()
         self.room_made(upstream)
+
+    def seen(self, registration: Registration) -> None:
+        """A server that is registered said again that it is there, to another process."""
+        for upstream in self._upstreams_of(registration):
+            upstream.expect()
+
+    def probe(self, registration: Registration) -> None:
+        """Find out whether a server is there."""
+        for upstream in self._upstreams_of(registration):
+            upstream.probe()
+
+    def is_down(self, registration: Registration) -> bool:
+        """Whether a server is down, or nobody's."""
+        return not any(upstream.health.up for upstream in self._upstreams_of(registration))
+
+    def share_with(self, sharers: int) -> None:
+        """So many proxies connect to the same servers."""
+        if sharers != self._sharers:
+            self._sharers = sharers
+            for upstream in self._upstreams.values():
+                upstream.share_with(sharers)
+
+    def hold(self, registrations: Sequence[Registration]) -> list[Registration]:
+        """Serve these only over connections that are there already, each until it loses one.
+
+        :returns: those for which that is possible. The others must end now.
+        """
+        return [
+            registration
+            for registration in registrations
+            if any(upstream.held or upstream.hold(registrations) for upstream in self._upstreams_of(registration))
+        ]
+
+    def let_go(self, members: Iterable[Member]) -> None:
+        """See :class:`rproxy.upstream.Owner`."""
+        for member in members:
+            self._let_go(member.registration)
+
+    def _upstreams_of(self, registration: Registration) -> list[Upstream]:
+        place = registration.address
+        return [each for by_tls in (False, True) if (each := self._upstreams.get((place, by_tls))) is not None]
 
     @property
     def unanswered(self) -> dict[str, int]:
@@ -329,11 +391,7 @@ class Router:
 
     def in_flight_at(self, registration: Registration) -> int:
         """How many packets a server has, under this registration's policy, that it hasn't answered."""
-        return sum(
-            upstream.in_flight_of(registration.policy)
-            for upstream in self._upstreams.values()
-            if upstream.address == registration.address
-        )
+        return sum(upstream.in_flight_of(registration.policy) for upstream in self._upstreams_of(registration))
 
     def ended(self, registration: Registration) -> None:
         """A server serves a policy no more."""
@@ -344,17 +402,18 @@ class Router:
             route.deserted = self._clock.seconds()
         _upstream_of(member).leave(member)
 
-    def _make_upstream(self, address: Address, by_tls: bool) -> Upstream:
+    def _make_upstream(self, address: Address, by_tls: bool, *, up: bool) -> Upstream:
         return Upstream(
             address,
             self._connect(address, by_tls),
-            Health(self._random, self._limits.max_fails, self._limits.max_timeouts, self._limits.slow_start),
+            Health(self._random, self._limits.max_fails, self._limits.max_timeouts, self._limits.slow_start, up=up),
             self._limits,
             self._counters,
             self._clock,
             self,
             self._log,
             self._trail,
+            self._sharers,
         )
 
     def room_made(self, upstream: Upstream) -> None:
@@ -402,6 +461,10 @@ class Router:
                 request.refuse("shutting-down", "no", "the proxy stopped before a server could take it")
         for upstream in self._upstreams.values():
             upstream.stop()
+
+
+def _nobody_knows(request: Request) -> bool:
+    return False
 
 
 def _upstream_of(member: Member) -> Upstream:

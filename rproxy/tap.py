@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
+from uuid import uuid4
 
 from twisted.application.service import IService, MultiService
 from twisted.internet.endpoints import TCP4ClientEndpoint
@@ -14,8 +15,10 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
 from rproxy.audit.appending import TrailFile
+from rproxy.claims import Claims
 from rproxy.collecting import CollectorService
 from rproxy.downstream import ClientProtocol, ServerProtocol
+from rproxy.forgetting import LOOKS, Forgetter
 from rproxy.fronted import FrontedFactory
 from rproxy.limits import Limits
 from rproxy.listening import ListenerService
@@ -27,8 +30,11 @@ from rproxy.proxy import Entrance, ProxyFactory
 from rproxy.proxyservice import ProxyService
 from rproxy.recording import Recorder
 from rproxy.registration import Address
+from rproxy.replica import Replica
 from rproxy.signals import ReloadService, SignalService
 from rproxy.sockets import SocketGroup
+from rproxy.stores.ledger import Ledger
+from rproxy.stores.memory import Memory, MemoryStore
 from rproxy.sweeping import SWEEP, SweepService
 from rproxy.tls import SWEEP_LOGS, Keyring
 from rproxy.tlsfiles import CertificatesError, split_listen
@@ -107,6 +113,7 @@ def makeService(options: Options) -> IService:
         reactor,
         connect,
         random.random,
+        Claims(uuid4().hex, time.time),
         ProxyLog() if options["log-packets"] else None,
         options["allowed"],
         trail,
@@ -116,14 +123,23 @@ def makeService(options: Options) -> IService:
         listeners = list(_listeners(options, factory, keyring, sockets))
     except CertificatesError as error:
         raise SystemExit(str(error)) from None
+    store = MemoryStore(Memory(Ledger(uuid4().hex, reactor.seconds)))
+    replica = Replica(
+        store, factory.registry, reactor, factory.router.answer_asked, factory.router.share_with, random.random
+    )
+    factory.share(replica)
+    forgetter = Forgetter(
+        factory.registry, reactor.seconds, factory.router.is_down, factory.router.probe, limits.forget_after
+    )
     sweeps = [
+        SweepService(reactor, limits.forget_after / LOOKS, forgetter.sweep),
         SweepService(reactor, min(SWEEP, limits.timeout / 4, limits.queue_timeout / 4), factory.sweep),
         SweepService(reactor, min(5.0, limits.idle_timeout / 4, limits.packet_timeout / 4), factory.sweep_idle),
         SweepService(reactor, SWEEP_LOGS, keyring.sweep),
     ]
     service = MultiService()
     SignalService(reactor).setServiceParent(service)
-    proxy = ProxyService(factory, listeners, sweeps, limits.drain_timeout, reactor)
+    proxy = ProxyService(factory, listeners, replica, sweeps, limits.drain_timeout, reactor)
     proxy.setServiceParent(service)
     CollectorService(reactor).setServiceParent(service)
     OpenFilesService(limits.max_clients).setServiceParent(service)

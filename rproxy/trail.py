@@ -37,7 +37,6 @@ from rproxy.audit.lines import (
     stamp,
 )
 from rproxy.audit.reading import End
-from rproxy.packets import Setup
 from rproxy.registration import Registration
 from rproxy.request import Refusal, Request
 
@@ -263,8 +262,8 @@ class Trail:
             number = registration.number
             self._note(Ended(0, self._now(), registration=number, policy=policy, server=server, why=why))
 
-    def setup_refused(self, setup: Setup, host: str, error: str) -> None:
-        """A setup packet was refused; the first of a period have lines, so that nobody fills a disk by asking."""
+    def setup_refused(self, policy: str, server_id: str, host: str, error: str) -> None:
+        """A setup packet was refused, or what another process made of one; the first of a period have lines, so that nobody fills a disk by asking."""
         seconds = self._seconds()
         # Also over when the machine's clock was set back.
         if not 0 <= seconds - self._refusing_since < REFUSED_PERIOD:
@@ -278,7 +277,7 @@ class Trail:
                 self.alarm(self._refusing_since + REFUSED_PERIOD - seconds)
             self._left_out.refused += 1
         else:
-            self._add_refused(Refused(0, now, policy=setup.policy, server=setup.id, host=host, error=error), 1)
+            self._add_refused(Refused(0, now, policy=policy, server=server_id, host=host, error=error), 1)
 
     def sweep(self) -> None:
         """Tell how many refused setup packets were left out, and begin a new period."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Protocol, cast
 
 from twisted.internet.defer import Deferred
@@ -23,7 +23,7 @@ from rproxy.health import FULL_SHARE, Health
 from rproxy.limits import CLASSIC_READ, Limits
 from rproxy.metrics import Counters
 from rproxy.packetlog import ProxyLog
-from rproxy.registration import Address
+from rproxy.registration import Address, Registration
 from rproxy.request import Request
 from rproxy.rotation import Member
 from rproxy.trail import Trail
@@ -47,11 +47,15 @@ class Owner(Protocol):
     def reweigh(self, policies: Iterable[str]) -> None:
         """Its share has changed, in these policies."""
 
+    def let_go(self, members: Iterable[Member]) -> None:
+        """The connections that these were held by are gone."""
+
 
 class Upstream(Factory):
     """One server address, and the members (one for each policy it serves) that it stands behind.
 
     :param endpoint: how to reach it.
+    :param sharers: how many proxies connect to it, as far as is known.
     """
 
     noisy = False
@@ -68,6 +72,7 @@ class Upstream(Factory):
         owner: Owner,
         log: ProxyLog | None = None,
         trail: Trail | None = None,
+        sharers: int = 1,
     ) -> None:
         self.address = address
         self.health = health
@@ -85,7 +90,12 @@ class Upstream(Factory):
         self._log = log
         self._trail = trail
         self._pipeline: int | None = None
+        #: What the newest registration says, and this proxy's part of it.
+        self._wanted = 1
         self._connections = 1
+        self._sharers = sharers
+        #: Whether no connection may be made any more: see :meth:`hold`.
+        self.held = False
         self._open: list[UpstreamConnection] = []
         self._connecting: set[Deferred[UpstreamConnection]] = set()
         #: Taken while no connection had room: for those that are being made.
@@ -101,10 +111,16 @@ class Upstream(Factory):
     def join(self, member: Member) -> None:
         """Serve one more policy, or a policy anew; the newest registration says how."""
         registration = member.registration
+        if self.held:
+            self._let_go()
+            # They may lead to what listened here before.
+            for connection in list(self._open):
+                connection.retire(for_good=True)
         self._members.setdefault(member.policy, []).append(member)
         self._live += member.live
-        if (registration.pipeline, registration.connections) != (self._pipeline, self._connections):
-            self._pipeline, self._connections = registration.pipeline, registration.connections
+        if (registration.pipeline, registration.connections) != (self._pipeline, self._wanted):
+            self._pipeline, self._wanted = registration.pipeline, registration.connections
+            self.share_with(self._sharers)
             self._changed = True
             for connection in list(self._open):
                 connection.retire(for_good=True)
@@ -116,6 +132,50 @@ class Upstream(Factory):
             self.health.expected()
             self._probe_now()
         self._rest_if_unused()
+
+    def share_with(self, sharers: int) -> None:
+        """Make no more than this proxy's part of the connections that the server wants.
+
+        A server of the old kind has a backlog of 10, however many proxies there are.
+        """
+        self._sharers = sharers
+        self._connections = max(1, self._wanted // sharers)
+        self._find_only()
+
+    def hold(self, registrations: Collection[Registration]) -> bool:
+        """Keep to the connections that there are: whoever listens there by now may be another server.
+
+        :param registrations: those that must not be served in any other way.
+        :returns: whether that is so; it is not where there is no such connection, or where others are served here.
+        """
+        kept = [member for members in self._members.values() for member in members if member.live]
+        open_now = [connection for connection in self._open if not connection.retiring]
+        if self._pipeline is None or not open_now or any(each.registration not in registrations for each in kept):
+            return False
+        self.held = True
+        if self._probe is not None:
+            self._probe.cancel()
+            self._probe = None
+        for attempt in list(self._connecting):
+            attempt.cancel()
+        return True
+
+    def _let_go(self) -> None:
+        """Nothing is held here any more."""
+        self.held = False
+        self._owner.let_go([member for members in self._members.values() for member in members])
+
+    def expect(self) -> None:
+        """The server said that it is there, to somebody."""
+        self.held = False
+        if not self.health.up and self._live:
+            self.health.expected()
+            self._probe_now()
+
+    def probe(self) -> None:
+        """Find out whether the server is there."""
+        if self._live and not (self._open or self.held):
+            self._probe_now()
 
     def bar(self, member: Member) -> None:
         """Nothing more is written for this member, which is about to leave."""
@@ -243,7 +303,7 @@ class Upstream(Factory):
         self._only = self._open[0] if alone and self.health.up and not self._open[0].retiring else None
 
     def _may_connect(self) -> bool:
-        return len(self._open) + len(self._connecting) < self._connections
+        return len(self._open) + len(self._connecting) < self._connections and not self.held
 
     def _connect(self) -> None:
         attempt = cast("Deferred[UpstreamConnection]", self._endpoint.connect(self))
@@ -254,7 +314,7 @@ class Upstream(Factory):
     def _attempted(self, result: UpstreamConnection | Failure, attempt: Deferred[UpstreamConnection]) -> None:
         self._connecting.discard(attempt)
         if isinstance(result, Failure):
-            if self._live:
+            if self._live and not self.held:
                 self._failed(result.getErrorMessage())
                 self._find_only()
                 self._give_back()
@@ -302,6 +362,8 @@ class Upstream(Factory):
         if why and self._live:
             self._failed(why)
         self._find_only()
+        if self.held:
+            self._let_go()
         self._owner.room_made(self)
 
     # Up and down.
@@ -318,7 +380,7 @@ class Upstream(Factory):
         self._probe_later()
 
     def _probe_later(self) -> None:
-        if self._probe is None and self._live:
+        if self._probe is None and self._live and not self.held:
             self._probe = self._clock.callLater(self.health.probe_delay(), self._probe_now)
 
     def _probe_now(self) -> None:

@@ -104,7 +104,7 @@ class World:
     def refuse(self, times: int = 1) -> None:
         """Setup packets are refused."""
         for _ in range(times):
-            self.trail.setup_refused(SETUP, "10.0.0.6", "forbidden")
+            self.trail.setup_refused(SETUP.policy, SETUP.id, "10.0.0.6", "forbidden")
 
     def send(self, *servers: Server, client_id: str = "1", policy: str = "111") -> Request:
         """A packet is written to servers, one after the other."""

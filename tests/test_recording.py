@@ -501,7 +501,7 @@ class RecorderTests(CommandCase):
         self.recorder.startService()
         self.clock.advance(GATHER)
         self.trail.size += SHARED
-        self.trail.setup_refused(SETUP, "10.0.0.6", "forbidden")
+        self.trail.setup_refused(SETUP.policy, SETUP.id, "10.0.0.6", "forbidden")
         self.trail.size -= SHARED
         self.successResultOf(self.recorder.stopService())
         self.assertEqual(self.lines(), ["open", "start", "stop", "gap"])
@@ -511,7 +511,7 @@ class RecorderTests(CommandCase):
         """Those that were left out are told when their period is over, without anything new, and at the end."""
         self.recorder.startService()
         for _ in range(REFUSED_LINES + 5):
-            self.trail.setup_refused(SETUP, "10.0.0.6", "forbidden")
+            self.trail.setup_refused(SETUP.policy, SETUP.id, "10.0.0.6", "forbidden")
         self.clock.advance(GATHER)
         expected = ["open", "start", *["refused"] * REFUSED_LINES]
         self.assertEqual(self.lines(), expected)
@@ -520,7 +520,7 @@ class RecorderTests(CommandCase):
         self.assertEqual(self.lines(), [*expected, "refused-more"])
         self.assertEqual(self.clock.getDelayedCalls(), [])
         for _ in range(REFUSED_LINES + 5):
-            self.trail.setup_refused(SETUP, "10.0.0.6", "forbidden")
+            self.trail.setup_refused(SETUP.policy, SETUP.id, "10.0.0.6", "forbidden")
         self.successResultOf(self.recorder.stopService())
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.assertEqual(self.lines()[-2:], ["refused-more", "stop"])

@@ -1,0 +1,269 @@
+"""Keeps this process's registry and the store that it shares in step.
+
+There is one exchange with the store at a time. It carries all that happened here since the last one, and brings all that
+happened elsewhere. The next one is due at once when there is something to say, to ask, or to hear of; soon, when leases
+were renewed; when the next lease runs out; and now and then in any case, so that the store knows that this process is
+there.
+
+While the store is away, the proxy goes on with what it knows. When it can be reached again, both are compared as a
+whole: what was lost there is put back, and what was missed here is taken over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+
+from rproxy.backoff import Backoff
+from rproxy.records import Record, RecordKey
+from rproxy.registry import Registry
+from rproxy.request import Request
+from rproxy.stores import PRESENCE, Message, News, Position, Store, StoreError, StoreRefusedError
+
+#: Seconds that a packet may wait for the store's word on its policy.
+ASK_TIMEOUT = 1.0
+#: Seconds from one question of this kind to the next: whoever asks for policies that don't exist must not be able to
+#: keep a store busy that others need.
+ASK_INTERVAL = 0.01
+#: How long a renewal may wait for others, as a share of its lease and in seconds.
+RENEWAL_SHARE = 0.1
+RENEWAL_WAIT = 1.0
+#: Seconds from one exchange to the next in any case.
+BEAT = PRESENCE / 3
+#: The waits before a store that is away is tried again, in seconds.
+RETRY = Backoff(0.25, 2.0)
+#: Ends that nobody could be told of: beyond so many the oldest are dropped, as each can be caused by a stranger.
+MOST_PENDING = 50_000
+
+
+class Replica(Service):
+    """One process's part in a store.
+
+    :param answer: what becomes of packets that the store was asked about.
+    :param shared_by: called with the number of processes that share the store.
+    :param random: numbers from 0 to 1, for jitter.
+    """
+
+    _logger = Logger()
+
+    def __init__(
+        self,
+        store: Store,
+        registry: Registry,
+        clock: IReactorTime,
+        answer: Callable[[Sequence[Request]], object],
+        shared_by: Callable[[int], object],
+        random: Callable[[], float],
+    ) -> None:
+        self._store = store
+        self._registry = registry
+        self._clock = clock
+        self._answer = answer
+        self._shared_by = shared_by
+        self._random = random
+        self._process = registry.claims.holder
+        self._position: Position | None = None
+        #: What the store hasn't been told, and the leases that were renewed since it was told.
+        self._pending: dict[RecordKey, Record] = {}
+        self._renewed: set[RecordKey] = set()
+        #: Packets that the next exchange is for, and those that the one is for that is being made.
+        self._asked: list[Request] = []
+        self._asking: list[Request] = []
+        self._ask_timer: IDelayedCall | None = None
+        self._last = 0.0
+        #: When the next exchange is due, in the clock's seconds, and who waits for that.
+        self._due = 0.0
+        self._sleeping: Deferred[None] | None = None
+        self._timer: IDelayedCall | None = None
+        self._run: Deferred[None] | None = None
+        #: Why the store can't be used, and since when, in the clock's seconds; None while it can.
+        self.away: str | None = None
+        self.away_since: float | None = None
+
+    # From the registry and the router.
+
+    def changed(self, record: Record) -> None:
+        """The store is to be told of this."""
+        if not self.running:
+            return
+        self._pending.pop(record.key, None)
+        self._pending[record.key] = record
+        if len(self._pending) > MOST_PENDING:
+            oldest = next((key for key, each in self._pending.items() if each.registration is None), record.key)
+            del self._pending[oldest]
+        self._call(0.0)
+
+    def renewed(self, key: RecordKey) -> None:
+        """A lease that is held here was renewed."""
+        if self.running:
+            own = self._registry.claims.own((key[0], key[1]))
+            self._renewed.add(key)
+            self._call(min(RENEWAL_WAIT, ((own and own.record.lease) or 0.0) * RENEWAL_SHARE))
+
+    def ask(self, request: Request) -> bool:
+        """Ask the store about the policy of a packet that has no server here; False where that can't be done now.
+
+        The packet is handed back in any case, soon.
+        """
+        if not self.running or self.away is not None:
+            return False
+        self._asked.append(request)
+        self._call(max(0.0, self._last + ASK_INTERVAL - self._clock.seconds()))
+        if self._ask_timer is None:
+            self._ask_timer = self._clock.callLater(ASK_TIMEOUT, self._ask_no_longer)
+        return True
+
+    def _ask_no_longer(self) -> None:
+        self._ask_timer = None
+        self._hand_back(self._asking, self._asked)
+
+    def _hand_back(self, *asked: list[Request]) -> None:
+        requests = [request for each in asked for request in each]
+        for each in asked:
+            each.clear()
+        if self._ask_timer is not None and not (self._asked or self._asking):
+            self._ask_timer.cancel()
+            self._ask_timer = None
+        if requests:
+            self._answer(requests)
+
+    # Its life.
+
+    def startService(self) -> None:
+        super().startService()
+        self._run = Deferred.fromCoroutine(self._live())
+        self._run.addErrback(lambda failure: self._logger.failure("The registry is no longer shared", failure))
+
+    def stopService(self) -> Deferred[None] | None:
+        """Tell the store what it doesn't know yet; leases that are held here last as long as they were told to.
+
+        From now on nothing is told: the connections that leases hang on are closed next, for a reason that says nothing
+        of their servers.
+        """
+        super().stopService()
+        self._call(0.0)
+        return self._run
+
+    async def _live(self) -> None:
+        failures = 0
+        while self.running:
+            try:
+                await self._store.open(self._woken)
+                await self._exchange_all()
+                failures = 0
+                self._back()
+                await self._keep_up()
+                # So that the store knows that this process isn't there any more.
+                await self._exchange()
+            except (StoreError, StoreRefusedError) as error:
+                failures += 1
+                self._lost(str(error))
+                await self._sleep(RETRY.seconds(failures, self._random()))
+        self._hand_back(self._asking, self._asked)
+        await self._store.close()
+
+    async def _exchange_all(self) -> None:
+        """Compare what is here and what is there as a whole."""
+        self._position = None
+        self._renewed.update(self._registry.leases)
+        await self._exchange()
+
+    async def _keep_up(self) -> None:
+        while self.running:
+            await self._sleep(max(0.0, self._due - self._clock.seconds()))
+            if self.running:
+                await self._exchange()
+
+    async def _exchange(self) -> None:
+        told, self._pending = self._pending, {}
+        renewed, self._renewed = self._renewed, set()
+        self._asking, self._asked = self._asked, []
+        self._due = self._clock.seconds() + BEAT
+        leases = self._registry.leases if renewed or not self.running else {}
+        left = {key: left for key, left in leases.items() if key in renewed or not self.running}
+        message = Message(self._process, self._position, list(told.values()), left, leaves=not self.running)
+        try:
+            news = await self._store.exchange(message)
+        except StoreError:
+            self._pending = told | self._pending
+            self._hand_back(self._asking, self._asked)
+            raise
+        self._last = self._clock.seconds()
+        self._take(news)
+        self._hand_back(self._asking)
+
+    def _take(self, news: News) -> None:
+        self._position = news.position
+        if news.complete:
+            self._end_lost(news.records)
+        self._registry.hear(news.records, complete=news.complete)
+        if news.complete:
+            for record in self._registry.unknown_among(news.records):
+                self.changed(record)
+        self._registry.put_again(news.missing)
+        self._shared_by(news.processes)
+        if news.wait is not None:
+            self._call(max(0.0, news.wait))
+
+    def _end_lost(self, records: Sequence[Record]) -> None:
+        """What the store has of this process and this process doesn't hold any more: its end wasn't told."""
+        for record in records:
+            if record.holder == self._process and record.registration is not None:
+                own = self._registry.claims.own((record.policy, record.server_id))
+                if own is None:
+                    self.changed(record.ended())
+
+    def _lost(self, why: str) -> None:
+        self._registry.lose_touch()
+        if self.away is None and self.running:
+            self._logger.error(
+                "The registry at {store} can't be used, and is gone on with what is known here: {why}",
+                store=str(self._store),
+                why=why,
+            )
+            self.away_since = self._clock.seconds()
+        self.away = why
+        self._hand_back(self._asking, self._asked)
+
+    def _back(self) -> None:
+        if self.away_since is not None:
+            self._logger.info(
+                "The registry at {store} is back after {seconds:.1f} seconds",
+                store=str(self._store),
+                seconds=self._clock.seconds() - self.away_since,
+            )
+        self.away = self.away_since = None
+
+    # Waiting.
+
+    def _woken(self) -> None:
+        self._call(0.0)
+
+    def _call(self, seconds: float) -> None:
+        """The next exchange is due within so many seconds."""
+        due = self._clock.seconds() + seconds
+        if due < self._due:
+            self._due = due
+            if self._timer is not None and self.away is None:
+                self._timer.reset(seconds)
+        if not self.running:
+            self._wake()
+
+    async def _sleep(self, seconds: float) -> None:
+        if not self.running:
+            return
+        self._sleeping = Deferred()
+        self._timer = self._clock.callLater(seconds, self._wake)
+        await self._sleeping
+
+    def _wake(self) -> None:
+        timer, self._timer = self._timer, None
+        sleeping, self._sleeping = self._sleeping, None
+        if timer is not None and timer.active():
+            timer.cancel()
+        if sleeping is not None:
+            sleeping.callback(None)
