@@ -66,6 +66,8 @@ class Limits:
     #: Registrations of one host; and of its connections where only servers come in, those that hold no lease
     #: (``registry``, ``downstream``).
     registrations_per_host: int = field(default=2_000, validator=ge(1))
+    #: A registration without a lease ends when its server was down for so long (``registry``).
+    forget_after: float = field(default=24 * 3600.0, validator=gt(0))
     #: From being told to stop to having what is in flight answered (``proxyservice``).
     drain_timeout: float = field(default=30.0, validator=gt(0))
     #: How long a connection that is closed for an error is still read from, so that the error arrives (``proxy``).

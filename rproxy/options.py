@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from attrs import fields
+from attrs import evolve, fields
 from twisted.python import usage
 
 from rproxy.arguments import identifier
@@ -18,6 +18,7 @@ from rproxy.listening import parse_listen
 from rproxy.networks import parse_network
 from rproxy.policies import PRIVATE, Policies, Policy
 from rproxy.policies.reading import PoliciesError, read
+from rproxy.stores.urls import MemoryUrl, RedisUrl, SqliteUrl, parse_registry, read_password
 from rproxy.tlsfiles import Files, client_files
 
 _DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(Limits)}
@@ -66,6 +67,15 @@ class Options(usage.Options):
         _limit("idle_timeout", "A client without a packet is disconnected after, in seconds"),
         _limit("packet_timeout", "From a packet's first byte to its last, in seconds"),
         _limit("drain_timeout", "For the last answers when it is stopped, in seconds"),
+        [
+            "registry",
+            None,
+            "memory:",
+            "Where registrations are kept, to outlast a restart and to be shared: memory:, sqlite:PATH, redis://HOST, "
+            "rediss://HOST or redis+sentinel://HOST,HOST/SERVICE",
+        ],
+        ["registry-password", None, None, "File with the password of redis"],
+        _limit("forget_after", "A registration without a lease ends when its server was down for so long, in seconds"),
         ["audit", None, None, "Record in this file what becomes of each packet and registration, without payloads"],
         [
             "audit-key",
@@ -138,6 +148,7 @@ class Options(usage.Options):
         except ValueError as error:
             raise usage.UsageError(str(error)) from None
         self._take_audit()
+        self["registry"] = self._registry()
         self["upstream-files"] = self._upstream_files()
         if self["policies"] is not None:
             if self["retry"]:
@@ -168,6 +179,24 @@ class Options(usage.Options):
         if not wanted and (files is not None or self["upstream-tls-name"] is not None):
             raise usage.UsageError(f"{begin}-ca, -cert, -key and -name need {begin}, or policies that have it")
         return files
+
+    def _registry(self) -> MemoryUrl | SqliteUrl | RedisUrl:
+        """Read the password here, as it may be in a file that only root can read."""
+        try:
+            url = parse_registry(self["registry"])
+        except ValueError as error:
+            raise usage.UsageError(f"--registry: {error}") from None
+        path = self["registry-password"]
+        if path is not None:
+            if not isinstance(url, RedisUrl) or url.password is not None:
+                raise usage.UsageError("--registry-password: it is for a --registry of redis, without a password there")
+            try:
+                url = evolve(url, password=read_password(Path(path)))
+            except ValueError as error:
+                raise usage.UsageError(f"--registry-password: {error}") from None
+        if isinstance(url, RedisUrl) and url.username is not None and url.password is None:
+            raise usage.UsageError("--registry: a user name needs a password, or --registry-password")
+        return url
 
     def _take_audit(self) -> None:
         """Read the key here, as it may be one that only root can read."""
