@@ -114,7 +114,9 @@ class Claims:
         return changed
 
 
-def find_standing(claims: Iterable[Claim], is_allowed: Callable[[Registration], bool]) -> tuple[Claim | None, list[Claim]]:
+def find_standing(
+    claims: Iterable[Claim], is_allowed: Callable[[Registration], bool]
+) -> tuple[Claim | None, list[Claim]]:
     """Which of the claims on a key counts, as if the setup packets had all come to one process.
 
     The newest counts; but while one host holds a lease, another host's setup packet is a conflict (docs/protocol.rst,

@@ -1,8 +1,8 @@
 """Ends registrations without a lease whose servers have been down for too long (``--forget-after``).
 
-Only time counts in which a proxy saw the server down: all of them may have been stopped for days. So that it isn't begun
-anew with each restart, what was seen is kept with the registration. A process that sees the server up says so; but one
-whose server had nothing to do for a while looks first.
+Only time counts in which a proxy saw the server down: all of them may have been stopped for days. So that it isn't
+begun anew with each restart, what was seen is kept with the registration. A process that sees the server up says so;
+but one whose server had nothing to do for a while looks first.
 """
 
 from __future__ import annotations

@@ -216,7 +216,7 @@ class Registry:
         """
         self._in_touch = True
         told = sorted((record for record in records if record.holder != self.claims.holder), key=_version)
-        touched = {}
+        touched: dict[Key, None] = {}
         for record in told:
             if self.claims.hear(record):
                 touched[record.policy, record.server_id] = None
@@ -289,9 +289,7 @@ class Registry:
     def unknown_among(self, records: Iterable[Record]) -> list[Record]:
         """The registrations without a lease that aren't among all the records that there are."""
         told = {record.key for record in records}
-        return [
-            claim.record for claim in self.claims if claim.record.holder == NOBODY and claim.record.key not in told
-        ]
+        return [claim.record for claim in self.claims if claim.record.holder == NOBODY and claim.record.key not in told]
 
     # Being down without a lease.
 

@@ -1,9 +1,9 @@
 """Keeps this process's registry and the store that it shares in step.
 
-There is one exchange with the store at a time. It carries all that happened here since the last one, and brings all that
-happened elsewhere. The next one is due at once when there is something to say, to ask, or to hear of; soon, when leases
-were renewed; when the next lease runs out; and now and then in any case, so that the store knows that this process is
-there.
+There is one exchange with the store at a time. It carries all that happened here since the last one, and brings all
+that happened elsewhere. The next one is due at once when there is something to say, to ask, or to hear of; soon, when
+leases were renewed; when the next lease runs out; and now and then in any case, so that the store knows that this
+process is there.
 
 While the store is away, the proxy goes on with what it knows. When it can be reached again, both are compared as a
 whole: what was lost there is put back, and what was missed here is taken over.
@@ -205,7 +205,8 @@ class Replica(Service):
             for record in self._registry.unknown_among(news.records):
                 self.changed(record)
         self._registry.put_again(news.missing)
-        self._shared_by(news.processes)
+        if self.running:
+            self._shared_by(news.processes)
         if news.wait is not None:
             self._call(max(0.0, news.wait))
 

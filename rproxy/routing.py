@@ -118,8 +118,8 @@ class Router:
         let_go: Callable[[Registration], object] = lambda registration: None,
     ) -> None:
         self._limits = limits
-        #: Takes a packet of a policy that no server is known of, to give it to :meth:`answer_asked` when it is found out
-        #: whether another process knows one; or answers False.
+        #: Takes a packet of a policy that no server is known of, to give it to :meth:`answer_asked` when it is found
+        #: out whether another process knows one; or answers False.
         self.ask: Callable[[Request], bool] = _nobody_knows
         self._let_go = let_go
         self._sharers = 1

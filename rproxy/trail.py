@@ -263,7 +263,10 @@ class Trail:
             self._note(Ended(0, self._now(), registration=number, policy=policy, server=server, why=why))
 
     def setup_refused(self, policy: str, server_id: str, host: str, error: str) -> None:
-        """A setup packet was refused, or what another process made of one; the first of a period have lines, so that nobody fills a disk by asking."""
+        """A setup packet was refused, or what another process made of one.
+
+        The first of a period have lines, so that nobody fills a disk by asking.
+        """
         seconds = self._seconds()
         # Also over when the machine's clock was set back.
         if not 0 <= seconds - self._refusing_since < REFUSED_PERIOD:

@@ -34,6 +34,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
+from rproxy.claims import Claims
 from rproxy.downstream import ClientProtocol, ServerProtocol
 from rproxy.limits import Limits
 from rproxy.policies import EVERYTHING, Policies
@@ -574,7 +575,10 @@ class Proxy:
 
     def make_factory(self) -> ProxyFactory:
         """The proxy itself."""
-        return ProxyFactory(self.limits, cast(Any, self.reactor), self.connect, lambda: 0.5, None, self.policies)
+        claims = Claims("here", self.reactor.seconds)
+        return ProxyFactory(
+            self.limits, cast(Any, self.reactor), self.connect, lambda: 0.5, claims, None, self.policies
+        )
 
     def next_number(self) -> int:
         """An ephemeral port."""

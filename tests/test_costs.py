@@ -30,6 +30,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from rproxy import packets
+from rproxy.claims import Claims
 from rproxy.limits import Limits
 from rproxy.proxy import ProxyFactory
 from rproxy.registration import Address
@@ -198,7 +199,7 @@ class World:
     def __init__(self, clients: int = 1, policies: int = 1, fellows: int = 0, **declared: Any) -> None:
         self.clock = CountingClock()
         self.servers: dict[Address, Server] = {}
-        self.factory = ProxyFactory(Limits(), self.clock, self._at, lambda: 0.5)
+        self.factory = ProxyFactory(Limits(), self.clock, self._at, lambda: 0.5, Claims("here", self.clock.seconds))
         self.clients = [self.client() for _ in range(clients)]
         for number in range(policies + fellows):
             registering = self.client()

@@ -9,6 +9,7 @@ from contextlib import closing
 from typing import Any
 
 import pytest
+from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 
 from rproxy.proxyservice import CLOSE_TIMEOUT, ProxyService
@@ -24,7 +25,7 @@ class DrainTests(ProxyCase):
 
     def setUp(self) -> None:
         self.world = self.proxy(drain_timeout=10)
-        self.service = ProxyService(self.world.factory, (), (), 10, self.world.reactor)
+        self.service = ProxyService(self.world.factory, (), Service(), (), 10, self.world.reactor)
         self.service.startService()
         self.world.register("100", "111", 5000, pipeline=2)
         self.server = self.world.server(5000)

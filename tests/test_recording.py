@@ -20,6 +20,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from rproxy.audit.appending import TrailFile
 from rproxy.audit.commands import Reading
 from rproxy.audit.keys import Key
+from rproxy.claims import Claims
 from rproxy.limits import Limits
 from rproxy.networks import parse_network
 from rproxy.packets import Setup
@@ -46,8 +47,9 @@ class RecordedProxy(Proxy):
     def make_factory(self) -> ProxyFactory:
         self.trail = Trail(KEY, lambda: WALL + self.reactor.seconds(), complete=True)
         self.trail.start(None)
+        claims = Claims("here", self.reactor.seconds)
         return ProxyFactory(
-            self.limits, cast(Any, self.reactor), self.connect, lambda: 0.5, None, self.policies, self.trail
+            self.limits, cast(Any, self.reactor), self.connect, lambda: 0.5, claims, None, self.policies, self.trail
         )
 
     def lines(self) -> list[dict[str, Any]]:

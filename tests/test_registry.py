@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 from attrs import evolve, frozen
@@ -13,10 +14,11 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 import tests.strategies  # noqa: F401  # the profile that Hypothesis runs under
+from rproxy.claims import Claims
 from rproxy.packets import Setup
 from rproxy.policies import Peer, digest
 from rproxy.registration import Key, Registration
-from rproxy.registry import ConflictError, Registry, TooManyError
+from rproxy.registry import ConflictError, Observer, Registry, TooManyError
 
 EAST, WEST = "10.0.0.1", "10.0.0.2"
 
@@ -49,8 +51,16 @@ class RegistryCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.router = Router()
-        self.registry = Registry(self.clock.seconds, self.router.registered, self.router.ended)
+        self.forbidden: set[Key] = set()
+        self.registry = self.make_registry()
         self.connection = Connection()
+
+    def make_registry(self, displaced: Callable[[object], object] = lambda owner: None, **limits: int) -> Registry:
+        observer = Observer(self.router.registered, self.router.ended, displaced=displaced, refuses=self.refuses)
+        return Registry(self.clock.seconds, observer, Claims("here", self.clock.seconds), **limits)
+
+    def refuses(self, registration: Registration) -> str | None:
+        return "not allowed" if registration.key in self.forbidden else None
 
     def register(self, setup: Setup, host: str = EAST, owner: object | None = None) -> Registration:
         registration = self.registry.register(setup, Peer(host), owner or self.connection)
@@ -256,7 +266,7 @@ class AddressTests(RegistryCase):
 
     def test_whose_lease_was_on_another_connection(self) -> None:
         displaced: list[object] = []
-        self.registry = Registry(self.clock.seconds, self.router.registered, self.router.ended, displaced.append)
+        self.registry = self.make_registry(displaced=displaced.append)
         self.register(setup("100", lease=10.0))
         self.register(setup("101", lease=10.0), owner=Connection())
         self.assertEqual([self.connection], displaced)
@@ -280,7 +290,7 @@ class AddressTests(RegistryCase):
         self.assertEqual({("111", "100"), ("111", "101")}, set(self.router.standing))
 
     def test_a_place_among_as_many_as_there_may_be(self) -> None:
-        self.registry = Registry(self.clock.seconds, self.router.registered, self.router.ended, most=1)
+        self.registry = self.make_registry(most=1)
         self.register(setup("100"))
         self.register(setup("101"))
         self.assertEqual({("111", "101")}, set(self.router.standing))
@@ -291,7 +301,7 @@ class RoomTests(RegistryCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.registry = Registry(self.clock.seconds, self.router.registered, self.router.ended, most=4, most_of_host=2)
+        self.registry = self.make_registry(most=4, most_of_host=2)
 
     def fill(self, host: str, *server_ids: str) -> None:
         for port, server_id in enumerate(server_ids, 5000):
@@ -408,7 +418,7 @@ class RevocationTests(RegistryCase):
     def setUp(self) -> None:
         super().setUp()
         self.displaced: list[object] = []
-        self.registry = Registry(self.clock.seconds, self.router.registered, self.router.ended, self.displaced.append)
+        self.registry = self.make_registry(displaced=self.displaced.append)
 
     def test_standing(self) -> None:
         """All of them, in the order of registration, with what each showed."""
@@ -423,6 +433,7 @@ class RevocationTests(RegistryCase):
 
     def test_without_a_lease(self) -> None:
         registration = self.register(setup())
+        self.forbidden.add(registration.key)
         self.registry.revoke(registration, "not allowed")
         self.assert_heard("100 serves 111 at 10.0.0.1", "100 serves 111 no more")
         self.assertEqual(([], []), (self.registry.standing, self.displaced))
@@ -462,7 +473,7 @@ class AnyOrderTests(SynchronousTestCase):
     def test_what_stands(self, steps: list[tuple[str, int, Setup | None]]) -> None:
         clock = Clock()
         router = Router()
-        registry = Registry(clock.seconds, router.registered, router.ended)
+        registry = Registry(clock.seconds, Observer(router.registered, router.ended), Claims("here", clock.seconds))
         owners = [Connection() for _host in HOSTS]
         model: dict[Key, Held] = {}
         for step, number, packet in steps:

@@ -25,6 +25,7 @@ from zope.interface import implementer
 
 from rproxy import packets
 from rproxy.audit.keys import Key
+from rproxy.claims import Claims
 from rproxy.limits import Limits
 from rproxy.policies import PRIVATE, Policies, Policy
 from rproxy.proxy import ProxyFactory
@@ -354,7 +355,9 @@ class PolicyOptionsTests(SynchronousTestCase):
 
     def factory(self, options: Options) -> ProxyFactory:
         connect: Any = None
-        return ProxyFactory(options["limits"], Clock(), connect, lambda: 0.5, None, options["allowed"])
+        clock = Clock()
+        claims = Claims("here", clock.seconds)
+        return ProxyFactory(options["limits"], clock, connect, lambda: 0.5, claims, None, options["allowed"])
 
     def reload(self, options: Options, factory: ProxyFactory) -> list[str | None]:
         with capturedLogs() as events:

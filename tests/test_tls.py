@@ -21,6 +21,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from rproxy import pooltap, tap
+from rproxy.claims import Claims
 from rproxy.client import Client, ProxyError
 from rproxy.downstream import ServerProtocol
 from rproxy.handshaking import CLOSE_TIMEOUT, HANDSHAKE_TIMEOUT
@@ -164,7 +165,7 @@ def _proxy(clock: Any, limits: Limits | None = None) -> ProxyFactory:
     def connect(address: object, by_tls: bool) -> Any:
         raise AssertionError("there is no server to connect to")
 
-    return ProxyFactory(limits or Limits(), clock, connect, lambda: 0.5)
+    return ProxyFactory(limits or Limits(), clock, connect, lambda: 0.5, Claims("here", clock.seconds))
 
 
 class Port:
