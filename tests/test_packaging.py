@@ -65,6 +65,7 @@ ORDER = (
     "leasing",
     "registrar",
     "poolservice",
+    "failover",
     "exchanging",
     "client",
     "sending",
