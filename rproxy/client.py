@@ -193,9 +193,12 @@ class Client:
 
     def _resubmit(self, request: Request) -> None:
         del self._refused[request]
-        current = self._current
-        if current is not None and current is request.refused_on and self._proxies.has_other_than(current):
-            current.retire("it refused a packet")
+        refused_on = request.refused_on
+        if refused_on is not None and self._current in (None, refused_on) and self._proxies.has_other_than(refused_on):
+            why = "it refused a packet"
+            # It may be lost already, with nothing on it.
+            self._proxies.leave(refused_on, why)
+            refused_on.retire(why)
         self._submit(request)
 
     def _try_again(self, connection: ClientProtocol, request: Request, answer: Answer) -> bool:

@@ -1078,6 +1078,18 @@ class SeveralResendTests(SeveralCase):
             self.tearDown()
             self.setUp()
 
+    def test_closed_after_it(self) -> None:
+        """Also where the first one closes its connection after the refusal."""
+        sent = self.send("a")
+        self.a.accept()
+        self.a.answer(refusal("overloaded"))
+        self.a.lose(reason=ConnectionDone)
+        self.clock.advance(RESEND.first)
+        self.clock.advance(RECONNECT.first)
+        self.b.accept()
+
+        self.assert_served(self.b, sent, "a")
+
     def test_delivered(self) -> None:
         """Nothing that a server may have got."""
         sent = self.send("a")
