@@ -24,6 +24,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
 from math import inf
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from attrs import define
@@ -78,7 +79,7 @@ class FailoverEndpoint:
         proxies: Mapping[str, IStreamClientEndpoint],
         clock: IReactorTime,
         *,
-        shuffle: Callable[[list[_Proxy]], object] = random.shuffle,
+        shuffle: Callable[[list[Any]], object] = random.shuffle,
         left: Callable[[str, str, str], object] = lambda name, following, why: None,
         head_start: float = HEAD_START,
     ) -> None:
