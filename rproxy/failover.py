@@ -138,7 +138,7 @@ class _Race:
     """One connection, to whichever proxy gives it first.
 
     :param proxies: in the order in which they start.
-    :param failed: told of each that didn't give one, though those behind it did or nobody did.
+    :param failed: told of each that failed or was overtaken, and why.
     """
 
     def __init__(
