@@ -14,6 +14,12 @@ Nothing that a server may have got is ever sent a second time: whoever asked dec
 :attr:`ProxyError.delivered` says. With ``resend`` a packet is sent again where the proxy says that no server got it,
 for a reason that may pass (:data:`PASSING`): after a random time that grows with each try, up to :data:`MAX_REFUSALS`
 times, and within the packet's one timeout. It may then come after packets that were sent later.
+
+With several proxies (:mod:`rproxy.failover`) the connection is made to the next one as soon as one fails: no connection
+to it can be made, its connection is lost with packets on it, an answer doesn't come in time, or it says that it is
+stopping. What was never written is written there. There is a wait only when all have failed. With ``resend`` the next
+one is also gone to when a proxy refused a packet that is to be sent again, because another may know a server where this
+one doesn't; but only if one hasn't failed or refused something in the last seconds.
 """
 
 from __future__ import annotations
@@ -32,6 +38,7 @@ from rproxy import packets
 from rproxy.backoff import Backoff
 from rproxy.counting import Count
 from rproxy.exchanging import Answer, ClientProtocol, ProxyError, Request
+from rproxy.failover import FailoverEndpoint
 from rproxy.hashing import sha1_hex
 from rproxy.limits import Limits
 from rproxy.packets import Ack, Error, PacketError
@@ -47,7 +54,7 @@ DEFAULT_IN_FLIGHT = 1000
 RECONNECT = Backoff(0.25, 5.0)
 #: The waits before a packet is sent again, in seconds.
 RESEND = Backoff(0.1, 5.0)
-#: How often a packet may be refused; the last refusal is its answer.
+#: How often a packet may be refused.
 MAX_REFUSALS = 20
 #: The errors that say nothing about the packet itself, so that it may pass another time.
 PASSING = frozenset({"no-server", "overloaded", "shutting-down", "timeout"})
@@ -61,7 +68,7 @@ def is_correct(payload: str, ack: Ack) -> bool:
 class Client:
     """Sends packets as one client.
 
-    :param endpoint: where the proxy is.
+    :param endpoint: where the proxy is; a :class:`rproxy.failover.FailoverEndpoint` if there are several.
     :param client_id: its ``srcid``.
     :param timeout: how long an answer may take, in seconds, with all waits and tries.
     :param max_in_flight: packets unanswered at a time; further ones are refused.
@@ -69,6 +76,7 @@ class Client:
     :param reconnect: whether to go on trying where no connection can be made. Otherwise each packet tries, and what
         waits for a connection fails with it.
     :param resend: whether to send again what certainly reached no server; see the module.
+    :param max_refusals: how often a packet may be refused; the last refusal is its answer.
     :param jitter: gives random numbers from 0 to 1, so that a restarted proxy's clients don't come all at once.
     """
 
@@ -83,9 +91,12 @@ class Client:
         *,
         reconnect: bool = True,
         resend: bool = False,
+        max_refusals: int = MAX_REFUSALS,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        self._endpoint = endpoint
+        if not isinstance(endpoint, FailoverEndpoint):
+            endpoint = FailoverEndpoint({"the proxy": endpoint}, clock)
+        self._proxies = endpoint
         self._client_id = client_id
         self._clock = clock
         self._timeout = timeout
@@ -93,6 +104,7 @@ class Client:
         self._max_packet = max_packet
         self._reconnect = reconnect
         self._resend = resend
+        self._max_refusals = max_refusals
         self._jitter = jitter
         #: The connection that packets are written to, while there is one.
         self._current: ClientProtocol | None = None
@@ -181,9 +193,15 @@ class Client:
 
     def _resubmit(self, request: Request) -> None:
         del self._refused[request]
+        refused_on = request.refused_on
+        if refused_on is not None and self._current in (None, refused_on) and self._proxies.has_other_than(refused_on):
+            why = "it refused a packet"
+            # It may be lost already, with nothing on it.
+            self._proxies.leave(refused_on, why)
+            refused_on.retire(why)
         self._submit(request)
 
-    def _try_again(self, request: Request, answer: Answer) -> bool:
+    def _try_again(self, connection: ClientProtocol, request: Request, answer: Answer) -> bool:
         """Have a packet sent again if it may be, and if that may help."""
         packet = answer.packet
         if not (self._resend and isinstance(packet, Error) and packet.delivered == "no" and packet.error in PASSING):
@@ -191,9 +209,10 @@ class Client:
         request.refusals += 1
         seconds = RESEND.seconds(request.refusals, self._jitter())
         too_late = self._clock.seconds() + seconds >= request.deadline
-        if request.is_over or self._closed or too_late or request.refusals >= MAX_REFUSALS:
+        if request.is_over or self._closed or too_late or request.refusals >= self._max_refusals:
             return False
         request.written = False
+        request.refused_on = connection
         self._refused[request] = self._clock.callLater(seconds, self._resubmit, request)
         return True
 
@@ -208,7 +227,7 @@ class Client:
 
     def _timed_out(self, request: Request) -> NoReturn:
         if request.connection is not None:
-            request.connection.retire()
+            request.connection.retire("an answer didn't come in time")
         text = f"no answer within {self._timeout:g} seconds"
         if self._why and not request.written:
             text += f", and no connection to the proxy: {self._why}"
@@ -223,14 +242,21 @@ class Client:
     def answered(self, connection: ClientProtocol, request: Request, answer: Answer) -> None:
         if connection is self._current:
             self._failures = 0
-        if not self._try_again(request, answer):
+        if not self._try_again(connection, request, answer):
             request.end(answer)
 
-    def unusable(self, connection: ClientProtocol) -> None:
-        if connection is self._current:
-            self._current = None
-            if connection.used and self._reconnect and not self._closed:
-                self._connect_later()
+    def unusable(self, connection: ClientProtocol, why: str) -> None:
+        if connection is not self._current:
+            return
+        self._current = None
+        if why:
+            self._proxies.leave(connection, why)
+        if not (connection.used and self._reconnect) or self._closed:
+            return
+        if why and self._proxies.is_rested:
+            self._connect()
+        else:
+            self._connect_later()
 
     def closed(self, connection: ClientProtocol) -> None:
         self._connections.discard(connection)
@@ -246,13 +272,18 @@ class Client:
         self._pause = None
         factory = Factory.forProtocol(partial(ClientProtocol, self, self._max_packet))
         factory.noisy = False
-        connecting = self._connecting = self._endpoint.connect(factory)
+        connecting = self._connecting = self._proxies.connect(factory)
         connecting.addCallbacks(self._connected, self._not_connected)
 
     def _connected(self, protocol: IProtocol) -> None:
         connection = cast(ClientProtocol, protocol)
         if not connection.usable:
-            self._not_connected(Failure(ConnectionError("it was lost as soon as it was made")))
+            why = "it was lost as soon as it was made"
+            self._proxies.leave(connection, why)
+            if self._proxies.is_rested and not self._closed:
+                self._connect()
+            else:
+                self._not_connected(Failure(ConnectionError(why)))
             return
         self._connecting = None
         self._why = ""

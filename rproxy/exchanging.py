@@ -7,6 +7,7 @@ the next answer is given up, because from there on no answer on it is certain.
 A connection *retires* when it takes no more packets, and still brings the answers to those that it has. It does so
 
 - when the proxy says that it is stopping: another one is to be found, or the same one after its restart;
+- when a packet that the proxy refused is to be sent again, and there is another proxy to send it to;
 - when an answer didn't come in time. Either the other side is gone without a word, and whatever else is written there
   would be lost too; or the answer is late, and everything behind it would have to wait for it.
 
@@ -76,8 +77,9 @@ class Request:
     written: bool = field(default=False, init=False)
     #: Where its answer is to come.
     connection: ClientProtocol | None = field(default=None, init=False)
-    #: How often the proxy said that no server got it.
+    #: How often a proxy said that no server got it, and on which connection the last time.
     refusals: int = field(default=0, init=False)
+    refused_on: ClientProtocol | None = field(default=None, init=False)
 
     def end(self, answer: Answer) -> None:
         """Give the answer to who waits for it, if anybody does."""
@@ -105,8 +107,11 @@ class Owner(Interface):
     def answered(self, connection: ClientProtocol, request: Request, answer: Answer) -> None:
         """The answer to a packet came; it may be that nobody waits for it any more."""
 
-    def unusable(self, connection: ClientProtocol) -> None:
-        """It takes no more packets; told once."""
+    def unusable(self, connection: ClientProtocol, why: str) -> None:
+        """It takes no more packets; told once.
+
+        :param why: how the proxy failed; empty if it didn't, as where an idle connection was closed.
+        """
 
     def closed(self, connection: ClientProtocol) -> None:
         """It is gone, and what was on it has failed."""
@@ -145,9 +150,12 @@ class ClientProtocol(Protocol):
         self.in_flight.append(request)
         self._transport.write(request.raw)
 
-    def retire(self) -> None:
-        """Take no more packets, and close when nobody waits for an answer any more."""
-        self._set_unusable()
+    def retire(self, why: str) -> None:
+        """Take no more packets, and close when nobody waits for an answer any more.
+
+        :param why: how the proxy failed.
+        """
+        self._set_unusable(why)
         self.close_if_done()
 
     def close_if_done(self) -> None:
@@ -158,7 +166,7 @@ class ClientProtocol(Protocol):
     def close(self) -> None:
         """Close the connection. What is unanswered fails when it is gone."""
         self._over = True
-        self._set_unusable()
+        self._set_unusable("")
         if self.in_flight:
             # A proxy that doesn't read must not keep us until everything is sent.
             self._transport.abortConnection()
@@ -179,7 +187,7 @@ class ClientProtocol(Protocol):
             fault = str(error)
         # First of all, because whoever is told of an answer may send the next packet at once.
         if fault is not None or any(_says_goodbye(answer) for _, answer in answered):
-            self._set_unusable()
+            self._set_unusable(fault or "it is stopping")
         for request, answer in answered:
             self._owner.answered(self, request, answer)
         if fault is not None:
@@ -209,15 +217,16 @@ class ClientProtocol(Protocol):
         request.connection = None
         return request, Answer(raw, packet)
 
-    def _set_unusable(self) -> None:
+    def _set_unusable(self, why: str) -> None:
         if self.usable:
             self.usable = False
-            self._owner.unusable(self)
+            self._owner.unusable(self, why)
 
     def _give_up(self, why: str) -> None:
         """No answer will come any more."""
         self._over = True
-        self._set_unusable()
+        # Idle connections are closed by proxies that are as good as before.
+        self._set_unusable(why if self.in_flight else "")
         in_flight, self.in_flight = self.in_flight, deque()
         for request in in_flight:
             request.connection = None

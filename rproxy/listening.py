@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from ipaddress import ip_address
 from typing import Any, cast
 
 from twisted.application.service import Service
@@ -153,6 +154,27 @@ def parse_address(text: str, default_host: str = "127.0.0.1") -> tuple[str, int]
     if not 1 <= int(port) <= 65535:
         raise ValueError(f"{text!r} has no valid port: give one from 1 to 65535")
     return host, int(port)
+
+
+def add_address(addresses: list[tuple[str, int]], text: str) -> None:
+    """Add another address to those that an option had before.
+
+    :param text: the address, in the form that :func:`parse_address` reads.
+    :raises ValueError: it is none, or it is there already; the text says so.
+    """
+    address = parse_address(text)
+    if _normal(address) in map(_normal, addresses):
+        raise ValueError(f"{text} is given twice")
+    addresses.append(address)
+
+
+def _normal(address: tuple[str, int]) -> tuple[str, int]:
+    """Return an address in the one form that all ways to write it have in common."""
+    host, port = address
+    try:
+        return str(ip_address(host)), port
+    except ValueError:
+        return host.lower().removesuffix("."), port
 
 
 def format_address(host: str, port: int) -> str:

@@ -13,12 +13,16 @@ from twisted.internet.defer import Deferred, TimeoutError, gatherResults
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from rproxy.listening import ListenError, ListenerService
+from rproxy.listening import ListenError, ListenerService, format_address
 from rproxy.poolserver import PoolServerFactory
 from rproxy.registrar import Registrar
 
 #: How long connections may take to send the last answers at the end, in seconds.
 CLOSE_TIMEOUT = 2.0
+
+#: How long packets may be on their way from proxies that were asked for no more, in seconds, where another proxy
+#: doesn't answer that: a proxy that does closes its connections at once when they are idle.
+ON_THEIR_WAY = 2.0
 
 #: A proxy's host and port.
 Address = tuple[str, int]
@@ -75,6 +79,10 @@ class PoolService(Service):
         """Register."""
         super().startService()
         self._listener.startService()
+        if len(self._proxies) > 1:
+            # The lines that people know tell the ports only.
+            names = ", ".join(format_address(*proxy) for proxy in self._proxies)
+            self._log.info("Registering with {count} reverse proxies: {names}", count=len(self._proxies), names=names)
         for proxy in self._proxies:
             host, port = proxy
             self._log.info("Connecting to the reverse proxy on port {port}", host=host, port=port)
@@ -97,23 +105,30 @@ class PoolService(Service):
         """Ask for no more packets, and wait for those that are there."""
         drained = await gatherResults([registrar.drain() for registrar in self._registrars])
         # A proxy closes its connections to a server that drains when they are idle, so then nothing is on its way any
-        # more. One that doesn't know of draining sends on, and keeps its connections for as long as it likes.
-        over = self._factory.when_closed() if any(drained) else self._factory.when_idle()
-        try:
-            await over.addTimeout(max(0.0, deadline - self._clock.seconds()), self._clock)
-        except TimeoutError:
+        # more. One that doesn't know of draining, or hangs, keeps its connections for as long as it likes: where there
+        # is one, the others' last packets have so long to come, and from then on only what is there is waited for.
+        patience = deadline if all(drained) else min(deadline, self._clock.seconds() + ON_THEIR_WAY)
+        if any(drained) and await self._is_over(self._factory.when_closed(), patience):
+            return
+        if not await self._is_over(self._factory.when_idle(), deadline):
             self._log.warn(
                 "Stopping with {in_flight} packets in flight, {seconds:g} seconds after being told to",
                 in_flight=self._factory.in_flight.number,
                 seconds=self._drain_timeout,
             )
 
+    async def _is_over(self, over: Deferred[None], until: float) -> bool:
+        """Wait for something, and return whether it came by then, in the clock's seconds."""
+        try:
+            await over.addTimeout(max(0.0, until - self._clock.seconds()), self._clock)
+        except TimeoutError:
+            return False
+        return True
+
     async def _close(self) -> None:
         for connection in list(self._factory.connections):
             connection.close()
-        try:
-            await self._factory.when_closed().addTimeout(CLOSE_TIMEOUT, self._clock)
-        except TimeoutError:
+        if not await self._is_over(self._factory.when_closed(), self._clock.seconds() + CLOSE_TIMEOUT):
             for connection in list(self._factory.connections):
                 connection.abort()
             await self._factory.when_closed()

@@ -19,7 +19,7 @@ from rproxy.handling import Handler, Handling
 from rproxy.hashing import sha1_hex
 from rproxy.leasing import DEFAULT_LEASE, Offer
 from rproxy.limits import Limits
-from rproxy.listening import ListenerService, format_address, parse_address, parse_listen
+from rproxy.listening import ListenerService, add_address, format_address, parse_listen
 from rproxy.packets import MAX_FIELD
 from rproxy.poolserver import DEFAULT_PIPELINE, PoolServerFactory
 from rproxy.poolservice import Address, PoolService
@@ -142,11 +142,9 @@ class Options(usage.Options):
     def opt_revproc(self, address: str) -> None:
         """[HOST:]PORT of a reverse proxy to register with (repeatable) [default: 127.0.0.1:8000]"""
         try:
-            proxy = parse_address(address)
+            add_address(self["proxies"], address)
         except ValueError as error:
             raise usage.UsageError(f"--revproc {error}") from None
-        if proxy not in self["proxies"]:
-            self["proxies"].append(proxy)
 
     def postOptions(self) -> None:
         if not is_id(self["id"] or ""):

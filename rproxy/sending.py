@@ -1,10 +1,14 @@
-"""``rproxy send``: send data packets through a reverse proxy, one after the other, and check what comes back."""
+"""``rproxy send``: send data packets through a reverse proxy, one after the other, and check what comes back.
+
+Of several proxies the first is used, and the next one when it fails: people gave them an order, which says more than
+chance.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, TextIO
 
@@ -12,12 +16,14 @@ import msgspec
 from attrs import frozen
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import HostnameEndpoint
+from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.internet.task import react
 
 from rproxy import packets
 from rproxy.arguments import identifier, seconds
-from rproxy.client import DEFAULT_TIMEOUT, PASSING, Answer, Client, ProxyError, is_correct
-from rproxy.listening import format_address, parse_address
+from rproxy.client import DEFAULT_TIMEOUT, MAX_REFUSALS, PASSING, Answer, Client, ProxyError, is_correct
+from rproxy.failover import HEAD_START, FailoverEndpoint
+from rproxy.listening import add_address, format_address, parse_address
 from rproxy.packetfiles import parse_packet, read_packet
 from rproxy.packetlog import shown
 from rproxy.packets import Ack, Data
@@ -26,6 +32,8 @@ from rproxy.tlsfiles import client_files
 
 #: The exit codes.
 ALL_CORRECT, SOMETHING_WRONG, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
+
+DEFAULT_PROXY = "127.0.0.1:8000"
 
 
 @frozen
@@ -39,13 +47,15 @@ class Outgoing:
 class Terminal:
     """What people see, in the words of the client that they know (docs/protocol.rst, What the terminals show).
 
-    :param proxy: its host and port.
+    :param proxy: the address of the proxy that is used first.
     """
 
     def __init__(self, out: TextIO, err: TextIO, proxy: tuple[str, int]) -> None:
         self._out = out
         self._err = err
         self._proxy = proxy
+        #: What was told of proxies since the last answer: one that stays away is tried again and again.
+        self._told: set[tuple[str, str]] = set()
 
     def sending(self, packet: Outgoing) -> None:
         """A packet goes out."""
@@ -55,8 +65,16 @@ class Terminal:
             f" through reverse proxy running on port {self._proxy[1]}"
         )
 
+    def left(self, proxy: str, following: str, why: str) -> None:
+        """A proxy failed, and another one is the next."""
+        self._proxy = parse_address(following)
+        if proxy != following and (proxy, why) not in self._told:
+            self._told.add((proxy, why))
+            print(f"rproxy send: {proxy} failed, {following} is the next: {shown(why)}", file=self._err)
+
     def received(self, answer: Answer, *, correct: bool) -> None:
         """Something came back."""
+        self._told.clear()
         self._say(f"Receiving a response from the server payload: {shown(answer.packet.payload)}")
         self._say(f"Hash of payload is {'correct' if correct else 'incorrect'}")
         if not isinstance(answer.packet, Ack):
@@ -81,6 +99,7 @@ class JsonTerminal(Terminal):
         self._say(_one_line(packet.raw))
 
     def received(self, answer: Answer, *, correct: bool) -> None:
+        self._told.clear()
         self._say(_one_line(answer.raw))
 
 
@@ -121,6 +140,40 @@ async def send_all(
     return code
 
 
+def client_maker(
+    proxies: Mapping[str, IStreamClientEndpoint],
+    terminal: Terminal,
+    clock: IReactorTime,
+    timeout: float,
+    *,
+    keep_trying: bool,
+) -> Callable[[], Client]:
+    """Return what makes the client for each packet; all of them know which proxies failed before.
+
+    :param proxies: by their addresses, in the order in which they are used.
+    :param timeout: of a packet, in seconds; every proxy is tried before it is over.
+    :param keep_trying: whether proxies are tried more than once for a packet.
+    """
+    several = len(proxies) > 1
+    endpoint = FailoverEndpoint(
+        proxies,
+        clock,
+        shuffle=lambda line: None,
+        left=terminal.left,
+        head_start=min(HEAD_START, timeout / (2 * len(proxies))),
+    )
+    return partial(
+        Client,
+        endpoint,
+        "",
+        clock,
+        timeout,
+        reconnect=keep_trying,
+        resend=keep_trying or several,
+        max_refusals=MAX_REFUSALS if keep_trying else len(proxies),
+    )
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what ``rproxy send`` takes."""
     parser.description = "Send data packets through a reverse proxy, and check that the SHA-1 of each comes back."
@@ -131,10 +184,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--id", type=identifier, metavar="ID", help="the client's id; replaces the srcid of a file")
     parser.add_argument(
         "--revproc",
-        type=address,
-        default="127.0.0.1:8000",
+        action="append",
         metavar="[HOST:]PORT",
-        help="the reverse proxy (default: %(default)s)",
+        help=f"the reverse proxy (default: {DEFAULT_PROXY}); repeatable: the next one is used when one can't be"
+        f" connected to, or refuses a packet for a reason that may pass: {', '.join(sorted(PASSING))}",
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
@@ -164,28 +217,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the packets instead, one on each line")
 
 
-def address(text: str) -> tuple[str, int]:
-    """Take ``[HOST:]PORT``.
+def read_proxies(args: argparse.Namespace) -> list[tuple[str, int]]:
+    """Return the addresses of the proxies, in their order.
 
-    :raises ArgumentTypeError: it is none.
+    :raises ValueError: one is none, or is given twice.
     """
-    try:
-        return parse_address(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+    proxies: list[tuple[str, int]] = []
+    for text in args.revproc or [DEFAULT_PROXY]:
+        try:
+            add_address(proxies, text)
+        except ValueError as error:
+            raise ValueError(f"--revproc {error}") from None
+    return proxies
 
 
 def run(args: argparse.Namespace) -> int:
     """Send the packets; return the exit code."""
     try:
         outgoing = read_outgoing(args)
+        proxies = read_proxies(args)
         files = client_files("--tls", args.tls_ca, args.tls_cert, args.tls_key)
         keyring = Keyring()
         keyring.load(files)
     except ValueError as error:
         print(f"rproxy send: {error}", file=sys.stderr)
         return BAD_USAGE
-    terminal = (JsonTerminal if args.json else Terminal)(sys.stdout, sys.stderr, args.revproc)
+    terminal = (JsonTerminal if args.json else Terminal)(sys.stdout, sys.stderr, proxies[0])
     codes: list[int] = []
 
     async def main(reactor: Any) -> None:
@@ -193,11 +250,11 @@ def run(args: argparse.Namespace) -> int:
         reactor.callWhenRunning(running.callback, None)
         # From then on the reactor handles signals. What comes before would be an error, with a traceback.
         await running
-        host, port = args.revproc
-        tcp = HostnameEndpoint(reactor, host, port, timeout=args.timeout)
-        endpoint = keyring.client(files, tcp, host, reactor, args.timeout)
-        again = args.keep_trying
-        make_client = partial(Client, endpoint, "", reactor, args.timeout, reconnect=again, resend=again)
+        endpoints = {}
+        for host, port in proxies:
+            tcp = HostnameEndpoint(reactor, host, port, timeout=args.timeout)
+            endpoints[format_address(host, port)] = keyring.client(files, tcp, host, reactor, args.timeout)
+        make_client = client_maker(endpoints, terminal, reactor, args.timeout, keep_trying=args.keep_trying)
         sending = Deferred.fromCoroutine(send_all(make_client, outgoing, terminal))
         # Stopped from the keyboard, it sends no more, and doesn't tell of connections that it closes itself.
         reactor.addSystemEventTrigger("before", "shutdown", sending.cancel)

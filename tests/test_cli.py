@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
@@ -17,10 +17,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from rproxy import __version__, packets
 from rproxy.cli import COMMANDS, main, make_parser
-from rproxy.client import Client
+from rproxy.client import PASSING, RESEND, Client
 from rproxy.hashing import sha1_hex
 from rproxy.packets import Data
-from rproxy.sending import JsonTerminal, Outgoing, Terminal, read_outgoing, send_all
+from rproxy.sending import JsonTerminal, Outgoing, Terminal, client_maker, read_outgoing, send_all
 from tests.endpoints import Peer
 from tests.transports import lose
 
@@ -203,6 +203,8 @@ class OutgoingTests(CommandCase):
         self.assert_usage("1 to 256 printable characters", "send", "--pkt", name, "--id", "")
         self.assert_usage("'x' is no address", "send", "--pkt", name, "--revproc", "x")
         self.assert_usage("in brackets", "send", "--pkt", name, "--revproc", "::1:8000")
+        twice = ("--revproc", "8000", "--revproc", "127.0.0.1:8000")
+        self.assert_usage("--revproc 127.0.0.1:8000 is given twice", "send", "--pkt", name, *twice)
         for wrong in "0", "-1", "nan", "inf", "x":
             self.assert_usage("is not a number of seconds above 0", "send", "--pkt", name, f"--timeout={wrong}")
 
@@ -331,3 +333,146 @@ class SendTests(SynchronousTestCase):
         self.assertEqual(self.end(sent), 1)
         lines: list[Any] = self.out.getvalue().splitlines()
         self.assertEqual(lines, [SAMPLE.replace(" ", ""), ack.decode(), SAMPLE, error.decode()])
+
+
+class SeveralProxiesTests(SynchronousTestCase):
+    """``rproxy send`` with the proxies a and b: the second is used when the first fails."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.out, self.err = io.StringIO(), io.StringIO()
+        self.a, self.b = Peer(), Peer()
+
+    def send(self, count: int = 1, *, keep_trying: bool = False, timeout: float = 60.0) -> Deferred[int]:
+        data = packets.decode(SAMPLE.encode())
+        assert isinstance(data, Data)
+        terminal = Terminal(self.out, self.err, ("a", 8000))
+        proxies = {"a:8000": self.a, "b:8001": self.b}
+        make_client = client_maker(proxies, terminal, self.clock, timeout, keep_trying=keep_trying)
+        return Deferred.fromCoroutine(send_all(make_client, [Outgoing(SAMPLE.encode(), data)] * count, terminal))
+
+    def serve(self, proxy: Peer) -> None:
+        """Accept, and answer the packet."""
+        proxy.accept()
+        self.assertEqual(proxy.transport.taken(), SAMPLE.encode())
+        proxy.answer(packets.ack("100", "1", sha1_hex("xyz1")))
+        lose(proxy.protocol)
+
+    def refuse(self, proxy: Peer, code: str, delivered: Literal["no", "unknown"] = "no") -> None:
+        """Accept, and refuse the packet."""
+        proxy.accept()
+        self.assertEqual(proxy.transport.taken(), SAMPLE.encode())
+        proxy.answer(packets.error("rproxy", "1", code, delivered, "because"))
+        lose(proxy.protocol)
+
+    def told(self) -> list[str]:
+        """What was printed to standard error since the last time."""
+        lines = self.err.getvalue().splitlines()
+        self.err.truncate(0)
+        self.err.seek(0)
+        return lines
+
+    def test_refused(self) -> None:
+        """One sentence says so; what people and scripts know is as ever; the next packet goes to the second at once."""
+        sent = self.send(2)
+        self.a.refuse()
+        self.serve(self.b)
+        self.serve(self.b)
+
+        self.assertEqual(self.successResultOf(sent), 0)
+        self.assertEqual(
+            self.told(),
+            ["rproxy send: a:8000 failed, b:8001 is the next: Connection was refused by other side."],
+        )
+        lines = self.out.getvalue().splitlines()
+        self.assertEqual(
+            lines[::3],
+            [
+                f"Sending message xyz1 to privacy policy 111 through reverse proxy running on port {port}"
+                for port in (8000, 8001)
+            ],
+        )
+        self.assertEqual(lines[2::3], ["Hash of payload is correct"] * 2)
+
+    def test_first_works(self) -> None:
+        """Nobody connects to the second."""
+        sent = self.send(3)
+        for _ in range(3):
+            self.serve(self.a)
+
+        self.assertEqual((self.successResultOf(sent), self.told()), (0, []))
+
+    def test_black_hole(self) -> None:
+        """Also where there is little time."""
+        sent = self.send(timeout=0.4)
+        self.clock.advance(0.1)
+        self.serve(self.b)
+
+        self.assertEqual(self.successResultOf(sent), 0)
+        self.assertEqual(
+            self.told(), ["rproxy send: a:8000 failed, b:8001 is the next: it was slower to connect than the next one"]
+        )
+
+    def test_all_refused(self) -> None:
+        """The last line has all that was wrong."""
+        sent = self.send()
+        self.a.refuse()
+        self.b.refuse()
+
+        self.assertEqual(self.successResultOf(sent), 1)
+        *_, last = self.told()
+        refused = "Connection was refused by other side."
+        self.assertEqual(
+            last,
+            "rproxy send: a:8000: connection-lost (delivered: no), there is no connection to the proxy:"
+            f" a:8000: {refused}; b:8001: {refused}",
+        )
+
+    def test_refusals(self) -> None:
+        """What no server got is given to the second, once."""
+        for code in PASSING:
+            sent = self.send()
+            self.refuse(self.a, code)
+            self.clock.advance(RESEND.first)
+            self.serve(self.b)
+            self.assertEqual(self.successResultOf(sent), 0)
+            why = "it is stopping" if code == "shutting-down" else "it refused a packet"
+            self.assertEqual(self.told()[0], f"rproxy send: a:8000 failed, b:8001 is the next: {why}")
+            self.setUp()
+
+    def test_refused_by_both(self) -> None:
+        """The second's refusal is the answer."""
+        sent = self.send()
+        for proxy in self.a, self.b:
+            self.refuse(proxy, "no-server")
+            self.clock.advance(RESEND.first)
+
+        self.assertEqual(self.successResultOf(sent), 1)
+        self.assertEqual(self.told()[-1], "rproxy send: b:8001: no-server (delivered: no), because")
+        self.assertEqual((self.a.attempts, self.b.attempts), ([], []))
+
+    def test_at_most_once(self) -> None:
+        """What a server may have got is given to nobody else."""
+        sent = self.send()
+        self.refuse(self.a, "server-lost", "unknown")
+        self.assertEqual(self.successResultOf(sent), 1)
+
+        sent = self.send()
+        self.a.accept()
+        lose(self.a.protocol)
+        self.assertEqual(self.successResultOf(sent), 1)
+        self.assertEqual(self.b.attempts, [])
+        self.assertIn("connection-lost (delivered: unknown)", self.told()[-1])
+
+    def test_keep_trying(self) -> None:
+        """Each is told of once, however often it is tried."""
+        sent = self.send(keep_trying=True)
+        for _ in range(5):
+            self.a.refuse()
+            self.b.refuse()
+            self.clock.advance(5)
+        self.a.refuse()
+        self.serve(self.b)
+
+        self.assertEqual(self.successResultOf(sent), 0)
+        self.assertEqual(len(self.told()), 2)

@@ -25,14 +25,14 @@ from attrs import asdict, fields, frozen
 from twisted.python.usage import Options
 from twisted.trial.unittest import SynchronousTestCase
 
-from rproxy import packets, pooltap, tap
+from rproxy import hashing, packets, pooltap, tap
 from rproxy.cli import COMMANDS, make_parser
 from rproxy.framing import Framer
 from rproxy.limits import Limits
 from rproxy.packets import Ack, Data, Error, PacketError, Setup
 from rproxy.policies import PRIVATE, ClientRule, Policies, Policy, ServerRule, digest
 from rproxy.policies.reading import PoliciesError, parse, read
-from tests.support import PATIENCE, ROOT, Twistd
+from tests.support import PATIENCE, ROOT, Twistd, free_port
 from tests.test_packaging import ORDER, PACKAGE, PURE
 
 README = ROOT / "README.rst"
@@ -201,6 +201,16 @@ class ExampleTests(SynchronousTestCase):
             server.wait_for_log("Registered")
             result = python("-c", code.replace("8000", str(proxy.port)))
         self.assertEqual((result.stdout.strip(), result.stderr), (output.strip(), ""))
+
+    def test_several_proxies(self) -> None:
+        """The program prints the answer, whichever of the proxies is there."""
+        (code,) = code_blocks(section(README, "Several proxies"), "python")
+        running, serving, _ = commands(section(README, "By hand, in three terminals"))
+        with twistd_of(running) as proxy, twistd_of(serving, "--revproc", str(proxy.port)) as server:
+            server.wait_for_log("Registered")
+            for ports in (proxy.port, free_port()), (free_port(), proxy.port):
+                result = python("-c", code.replace("(8000, 8001)", str(ports)))
+                self.assertEqual((result.stdout.strip(), result.stderr), (hashing.sha1_hex("xyz1"), ""))
 
 
 class SampleTests(SynchronousTestCase):

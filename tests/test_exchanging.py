@@ -23,6 +23,7 @@ class Owner:
     """Has the connection, and writes down what it is told, in that order."""
 
     told: list[str] = field(factory=list)
+    whys: list[str] = field(factory=list)
 
     def opened(self, connection: ClientProtocol) -> None:
         self.told.append("opened")
@@ -31,8 +32,9 @@ class Owner:
         self.told.append(answer.packet.payload)
         request.end(answer)
 
-    def unusable(self, connection: ClientProtocol) -> None:
+    def unusable(self, connection: ClientProtocol, why: str) -> None:
         self.told.append("unusable")
+        self.whys.append(why)
 
     def closed(self, connection: ClientProtocol) -> None:
         self.told.append("closed")
@@ -117,7 +119,7 @@ class RetireTests(ConnectionCase):
 
     def test_idle(self) -> None:
         """It is closed at once."""
-        self.connection.retire()
+        self.connection.retire("late")
 
         self.assertEqual(self.owner.told, ["opened", "unusable"])
         self.assertTrue(self.transport.disconnecting)
@@ -126,7 +128,7 @@ class RetireTests(ConnectionCase):
     def test_in_flight(self) -> None:
         """Otherwise when the last answer came."""
         self.send("a", "b")
-        self.connection.retire()
+        self.connection.retire("late")
         self.answer(ack("A"))
         self.assertFalse(self.transport.disconnecting)
 
@@ -138,7 +140,7 @@ class RetireTests(ConnectionCase):
     def test_nobody_waits(self) -> None:
         """Or when nobody waits for one; then nothing may keep it."""
         first, second = self.send("a", "b")
-        self.connection.retire()
+        self.connection.retire("late")
         first.is_over = True
         self.connection.close_if_done()
         self.assertFalse(self.transport.disconnected)
@@ -170,12 +172,55 @@ class RetireTests(ConnectionCase):
     def test_twice(self) -> None:
         """The owner is told once."""
         self.send("a")[0].answer.addErrback(lambda _: None)
-        self.connection.retire()
-        self.connection.retire()
+        self.connection.retire("late")
+        self.connection.retire("late")
         self.connection.close()
         lose(self.connection)
 
         self.assertEqual(self.owner.told, ["opened", "unusable", "closed"])
+
+
+class WhyTests(ConnectionCase):
+    """Whether it was the proxy's fault that a connection takes no more packets."""
+
+    def assert_why(self, why: str) -> None:
+        self.assertEqual(len(self.owner.whys), 1)
+        self.assertIn(why, self.owner.whys[0])
+
+    def test_lost(self) -> None:
+        """With packets on it."""
+        self.send("a")[0].answer.addErrback(lambda _: None)
+        lose(self.connection, ConnectionLost)
+
+        self.assert_why("lost in a non-clean fashion")
+
+    def test_idle(self) -> None:
+        """Not with none: proxies close idle connections."""
+        lose(self.connection, ConnectionLost)
+
+        self.assertEqual(self.owner.whys, [""])
+
+    def test_closed(self) -> None:
+        """Nor where it is closed from here."""
+        self.connection.close()
+
+        self.assertEqual(self.owner.whys, [""])
+
+    def test_goodbye(self) -> None:
+        self.send("a")
+        self.answer(GOODBYE)
+
+        self.assert_why("it is stopping")
+
+    def test_unasked(self) -> None:
+        self.answer(ack("A"))
+
+        self.assert_why("something that wasn't asked for")
+
+    def test_retired(self) -> None:
+        self.connection.retire("late")
+
+        self.assert_why("late")
 
 
 class RequestTests(SynchronousTestCase):

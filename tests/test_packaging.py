@@ -71,6 +71,7 @@ ORDER = (
     "leasing",
     "registrar",
     "poolservice",
+    "failover",
     "exchanging",
     "client",
     "sending",

@@ -12,7 +12,7 @@ from rproxy.leasing import DRAIN_TIMEOUT, Offer
 from rproxy.listening import ListenError, ListenerService
 from rproxy.packets import Setup
 from rproxy.poolserver import PoolServerFactory, PoolServerProtocol
-from rproxy.poolservice import CLOSE_TIMEOUT, Address, PoolService
+from rproxy.poolservice import CLOSE_TIMEOUT, ON_THEIR_WAY, Address, PoolService
 from rproxy.registrar import Registrar
 from tests.endpoints import Peer
 from tests.transports import Transport, connect, logged_lines, lose, packets_in
@@ -117,6 +117,7 @@ class StartTests(PoolServiceCase):
                 "Server serving privacy policy 111",
                 "Server serving privacy policy 222",
                 "Listening on port 5000",
+                "Registering with 2 reverse proxies: 127.0.0.1:8000, 10.0.0.1:8001",
                 "Connecting to the reverse proxy on port 8000",
                 "Connecting to the reverse proxy on port 8001",
             ],
@@ -175,6 +176,62 @@ class StopTests(PoolServiceCase):
         self.assertTrue(transport.disconnecting)
         self.assertNoResult(stopped)
         lose(connection)
+        self.successResultOf(stopped)
+
+    def test_one_proxy_hangs(self) -> None:
+        """All are asked at the same time; those that answer are waited for, and not the connections of the other."""
+        self.register_everywhere()
+        connection, transport = self.connect()
+        hanging, hanging_transport = self.connect()
+        self.asked[1].callback("B")
+
+        stopped = self.service.stopService()
+        for (proxy, _), peer in self.proxies.items():
+            (drain,) = peer.received()
+            assert isinstance(drain, Setup)
+            self.assertTrue(drain.drain)
+            if proxy == PROXIES[0]:
+                peer.answer(ACK)
+        self.reactor.advance(DRAIN_TIMEOUT)
+        self.reactor.advance(ON_THEIR_WAY)
+        # What the one that drained has in flight is waited for.
+        self.assertFalse(transport.disconnecting)
+        self.asked[0].callback("A")
+        self.assertEqual(len(packets_in(transport.taken())), 1)
+        self.lose_setup_connections()
+
+        self.assertTrue(hanging_transport.disconnecting)
+        lose(connection)
+        lose(hanging)
+        self.successResultOf(stopped)
+        self.assertLess(self.reactor.seconds(), DRAIN_TIMEOUT_OPTION)
+
+    def test_one_proxy_is_away(self) -> None:
+        """What is on its way from the one that is there still comes."""
+        for (proxy, _), peer in self.proxies.items():
+            if proxy == PROXIES[0]:
+                peer.accept()
+                peer.answer(ACK)
+                peer.received()
+            else:
+                peer.refuse()
+        connection, transport = self.connect()
+        self.asked[0].callback("A")
+
+        stopped = self.service.stopService()
+        for (proxy, _), peer in self.proxies.items():
+            if proxy == PROXIES[0]:
+                peer.answer(ACK)
+        self.reactor.advance(ON_THEIR_WAY / 2)
+        connection.dataReceived(packets.data("1", "111", "b"))
+        self.asked[1].callback("B")
+        self.assertEqual(len(packets_in(transport.taken())), 2)
+        self.assertNoResult(stopped)
+        lose(connection)
+        for (proxy, _), peer in self.proxies.items():
+            if proxy == PROXIES[0]:
+                lose(peer.protocol)
+
         self.successResultOf(stopped)
 
     def test_unacknowledged(self) -> None:

@@ -70,11 +70,18 @@ class OptionsTests(OptionsCase):
         self.assertEqual(self.parse("--pp", "PP_1", "--pp", "111")["policies"], ["111", "PP_1"])
 
     def test_proxies(self) -> None:
-        """Several, each once, in any form of address."""
-        options = self.parse("--revproc", "8001", "--revproc", "proxy:8000", "--revproc", "127.0.0.1:8001")
+        """Several, in any form of address."""
+        options = self.parse("--revproc", "8001", "--revproc", "proxy:8000", "--revproc", "127.0.0.1:8000")
 
-        self.assertEqual(options["proxies"], [("127.0.0.1", 8001), ("proxy", 8000)])
+        self.assertEqual(options["proxies"], [("127.0.0.1", 8001), ("proxy", 8000), ("127.0.0.1", 8000)])
         self.assertIn("--revproc 'x' is no address", self.refused("--revproc", "x"))
+
+    def test_proxy_twice(self) -> None:
+        """A proxy would refuse the second registration of a key, or replace the first."""
+        twice = ("8000", "127.0.0.1:8000"), ("[::1]:8000", "[0:0::1]:8000"), ("proxy:8000", "Proxy.:8000")
+        for first, second in twice:
+            said = self.refused("--revproc", first, "--revproc", second)
+            self.assertEqual(said, f"--revproc {second} is given twice")
 
     def test_ipv6(self) -> None:
         """A proxy that is registered with over IPv6 calls back over IPv6."""

@@ -26,7 +26,7 @@ HOST = "127.0.0.1"
 SECONDS = 30.0
 
 #: What a pool server does: every packet that it gets is written down, in a file for each process.
-_HANDLERS = """
+HANDLERS = """
 import os
 from rproxy.hashing import sha1_hex
 
@@ -135,7 +135,7 @@ def journals(folder: Path) -> Counter[str]:
 
 def start(group: Group, folder: Path) -> Twistd:
     """Start a proxy and two pool servers that write their journals there."""
-    (folder / "handlers.py").write_text(_HANDLERS)
+    (folder / "handlers.py").write_text(HANDLERS)
     proxy = group.proxy()
     for server_id in "100", "101":
         group.pool_server(proxy.port, server_id, "111", "--handler", "handlers:note", cwd=folder)

@@ -115,6 +115,18 @@ def test_clients_only(world: World) -> None:
     assert world.send(proxy.port) == (0, "")
 
 
+def test_next_proxy(world: World) -> None:
+    """A proxy that hasn't the right certificate is left for the next one, and told of."""
+    wrong = world.proxy(files=world.authority.issue("other.example"))
+    proxy = world.proxy(*world.upstream())
+    world.pool_server(proxy, "--listen", f"tls:0:interface={HOST}")
+
+    code, said = world.send(wrong.port, "--revproc", str(proxy.port), *world.options())
+    assert code == 0
+    left = f"rproxy send: {HOST}:{wrong.port} failed, {HOST}:{proxy.port} is the next: "
+    assert said.startswith(f"{left}its certificate is for other.example")
+
+
 def test_pipelining_and_large_payloads(world: World) -> None:
     """Many packets at once and long ones, answered in their order."""
     proxy = world.proxy(*world.upstream())
