@@ -23,7 +23,7 @@ from zope.interface import implementer
 from rproxy import packets
 from rproxy.framing import Framer, StreamError
 from rproxy.limits import Limits
-from rproxy.metrics import Counters
+from rproxy.metrics import Counters, ServerTally
 from rproxy.packetlog import ProxyLog
 from rproxy.packets import Ack, Error, PacketError
 from rproxy.registration import Address
@@ -38,6 +38,9 @@ class Pool(Protocol):
     @property
     def address(self) -> Address:
         """Where it goes."""
+
+    def seconds(self) -> float:
+        """The clock's seconds."""
 
     def room_made(self) -> None:
         """The connection can take a packet again."""
@@ -159,27 +162,45 @@ class UpstreamConnection(TwistedProtocol):
         :raises StreamError, PacketError: one isn't.
         """
         in_flight = self.in_flight
-        for frame, ack in frames:
-            raw, answer = (frame, ack) if ack is not None else self._look_closer(frame)
-            if not in_flight:
-                raise PacketError("an answer to nothing")
-            request = in_flight[0]
-            server = request.server
-            if server is None or answer.destid != request.client_id or answer.srcid != server.server_id:
-                raise PacketError("an answer to another packet, or of another server")
-            size = answer.payloadsize
-            if size is not UNSET and size != len(answer.payload) and packets.size_is_wrong(answer):
-                self._tolerate_wrong_size()
-            in_flight.popleft()
-            if request.reply is not None:
-                self._counters.swallowed += 1
-                continue
-            if self._log is not None:
-                self._log.answered(answer)
-            request.reply = raw
-            if request.allowance is not None:
-                request.allowance.used -= 1
-            askers[request.asker] = None
+        # Those of one server that were read together are counted together.
+        tally, since, run = None, 0.0, 0
+        try:
+            for frame, ack in frames:
+                raw, answer = (frame, ack) if ack is not None else self._look_closer(frame)
+                if not in_flight:
+                    raise PacketError("an answer to nothing")
+                request = in_flight[0]
+                server = request.server
+                if server is None or answer.destid != request.client_id or answer.srcid != server.server_id:
+                    raise PacketError("an answer to another packet, or of another server")
+                size = answer.payloadsize
+                if size is not UNSET and size != len(answer.payload) and packets.size_is_wrong(answer):
+                    self._tolerate_wrong_size()
+                in_flight.popleft()
+                begun = request.sent or request.deadline
+                if begun == since and server.tally is tally:
+                    run += 1
+                else:
+                    if tally is not None:
+                        self._count(tally, since, run)
+                    tally, since, run = server.tally, begun, 1
+                if request.reply is not None:
+                    self._counters.swallowed += 1
+                    continue
+                if self._log is not None:
+                    self._log.answered(answer)
+                request.reply = raw
+                if request.allowance is not None:
+                    request.allowance.used -= 1
+                askers[request.asker] = None
+        finally:
+            if tally is not None:
+                self._count(tally, since, run)
+
+    def _count(self, tally: ServerTally, since: float, run: int) -> None:
+        """So many packets were answered, which were written when others were read that have this deadline."""
+        tally.answered += run
+        tally.latency.observe(self._pool.seconds() - since + tally.policy.timeout, run)
 
     def _tolerate_wrong_size(self) -> None:
         if self._limits.strict:
@@ -265,6 +286,9 @@ class UpstreamConnection(TwistedProtocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.room = 0
         in_flight, self.in_flight = self.in_flight, deque()
+        for request in in_flight:
+            if request.server is not None:
+                request.server.tally.lost += 1
         awaited = any(request.reply is None for request in in_flight)
         why = self._broken or ("the connection broke" if awaited else "")
         if isinstance(reason.value, TLSError):

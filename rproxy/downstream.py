@@ -21,7 +21,7 @@ from twisted.internet.interfaces import (
     IReactorTime,
 )
 from twisted.internet.protocol import Protocol, connectionDone
-from twisted.internet.tcp import Server
+from twisted.internet.tcp import Server as Transport
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -40,7 +40,7 @@ from rproxy.policies import Peer, Policies
 from rproxy.quietlog import QuietLog
 from rproxy.registration import Registration
 from rproxy.registry import Registry
-from rproxy.request import Asker, Refusal, Request
+from rproxy.request import Asker, Refusal, Request, Server
 from rproxy.trail import Trail
 
 #: Policies that a connection remembers it may ask for; what is beyond that is looked up for each packet.
@@ -156,7 +156,7 @@ class ProxyProtocol(Protocol):
     # From the transport.
 
     def connectionMade(self) -> None:
-        self._transport = cast(Server, self.transport)
+        self._transport = cast(Transport, self.transport)
         self._transport.registerProducer(self, True)
         self._factory.opened(self)
         if self._factory.asks_clients:
@@ -203,7 +203,8 @@ class ProxyProtocol(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         if self._lingering is not None and self._lingering.active():
             self._lingering.cancel()
-        self._counters.client_gone += len(self._pending)
+        if self._pending:
+            self._counters.gone(request.policy for request in self._pending)
         if self._trail is not None and self._pending:
             self._trail.gone(self._pending, self._find_shown())
         for request in self._pending:
@@ -332,6 +333,7 @@ class ProxyProtocol(Protocol):
         finally:
             # Nothing leaves the queue meanwhile, so this is what came.
             self._counters.received += len(pending) - before
+            self._counters.bytes_received += size
             self._pending_bytes += size
             self._address.bytes += size
             if self._limits.rate_limit:
@@ -395,6 +397,8 @@ class ProxyProtocol(Protocol):
 
         :param policy: the one it asked for; ``""`` if it was no data packet.
         """
+        if policy:
+            self._counters.unserved(policy)
         request = Request(raw, policy, client_id, 0.0, self)
         self._pending.append(request)
         self._pending_bytes += len(raw)
@@ -409,23 +413,41 @@ class ProxyProtocol(Protocol):
     def _write_answers(self) -> None:
         """Write what is answered at the head of the queue, in one go."""
         pending = self._pending
-        refused = self._counters.refused
         replies: list[bytes] = []
         if self._trail is not None:
             self._trail.ended(takewhile(_is_answered, pending), self._find_shown())
         size = errors = 0
+        # Those of one server that were read together are counted together.
+        server, since, run = None, 0.0, 0
         while pending and (reply := pending[0].reply) is not None:
-            size += len(pending.popleft().raw)
+            request = pending.popleft()
+            size += len(request.raw)
             replies.append(reply)
             if isinstance(reply, Refusal):
-                refused[reply.code] += 1
+                self._counters.refuse(request.policy, reply.code)
                 errors += 1
+            elif request.deadline == since and request.server is server:
+                run += 1
+            else:
+                if server is not None:
+                    self._count(server, since, run)
+                server, since, run = request.server, request.deadline, 1
+        if server is not None:
+            self._count(server, since, run)
+        answers = b"".join(replies)
         self._pending_bytes -= size
         self._address.bytes -= size
         self._counters.acked += len(replies) - errors
-        self._transport.write(b"".join(replies))
+        self._counters.bytes_sent += len(answers)
+        self._transport.write(answers)
         if self._over and not (self._working or self._held or pending):
             self._finish()
+
+    def _count(self, server: Server, since: float, run: int) -> None:
+        """So many packets that have this deadline are answered, by ACKs of this server."""
+        tally = server.tally.policy
+        tally.acked += run
+        tally.latency.observe(self._factory.seconds() - since + tally.timeout, run)
 
     def _finish(self) -> None:
         """The last answer is written: close, and where the peer may still be sending, linger."""

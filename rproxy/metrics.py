@@ -2,11 +2,83 @@
 
 ``received`` is always the sum of ``acked``, everything in ``refused``, ``client_gone`` and what is in flight
 (docs/protocol.rst, promise 2); each packet is counted once on either side, where it comes in and where it goes out.
+
+What is told apart by policy and by server is counted for all packets of one kind that came or left together, not for
+each of them. Only what was registered is told apart: whoever asks for policies that don't exist can't make the numbers
+many.
 """
 
+from __future__ import annotations
+
+from bisect import bisect_left
 from collections import Counter
+from collections.abc import Iterable
 
 from attrs import define, field
+
+#: The upper bounds of the classes of times, in seconds; what took longer is in one more class.
+BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+#: Policies and servers that are told apart at most, in a process's whole life. All further ones are counted as one.
+MOST_POLICIES = 1_000
+MOST_SERVERS = 10_000
+#: What these are called, and what was refused before any server was looked for.
+OTHERS = ""
+
+
+class Histogram:
+    """How long things took.
+
+    :ivar counts: how many were within each of :data:`BOUNDS` and above the bound before, and how many above all.
+    :ivar sum: all times together, in seconds.
+    """
+
+    __slots__ = ("counts", "sum")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(BOUNDS) + 1)
+        self.sum = 0.0
+
+    def observe(self, seconds: float, times: int) -> None:
+        """So many took so long."""
+        self.counts[bisect_left(BOUNDS, seconds)] += times
+        self.sum += seconds * times
+
+
+@define(eq=False)
+class PolicyTally:
+    """What became of one policy's packets."""
+
+    #: From a packet's being read to its deadline, in seconds.
+    timeout: float
+    received: int = 0
+    acked: int = 0
+    refused: Counter[str] = field(factory=Counter)
+    client_gone: int = 0
+    retried: int = 0
+    #: From a packet's being read to its ACK's being written.
+    latency: Histogram = field(factory=Histogram)
+
+    @property
+    def in_flight(self) -> int:
+        """As :attr:`Counters.in_flight`."""
+        return self.received - self.acked - self.refused.total() - self.client_gone
+
+
+@define(eq=False)
+class ServerTally:
+    """What became of the packets that one server was given under one policy."""
+
+    policy: PolicyTally
+    #: Its answers, the late ones too, and packets that it never answered.
+    answered: int = 0
+    lost: int = 0
+    #: Times that it went down, and when it did so last, by the wall clock, and why.
+    downs: int = 0
+    down_at: float | None = None
+    down_why: str = ""
+    registrations: int = 0
+    #: From a packet's being written, or read where that was the same, to its answer's being read.
+    latency: Histogram = field(factory=Histogram)
 
 
 @define
@@ -35,8 +107,57 @@ class Counters:
     #: Setup packets accepted, and refused by code.
     registered: int = 0
     setup_refused: Counter[str] = field(factory=Counter)
+    #: Connections of clients and registering servers that were accepted.
+    accepted: int = 0
+    #: Bytes of packets, and of answers.
+    bytes_received: int = 0
+    bytes_sent: int = 0
+    #: By policy, and by policy and server id.
+    policies: dict[str, PolicyTally] = field(factory=dict)
+    servers: dict[tuple[str, str], ServerTally] = field(factory=dict)
 
     @property
     def in_flight(self) -> int:
         """Packets received and not yet answered, while none are being read."""
         return self.received - self.acked - self.refused.total() - self.client_gone
+
+    def policy(self, name: str, timeout: float) -> PolicyTally:
+        """Where a policy that has servers is counted."""
+        tally = self.policies.get(name)
+        if tally is None:
+            if len(self.policies) >= MOST_POLICIES:
+                name = OTHERS
+            tally = self.policies.setdefault(name, PolicyTally(timeout))
+        tally.timeout = timeout
+        return tally
+
+    def server(self, policy: PolicyTally, name: str, server_id: str) -> ServerTally:
+        """Where a server is counted."""
+        key = name, server_id
+        if key not in self.servers and len(self.servers) >= MOST_SERVERS:
+            key = name, OTHERS
+        tally = self.servers.get(key)
+        if tally is None:
+            tally = self.servers[key] = ServerTally(policy)
+        return tally
+
+    def unserved(self, policy: str) -> None:
+        """A packet came that no server was looked for; it counts for its policy if that ever had one."""
+        tally = self.policies.get(policy)
+        if tally is not None:
+            tally.received += 1
+
+    def refuse(self, policy: str, code: str) -> None:
+        """An error packet was written to a client."""
+        self.refused[code] += 1
+        tally = self.policies.get(policy)
+        if tally is not None:
+            tally.refused[code] += 1
+
+    def gone(self, policies: Iterable[str]) -> None:
+        """The client of packets of these policies, one for each packet, is gone."""
+        for policy, packets in Counter(policies).items():
+            self.client_gone += packets
+            tally = self.policies.get(policy)
+            if tally is not None:
+                tally.client_gone += packets

@@ -7,6 +7,7 @@ from typing import Literal, Protocol
 from msgspec import Struct
 
 from rproxy import packets
+from rproxy.metrics import ServerTally
 
 
 class Asker(Protocol):
@@ -41,6 +42,10 @@ class Server(Protocol):
     @property
     def target(self) -> object:
         """Whose connections lead to it."""
+
+    @property
+    def tally(self) -> ServerTally:
+        """Where its packets are counted."""
 
 
 class Allowance:
@@ -95,6 +100,8 @@ class Request(Struct, eq=False):
     written: tuple[tuple[Server, int], ...] = ()
     #: While it waits in line: when the wait ends, in the clock's seconds.
     waits_until: float = 0.0
+    #: The deadline that it would have if it had been read when it was written, if that was later.
+    sent: float = 0.0
 
     def refuse(self, code: str, delivered: Literal["no", "unknown"], text: str) -> None:
         """Answer with an error packet (codes: docs/protocol.rst), unless an answer is there."""

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from attrs import define, field
 
+from rproxy.metrics import ServerTally
 from rproxy.registration import Registration
 from rproxy.request import Request
 
@@ -39,6 +40,7 @@ class Member:
 
     registration: Registration
     target: Target
+    tally: ServerTally
     #: Its place in the order of registration; a successor takes it over.
     order: int = field(default=0, init=False)
     policy: str = field(init=False)

@@ -19,7 +19,7 @@ from twisted.logger import Logger
 from rproxy import packets
 from rproxy.health import Health
 from rproxy.limits import CLASSIC_READ, Limits
-from rproxy.metrics import Counters
+from rproxy.metrics import Counters, PolicyTally
 from rproxy.packetlog import ProxyLog
 from rproxy.policies import EVERYTHING, Policies, Policy
 from rproxy.rates import Bucket
@@ -43,6 +43,7 @@ class Route:
     #: The proxy's limits, or those of the policy where it has its own.
     limits: Limits
     policy: Policy
+    tally: PolicyTally
     rotation: Rotation = field(factory=Rotation)
     #: When the last registration ended, in the clock's seconds.
     deserted: float | None = None
@@ -163,8 +164,10 @@ class Router:
         route = self._routes.get(request.policy)
         if route is None:
             if not self.ask(request):
+                self._counters.unserved(request.policy)
                 request.refuse("no-server", "no", f"no server serves policy {request.policy}")
             return
+        route.tally.received += 1
         if route.limits is not self._limits and not self._within_limits(route, request):
             return
         if route.deserted is not None and self._clock.seconds() - route.deserted >= route.limits.queue_timeout:
@@ -187,6 +190,7 @@ class Router:
             if request.policy in self._routes:
                 self.submit(request)
             else:
+                self._counters.unserved(request.policy)
                 request.refuse("no-server", "no", f"no server serves policy {request.policy}")
 
     def _within_limits(self, route: Route, request: Request) -> bool:
@@ -289,7 +293,9 @@ class Router:
         upstream = self._upstreams.get(place)
         if upstream is None:
             upstream = self._upstreams[place] = self._make_upstream(*place, up=up)
-        member = Member(registration, upstream)
+        tally = self._counters.server(route.tally, *registration.key)
+        tally.registrations += 1
+        member = Member(registration, upstream, tally)
         replaced = route.rotation.put(member)
         upstream.join(member)
         if replaced is not None:
@@ -361,6 +367,7 @@ class Router:
             else:
                 route.policy = policy
                 route.limits = route.line.limits = self._limits_of(policy)
+                route.tally.timeout = route.limits.timeout
                 self._move(route, policies.uses_tls(name))
 
     def _move(self, route: Route, by_tls: bool) -> None:
@@ -380,7 +387,7 @@ class Router:
         # Who may serve a policy was decided before: it is one that exists.
         policy = self._policies.get(name) or Policy()
         limits = self._limits_of(policy)
-        return Route(WaitingLine(limits), limits, policy)
+        return Route(WaitingLine(limits), limits, policy, self._counters.policy(name, limits.timeout))
 
     def _limits_of(self, policy: Policy) -> Limits:
         """The limits that the policy's packets are held to; the proxy's, the same object, where it has none."""
@@ -431,6 +438,7 @@ class Router:
                 self._waiting.pop(member.policy, None)
                 members.remove(member)
             elif upstream.take(request, member):
+                upstream.count_from_now(request)
                 upstream.turn += 1
             elif not self._refuse_long(route, request):
                 route.line.push_back(request)

@@ -325,8 +325,10 @@ class Upstream(Factory):
         self._find_only()
         while self._unwritten and result.room:
             request = self._unwritten.popleft()
-            if request.reply is None and not result.write(request):
-                self._owner.redispatch((request,))
+            if request.reply is None:
+                self.count_from_now(request)
+                if not result.write(request):
+                    self._owner.redispatch((request,))
         if not self._connecting:
             self._give_back()
         # A probe may be one connection more than the server wants.
@@ -336,6 +338,15 @@ class Upstream(Factory):
             self._owner.room_made(self)
         elif result.room:
             self._owner.room_made(self)
+
+    def seconds(self) -> float:
+        """See :class:`rproxy.connection.Pool`."""
+        return self._clock.seconds()
+
+    def count_from_now(self, request: Request) -> None:
+        """It is about to be written, and wasn't read just now."""
+        if request.server is not None:
+            request.sent = self._clock.seconds() + request.server.tally.policy.timeout
 
     def room_made(self) -> None:
         """See :class:`rproxy.connection.Pool`."""
@@ -376,6 +387,10 @@ class Upstream(Factory):
 
     def _went_down(self, why: str) -> None:
         host, port = self.address
+        for members in self._members.values():
+            for member in members:
+                member.tally.downs += 1
+                member.tally.down_at, member.tally.down_why = self._wall(), why
         self._logger.warn("Server at {host} port {port} is down: {why}", host=host, port=port, why=why)
         self._probe_later()
 
