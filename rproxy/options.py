@@ -71,8 +71,7 @@ class Options(usage.Options):
             "registry",
             None,
             "memory:",
-            "Where registrations are kept, to outlast a restart and to be shared: memory:, sqlite:PATH, redis://HOST, "
-            "rediss://HOST or redis+sentinel://HOST,HOST/SERVICE",
+            "Where registrations are kept, to outlast a restart and be shared: memory:, sqlite:PATH or redis://HOST",
         ],
         ["registry-password", None, None, "File with the password of redis"],
         _limit("forget_after", "A registration without a lease ends when its server was down for so long, in seconds"),
