@@ -1,8 +1,8 @@
 """``sqlite:PATH``: registrations in a file, for the processes of one machine.
 
 Locks and disks may take any time, so all of it happens in a thread of its own. That is not Twisted's
-``adbapi.ConnectionPool``: closing one blocks the reactor until what runs is done, and it begins and ends transactions
-its own way.
+``adbapi.ConnectionPool``: closing one blocks the reactor until what runs is done, it begins and ends transactions its
+own way, and it can't look in between what other processes changed.
 
 Leases hang on the time since the machine started, sleep included: all its processes have the same, and nobody sets it.
 """
@@ -18,13 +18,11 @@ from typing import Any, TypeVar
 
 from attrs import define, field
 from twisted.internet.defer import Deferred, fail, succeed
-from twisted.internet.task import LoopingCall
-from twisted.internet.threads import deferToThreadPool
-from twisted.python.threadpool import ThreadPool
 
 from rproxy.records import RecordError
 from rproxy.stores import Message, News, StoreError
 from rproxy.stores.databases import Database, open_database
+from rproxy.stores.worker import Worker
 
 #: Seconds between two looks at what other processes changed.
 POLL = 0.05
@@ -58,8 +56,7 @@ class SqliteStore:
     _reactor: Any
     _seconds: Callable[[], float] = boot_seconds
     _boot: str = field(factory=boot_id)
-    _pool: ThreadPool | None = field(default=None, init=False)
-    _polling: LoopingCall | None = field(default=None, init=False)
+    _worker: Worker | None = field(default=None, init=False)
     _changed: Callable[[], object] = field(default=lambda: None, init=False)
     #: Belongs to the thread.
     _database: Database | None = field(default=None, init=False)
@@ -67,12 +64,8 @@ class SqliteStore:
     def open(self, changed: Callable[[], object]) -> Deferred[None]:
         """See :class:`rproxy.stores.Store`."""
         self._changed = changed
-        if self._pool is None:
-            self._pool = ThreadPool(1, 1, str(self))
-            self._pool.start()
-            self._polling = LoopingCall(self._poll)
-            self._polling.clock = self._reactor
-            self._polling.start(POLL, now=False)
+        if self._worker is None:
+            self._worker = Worker(self._reactor, self._look, POLL)
         return self._defer(self._reopen)
 
     def exchange(self, message: Message) -> Deferred[News]:
@@ -81,27 +74,21 @@ class SqliteStore:
 
     def close(self) -> Deferred[None]:
         """See :class:`rproxy.stores.Store`."""
-        if self._pool is None:
+        if self._worker is None:
             return succeed(None)
-        closed = self._defer(self._let_go)
-        pool, self._pool = self._pool, None
-        if self._polling is not None:
-            self._polling.stop()
-            self._polling = None
-        return closed.addBoth(lambda _: pool.stop())
+        worker, self._worker = self._worker, None
+        return worker.do(self._let_go).addBoth(lambda _: worker.stop())
 
     def __str__(self) -> str:
         return f"sqlite:{self._path}"
 
     def _defer(self, action: Callable[[], _T]) -> Deferred[_T]:
-        """Do something in the thread, after all that is to be done there already."""
-        if self._pool is None:
+        if self._worker is None:
             return fail(StoreError(f"{self}: it isn't open"))
-        return deferToThreadPool(self._reactor, self._pool, action)
+        return self._worker.do(action)
 
-    async def _poll(self) -> None:
-        has_changed = await self._defer(self._has_changed)
-        if has_changed and self._pool is not None:
+    def _call(self) -> None:
+        if self._worker is not None:
             self._changed()
 
     # What follows runs in the thread.
@@ -118,14 +105,13 @@ class SqliteStore:
             self._database.check()
             return self._database.tables.exchange(message, self._seconds())
 
-    def _has_changed(self) -> bool:
+    def _look(self) -> None:
         if self._database is None:
-            return False
-        try:
-            return self._database.tables.changed()
-        except sqlite3.Error:
-            # The next exchange will tell.
-            return False
+            return
+        # What is wrong, the next exchange will tell.
+        with suppress(sqlite3.Error):
+            if self._database.tables.changed():
+                self._reactor.callFromThread(self._call)
 
     def _let_go(self) -> None:
         database, self._database = self._database, None
