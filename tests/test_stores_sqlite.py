@@ -134,6 +134,33 @@ class SqliteStoreTests(StoreContract, TestCase):
         await a.tell(record("3"))
         self.assertEqual(list((await b.tell()).records), [record("2"), record("3")])
 
+    async def test_deleted_while_another_process_uses_it(self) -> None:
+        """That process neither disturbs the new one, nor takes it away when it lets go of the old one."""
+        script = (
+            "import sys; from pathlib import Path; from rproxy.stores import Message\n"
+            "from rproxy.stores.databases import open_database; from tests.contract import record\n"
+            "database = open_database(Path(sys.argv[1]), 'boot', 0.0)\n"
+            "for number in range(50):\n"
+            "    database.tables.exchange(Message('b', records=[record(str(number))]), 0.0)\n"
+            "print('told', flush=True); sys.stdin.read(); database.connection.close()\n"
+        )
+        with Popen([sys.executable, "-c", script, self.path], stdin=PIPE, stdout=PIPE, cwd=ROOT) as child:
+            assert child.stdin is not None
+            assert child.stdout is not None
+            child.stdout.readline()
+            self.path.unlink()
+            a = await self.process("a")
+            await a.tell(record("1"), record("2"))
+            child.stdin.close()
+            self.assertEqual(child.wait(), 0)
+        await a.tell(record("3"))
+
+        b = await self.process("b")
+        self.assertEqual(set(await b.everything()), {"1", "2", "3"})
+        await a.store.close()
+        await b.store.close()
+        self.assertEqual(set(await (await self.process("c")).everything()), {"1", "2", "3"})
+
     async def test_emptied(self) -> None:
         """The same as deleted."""
         a, b = await self.process("a"), await self.process("b")
