@@ -71,7 +71,7 @@ class Options(usage.Options):
             "registry",
             None,
             "memory:",
-            "Where registrations are kept: memory:, sqlite:PATH, redis://HOST, rediss://... or redis+sentinel://...",
+            "Where registrations are kept, to outlast a restart and be shared: memory:, sqlite:PATH or redis://HOST",
         ],
         ["registry-password", None, None, "File with the password of redis"],
         _limit("forget_after", "A registration without a lease ends when its server was down for so long, in seconds"),

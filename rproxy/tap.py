@@ -33,8 +33,8 @@ from rproxy.registration import Address
 from rproxy.replica import Replica
 from rproxy.signals import ReloadService, SignalService
 from rproxy.sockets import SocketGroup
-from rproxy.stores.ledger import Ledger
-from rproxy.stores.memory import Memory, MemoryStore
+from rproxy.stores import Store, StoreRefusedError
+from rproxy.stores.opening import check_registry, open_registry
 from rproxy.sweeping import SWEEP, SweepService
 from rproxy.tls import SWEEP_LOGS, Keyring
 from rproxy.tlsfiles import CertificatesError, split_listen
@@ -60,6 +60,14 @@ def _make_trail(options: Options) -> Trail | None:
     if options["audit"] is None:
         return None
     return Trail(options["audit-key"], time.time, complete=options["audit-on-error"] == "refuse")
+
+
+def _open_registry(options: Options, reactor: Any, keyring: Keyring) -> Store:
+    try:
+        check_registry(options["registry"])
+        return open_registry(options["registry"], reactor, keyring)
+    except StoreRefusedError as error:
+        raise SystemExit(f"--registry: {error}") from None
 
 
 def _record(options: Options, trail: Trail, factory: ProxyFactory, reactor: Any) -> Recorder:
@@ -91,7 +99,7 @@ def _listeners(options: Options, factory: ProxyFactory, keyring: Keyring, socket
 def makeService(options: Options) -> IService:
     """The proxy that the options ask for.
 
-    :raises SystemExit: its certificates can't be used.
+    :raises SystemExit: its certificates can't be used, or its registry.
     """
     from twisted.internet import reactor as the_reactor
 
@@ -123,9 +131,13 @@ def makeService(options: Options) -> IService:
         listeners = list(_listeners(options, factory, keyring, sockets))
     except CertificatesError as error:
         raise SystemExit(str(error)) from None
-    store = MemoryStore(Memory(Ledger(uuid4().hex, reactor.seconds)))
     replica = Replica(
-        store, factory.registry, reactor, factory.router.answer_asked, factory.router.share_with, random.random
+        _open_registry(options, reactor, keyring),
+        factory.registry,
+        reactor,
+        factory.router.answer_asked,
+        factory.router.share_with,
+        random.random,
     )
     factory.share(replica)
     forgetter = Forgetter(

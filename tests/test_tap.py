@@ -29,6 +29,7 @@ from rproxy.claims import Claims
 from rproxy.limits import Limits
 from rproxy.policies import PRIVATE, Policies, Policy
 from rproxy.proxy import ProxyFactory
+from rproxy.stores.urls import MemoryUrl, RedisUrl, SqliteUrl
 from rproxy.tap import Options, makeService, reload_policies
 from rproxy.tlsfiles import Files
 
@@ -185,6 +186,7 @@ class LimitOptionsTests(SynchronousTestCase):
             ("--max-fails", "3"): Limits(max_fails=3),
             ("--max-timeouts", "5"): Limits(max_timeouts=5),
             ("--slow-start", "0"): Limits(slow_start=0.0),
+            ("--forget-after", "60"): Limits(forget_after=60.0),
             ("--strict",): Limits(strict=True),
         }.items():
             with self.subTest(arguments):
@@ -216,6 +218,7 @@ class LimitOptionsTests(SynchronousTestCase):
             ("--max-fails", "0"): "--max-fails 0: .* must be >= 1",
             ("--max-timeouts", "0"): "--max-timeouts 0: .* must be >= 1",
             ("--slow-start", "-1"): "--slow-start -1: .* must be >= 0",
+            ("--forget-after", "0"): "--forget-after 0: .* must be > 0",
             ("--slow-start", "nan"): "--slow-start nan: .* must be >= 0",
         }.items():
             with self.subTest(arguments), self.assertRaisesRegex(UsageError, f"^{sentence}"):
@@ -265,6 +268,46 @@ class AuditOptionsTests(SynchronousTestCase):
         for key in self.key(0o604), "nowhere":
             with self.assertRaisesRegex(UsageError, "^--audit-key: the key "):
                 parsed("--audit", "trail", "--audit-key", key)
+
+
+class RegistryOptionsTests(SynchronousTestCase):
+    """Where registrations are kept."""
+
+    def password(self) -> str:
+        path = Path(self.enterContext(TemporaryDirectory())) / "password"
+        path.write_text("Xyzzy\n")
+        path.chmod(0o600)
+        return str(path)
+
+    def test_in_memory_unless_told_otherwise(self) -> None:
+        self.assertEqual(MemoryUrl(), parsed()["registry"])
+
+    def test_a_file(self) -> None:
+        self.assertEqual(SqliteUrl(Path.cwd() / "r"), parsed("--registry", "sqlite:r")["registry"])
+
+    def test_a_password_in_a_file(self) -> None:
+        arguments = "--registry", "redis://user@a", "--registry-password", self.password()
+        url = RedisUrl((("a", 6379),), username="user", password="Xyzzy")
+        self.assertEqual(url, parsed(*arguments)["registry"])
+
+    def test_what_is_wrong(self) -> None:
+        """Without a word of the password."""
+        for arguments, sentence in {
+            ("--registry", "redis:Xyzzy"): "--registry: give memory:, ",
+            ("--registry", "redis://:Xyzzy/@a"): "--registry: in a password, write ",
+            ("--registry", "redis://Xyzzy@a"): "--registry: a user name needs a password",
+            ("--registry-password", self.password()): "--registry-password: it is for a --registry of redis",
+            (
+                "--registry",
+                "redis://:Xyzzy@a",
+                "--registry-password",
+                self.password(),
+            ): "--registry-password: it is for a --registry of redis, without a password there",
+            ("--registry", "redis://a", "--registry-password", "nowhere"): "--registry-password: the password nowhere",
+        }.items():
+            with self.subTest(arguments), self.assertRaisesRegex(UsageError, f"^{sentence}") as raised:
+                parsed(*arguments)
+            self.assertNotIn("Xyzzy", str(raised.exception))
 
 
 class PolicyOptionsTests(SynchronousTestCase):
@@ -388,6 +431,8 @@ class HelpTests(SynchronousTestCase):
             r"--max-fails= [^\[]*\[default: 1\]",
             r"--max-timeouts= [^\[]*\[default: 3\]",
             r"--slow-start= [^\[]* in seconds \[default: 10.0\]",
+            r"--registry= [^\[]*\[default: memory:\]",
+            r"--forget-after= [^\[]* in seconds \[default: 86400.0\]",
             r"--retry= [^-]*\(repeatable\)",
             r"--listen= [^-]*\(repeatable\)",
             r"--register-listen= [^-]*\(repeatable\)",

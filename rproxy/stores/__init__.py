@@ -20,7 +20,8 @@ from rproxy.records import Record, RecordKey
 #: holder would renew if it still stood, and of one without, which any process that still knows it would put back.
 LEASED_ENDS = 600.0
 ENDS = 24 * 3600.0
-#: Seconds for which a process counts as one of those that share the store, from its last exchange.
+#: Seconds for which a process counts as one of those that share the store, from its last exchange; a store that saves
+#: itself writing down each of them may take it for there for a third longer.
 PRESENCE = 15.0
 
 
