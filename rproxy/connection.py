@@ -8,7 +8,7 @@ not, nothing on the connection can be told apart any more, and it is closed (pro
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Protocol, cast
 
 from msgspec import UNSET
@@ -23,7 +23,7 @@ from zope.interface import implementer
 from rproxy import packets
 from rproxy.framing import Framer, StreamError
 from rproxy.limits import Limits
-from rproxy.metrics import Counters, ServerTally
+from rproxy.metrics import Counters, class_of
 from rproxy.packetlog import ProxyLog
 from rproxy.packets import Ack, Error, PacketError
 from rproxy.registration import Address
@@ -39,8 +39,9 @@ class Pool(Protocol):
     def address(self) -> Address:
         """Where it goes."""
 
-    def seconds(self) -> float:
-        """The clock's seconds."""
+    @property
+    def seconds(self) -> Callable[[], float]:
+        """The clock."""
 
     def room_made(self) -> None:
         """The connection can take a packet again."""
@@ -71,6 +72,7 @@ class UpstreamConnection(TwistedProtocol):
         self, pool: Pool, pipeline: int | None, limits: Limits, counters: Counters, log: ProxyLog | None
     ) -> None:
         self._pool = pool
+        self._seconds = pool.seconds
         self._limits = limits
         self._counters = counters
         self._log = log
@@ -156,51 +158,47 @@ class UpstreamConnection(TwistedProtocol):
         for asker in askers:
             asker.deliver()
 
-    def _match(self, frames: list[tuple[bytes, Ack | None]], askers: dict[Asker, None]) -> None:
+    def _match(  # noqa: C901 - a call for each packet would cost as much as all that is counted here
+        self, frames: list[tuple[bytes, Ack | None]], askers: dict[Asker, None]
+    ) -> None:
         """Give each answer to the packet that it must be the answer to: the oldest in flight.
 
         :raises StreamError, PacketError: one isn't.
         """
         in_flight = self.in_flight
-        # Those of one server that were read together are counted together.
-        tally, since, run = None, 0.0, 0
-        try:
-            for frame, ack in frames:
-                raw, answer = (frame, ack) if ack is not None else self._look_closer(frame)
-                if not in_flight:
-                    raise PacketError("an answer to nothing")
-                request = in_flight[0]
-                server = request.server
-                if server is None or answer.destid != request.client_id or answer.srcid != server.server_id:
-                    raise PacketError("an answer to another packet, or of another server")
-                size = answer.payloadsize
-                if size is not UNSET and size != len(answer.payload) and packets.size_is_wrong(answer):
-                    self._tolerate_wrong_size()
-                in_flight.popleft()
-                begun = request.sent or request.deadline
-                if begun == since and server.tally is tally:
-                    run += 1
-                else:
-                    if tally is not None:
-                        self._count(tally, since, run)
-                    tally, since, run = server.tally, begun, 1
-                if request.reply is not None:
-                    self._counters.swallowed += 1
-                    continue
-                if self._log is not None:
-                    self._log.answered(answer)
-                request.reply = raw
-                if request.allowance is not None:
-                    request.allowance.used -= 1
-                askers[request.asker] = None
-        finally:
-            if tally is not None:
-                self._count(tally, since, run)
-
-    def _count(self, tally: ServerTally, since: float, run: int) -> None:
-        """So many packets were answered, which were written when others were read that have this deadline."""
-        tally.answered += run
-        tally.latency.observe(self._pool.seconds() - since + tally.policy.timeout, run)
+        log = self._log
+        now = self._seconds()
+        since, seconds, class_ = 0.0, 0.0, 0
+        for frame, ack in frames:
+            raw, answer = (frame, ack) if ack is not None else self._look_closer(frame)
+            if not in_flight:
+                raise PacketError("an answer to nothing")
+            request = in_flight[0]
+            server = request.server
+            if server is None or answer.destid != request.client_id or answer.srcid != server.server_id:
+                raise PacketError("an answer to another packet, or of another server")
+            size = answer.payloadsize
+            if size is not UNSET and size != len(answer.payload) and packets.size_is_wrong(answer):
+                self._tolerate_wrong_size()
+            in_flight.popleft()
+            begun = request.sent or request.deadline
+            if begun != since:
+                # Those that were read together have the same.
+                since = begun
+                seconds = now - since + server.tally.policy.timeout
+                class_ = class_of(seconds)
+            times = server.times
+            times[class_] += 1
+            times[-1] += seconds
+            if request.reply is not None:
+                self._counters.swallowed += 1
+                continue
+            if log is not None:
+                log.answered(answer)
+            request.reply = raw
+            if request.allowance is not None:
+                request.allowance.used -= 1
+            askers[request.asker] = None
 
     def _tolerate_wrong_size(self) -> None:
         if self._limits.strict:

@@ -32,7 +32,7 @@ from rproxy.framing import Framer, StreamError
 from rproxy.limits import Limits
 from rproxy.lingering import shut_writing
 from rproxy.listening import format_address
-from rproxy.metrics import Counters
+from rproxy.metrics import Counters, class_of
 from rproxy.packetlog import ProxyLog
 from rproxy.packets import Data, PacketError, Setup
 from rproxy.peers import peer_names
@@ -40,7 +40,7 @@ from rproxy.policies import Peer, Policies
 from rproxy.quietlog import QuietLog
 from rproxy.registration import Registration
 from rproxy.registry import Registry
-from rproxy.request import Asker, Refusal, Request, Server
+from rproxy.request import Asker, Refusal, Request
 from rproxy.trail import Trail
 
 #: Policies that a connection remembers it may ask for; what is beyond that is looked up for each packet.
@@ -417,23 +417,25 @@ class ProxyProtocol(Protocol):
         if self._trail is not None:
             self._trail.ended(takewhile(_is_answered, pending), self._find_shown())
         size = errors = 0
-        # Those of one server that were read together are counted together.
-        server, since, run = None, 0.0, 0
+        now = self._factory.seconds()
+        since, seconds, class_ = 0.0, 0.0, 0
         while pending and (reply := pending[0].reply) is not None:
             request = pending.popleft()
             size += len(request.raw)
             replies.append(reply)
-            if isinstance(reply, Refusal):
-                self._counters.refuse(request.policy, reply.code)
+            server = request.server
+            if isinstance(reply, Refusal) or server is None:
+                self._counters.refuse(request.policy, cast(Refusal, reply).code)
                 errors += 1
-            elif request.deadline == since and request.server is server:
-                run += 1
-            else:
-                if server is not None:
-                    self._count(server, since, run)
-                server, since, run = request.server, request.deadline, 1
-        if server is not None:
-            self._count(server, since, run)
+                continue
+            if request.deadline != since:
+                # Those that were read together have the same.
+                since = request.deadline
+                seconds = now - since + server.tally.policy.timeout
+                class_ = class_of(seconds)
+            times = server.total_times
+            times[class_] += 1
+            times[-1] += seconds
         answers = b"".join(replies)
         self._pending_bytes -= size
         self._address.bytes -= size
@@ -442,12 +444,6 @@ class ProxyProtocol(Protocol):
         self._transport.write(answers)
         if self._over and not (self._working or self._held or pending):
             self._finish()
-
-    def _count(self, server: Server, since: float, run: int) -> None:
-        """So many packets that have this deadline are answered, by ACKs of this server."""
-        tally = server.tally.policy
-        tally.acked += run
-        tally.latency.observe(self._factory.seconds() - since + tally.timeout, run)
 
     def _finish(self) -> None:
         """The last answer is written: close, and where the peer may still be sending, linger."""

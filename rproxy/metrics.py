@@ -25,23 +25,24 @@ MOST_SERVERS = 10_000
 OTHERS = ""
 
 
-class Histogram:
-    """How long things took.
+#: How long things took: how many were within each of :data:`BOUNDS` and above the bound before, how many above all of
+#: them, and at last the sum of all times, in seconds. A plain list, because two are written to for each packet.
+Times = list[float]
 
-    :ivar counts: how many were within each of :data:`BOUNDS` and above the bound before, and how many above all.
-    :ivar sum: all times together, in seconds.
-    """
 
-    __slots__ = ("counts", "sum")
+def new_times() -> Times:
+    """Times of nothing yet."""
+    return [0] * (len(BOUNDS) + 1) + [0.0]
 
-    def __init__(self) -> None:
-        self.counts = [0] * (len(BOUNDS) + 1)
-        self.sum = 0.0
 
-    def observe(self, seconds: float, times: int) -> None:
-        """So many took so long."""
-        self.counts[bisect_left(BOUNDS, seconds)] += times
-        self.sum += seconds * times
+def class_of(seconds: float) -> int:
+    """Where in :data:`Times` it is counted what took so long."""
+    return bisect_left(BOUNDS, seconds)
+
+
+def count_of(times: Times) -> int:
+    """How many things took these times."""
+    return int(sum(times[:-1]))
 
 
 @define(eq=False)
@@ -51,12 +52,16 @@ class PolicyTally:
     #: From a packet's being read to its deadline, in seconds.
     timeout: float
     received: int = 0
-    acked: int = 0
     refused: Counter[str] = field(factory=Counter)
     client_gone: int = 0
     retried: int = 0
     #: From a packet's being read to its ACK's being written.
-    latency: Histogram = field(factory=Histogram)
+    times: Times = field(factory=new_times)
+
+    @property
+    def acked(self) -> int:
+        """ACKs written to clients."""
+        return count_of(self.times)
 
     @property
     def in_flight(self) -> int:
@@ -69,16 +74,20 @@ class ServerTally:
     """What became of the packets that one server was given under one policy."""
 
     policy: PolicyTally
-    #: Its answers, the late ones too, and packets that it never answered.
-    answered: int = 0
+    #: Packets that it never answered.
     lost: int = 0
-    #: Times that it went down, and when it did so last, by the wall clock, and why.
+    #: Times that it went down, and when it did so last, in the clock's seconds, and why.
     downs: int = 0
     down_at: float | None = None
     down_why: str = ""
     registrations: int = 0
-    #: From a packet's being written, or read where that was the same, to its answer's being read.
-    latency: Histogram = field(factory=Histogram)
+    #: From a packet's being written, or read where that was the same, to its answer's being read; late ones too.
+    times: Times = field(factory=new_times)
+
+    @property
+    def answered(self) -> int:
+        """Its answers, the late ones too."""
+        return count_of(self.times)
 
 
 @define

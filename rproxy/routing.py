@@ -247,6 +247,9 @@ class Router:
                 others.append(request)
         self._retrying += again
         self._counters.retried += len(again)
+        for request in again:
+            if request.server is not None:
+                request.server.tally.policy.retried += 1
         self._offer_again(again)
         return others
 

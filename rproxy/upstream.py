@@ -86,6 +86,8 @@ class Upstream(Factory):
         self._limits = limits
         self._counters = counters
         self._clock = clock
+        #: See :class:`rproxy.connection.Pool`.
+        self.seconds = clock.seconds
         self._owner = owner
         self._log = log
         self._trail = trail
@@ -339,10 +341,6 @@ class Upstream(Factory):
         elif result.room:
             self._owner.room_made(self)
 
-    def seconds(self) -> float:
-        """See :class:`rproxy.connection.Pool`."""
-        return self._clock.seconds()
-
     def count_from_now(self, request: Request) -> None:
         """It is about to be written, and wasn't read just now."""
         if request.server is not None:
@@ -390,7 +388,7 @@ class Upstream(Factory):
         for members in self._members.values():
             for member in members:
                 member.tally.downs += 1
-                member.tally.down_at, member.tally.down_why = self._wall(), why
+                member.tally.down_at, member.tally.down_why = self._clock.seconds(), why
         self._logger.warn("Server at {host} port {port} is down: {why}", host=host, port=port, why=why)
         self._probe_later()
 

@@ -36,6 +36,7 @@ from rproxy.audit.lines import (
     stamp,
 )
 from rproxy.audit.reading import ReadError, find_end
+from rproxy.metrics import PolicyTally, ServerTally
 from rproxy.packets import Setup
 from rproxy.registration import Registration
 from rproxy.request import Refusal, Request
@@ -71,6 +72,8 @@ class Server:
         self.policy, self.server_id = registration.key
         self.number = registration.number
         self.target = self
+        self.tally = ServerTally(PolicyTally(30.0))
+        self.times, self.total_times = self.tally.times, self.tally.policy.times
 
 
 def request(client_id: str = "1", policy: str = "111") -> Request:

@@ -10,6 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from rproxy import packets
 from rproxy.health import FULL_SHARE
+from rproxy.metrics import PolicyTally, ServerTally
 from rproxy.packetlog import SHOWN, ProxyLog, shown
 from rproxy.registration import Registration
 from rproxy.request import Request
@@ -53,7 +54,9 @@ class LinesTests(SynchronousTestCase):
 
     def forwarding(self, raw: bytes) -> None:
         request = Request(raw, "111", "1", 30.0, Nobody())
-        request.server = Member(Registration("111", "100", "172.31.21.234", 5000), Nobody())
+        request.server = Member(
+            Registration("111", "100", "172.31.21.234", 5000), Nobody(), ServerTally(PolicyTally(30.0))
+        )
         self.log.forwarding(request, "172.31.21.234", 5000)
 
     def test_a_packet_on_its_way_through(self) -> None:

@@ -11,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 import tests.strategies  # noqa: F401  # the profile that Hypothesis runs under
 from rproxy.health import FULL_SHARE
+from rproxy.metrics import PolicyTally, ServerTally
 from rproxy.registration import Registration
 from rproxy.request import Request
 from rproxy.rotation import Member, Rotation
@@ -57,7 +58,7 @@ class RotationCase(SynchronousTestCase):
             registration = Registration(
                 "111", server_id, "10.0.0.1", 5000, pipeline=pipeline, weight=weight, draining=draining
             )
-            self.rotation.put(Member(registration, server))
+            self.rotation.put(Member(registration, server, ServerTally(PolicyTally(30.0))))
 
     def turn(self) -> str:
         """Who takes the next packet; ``-`` if nobody does."""
@@ -141,8 +142,8 @@ class OrderTests(RotationCase):
         self.assertEqual("2 3 1 2", self.turns(4))
 
     def test_the_one_of_that_id_is_handed_back(self) -> None:
-        first = Member(Registration("111", "1", "10.0.0.1", 5000), Server())
-        second = Member(Registration("111", "1", "10.0.0.1", 5001), Server())
+        first = Member(Registration("111", "1", "10.0.0.1", 5000), Server(), ServerTally(PolicyTally(30.0)))
+        second = Member(Registration("111", "1", "10.0.0.1", 5001), Server(), ServerTally(PolicyTally(30.0)))
         self.assertIsNone(self.rotation.put(first))
         self.assertEqual(1, len(self.rotation))
         self.assertIs(first, self.rotation.put(second))

@@ -8,6 +8,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from rproxy.health import FULL_SHARE
+from rproxy.metrics import PolicyTally, ServerTally
 from rproxy.registration import Registration
 from rproxy.request import Request
 from rproxy.rotation import Member, Rotation
@@ -47,7 +48,13 @@ class TurnTests(SynchronousTestCase):
         """Register these servers, in this order."""
         for server_id, weight in weights.items():
             server = self.servers[server_id] = Server()
-            self.rotation.put(Member(Registration("111", server_id, "10.0.0.1", 5000, weight=weight), server))
+            self.rotation.put(
+                Member(
+                    Registration("111", server_id, "10.0.0.1", 5000, weight=weight),
+                    server,
+                    ServerTally(PolicyTally(30.0)),
+                )
+            )
 
     def share(self, server_id: str, share: int) -> None:
         """Let a server have another share."""
