@@ -1,0 +1,178 @@
+"""The process that ``twistd rproxy --workers N`` runs: it binds, has workers, and accepts nobody."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import random
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+from attrs import evolve
+from twisted.application.service import IService, MultiService
+from twisted.internet.defer import Deferred, gatherResults, succeed
+from twisted.internet.error import ReactorNotRunning
+from twisted.internet.interfaces import IListeningPort
+from twisted.logger import Logger
+
+from rproxy.listening import ListenerService
+from rproxy.options import Options
+from rproxy.policies.reading import PoliciesError
+from rproxy.proxy import say_registering, say_running
+from rproxy.proxyservice import CLOSE_TIMEOUT
+from rproxy.recording import PATIENCE
+from rproxy.signals import ReloadService, SignalService
+from rproxy.tls import Keyring
+from rproxy.tlsfiles import CertificatesError, split_listen
+from rproxy.workers.sharing import NobodyFactory, hold
+from rproxy.workers.spawning import Orders, Told, WorkerProcess, environment
+from rproxy.workers.supervising import Supervisor
+
+#: What a worker may take beyond its own bounds until it is killed, in seconds.
+GRACE = 3.0
+
+_logger = Logger()
+
+
+class Parent(MultiService):
+    """The listeners, the workers, and the folder where they share registrations.
+
+    :param options: what all workers are told, but for what each has of its own.
+    """
+
+    def __init__(self, options: Options, reactor: Any) -> None:
+        super().__init__()
+        self._options = options
+        self._reactor = reactor
+        self._env = environment(os.environ, sys.path)
+        self._folder: Path | None = None
+        self._clients: list[IListeningPort] = []
+        self._servers: list[IListeningPort] = []
+        self._listeners = [
+            ListenerService(split_listen(text)[0], NobodyFactory(), reactor, ports.append)
+            for texts, ports in ((options["listen"], self._clients), (options["register-listen"], self._servers))
+            for text in texts
+        ]
+        for listener in self._listeners:
+            listener.setServiceParent(self)
+        self._supervisor = Supervisor(
+            options["workers"],
+            self._spawn,
+            reactor,
+            random.random,
+            options["limits"].drain_timeout + CLOSE_TIMEOUT + (PATIENCE if options["audit"] else 0.0) + GRACE,
+            self._say_running,
+            self._give_up,
+        )
+
+    def privilegedStartService(self) -> None:
+        """Bind everything, and accept nobody."""
+        super().privilegedStartService()
+        for port in (*self._clients, *self._servers):
+            hold(port)
+
+    def startService(self) -> None:
+        super().startService()
+        if self._options["registry"] == "memory:":
+            # Here, as it is to be theirs who run by now.
+            above = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
+            self._folder = Path(mkdtemp(prefix="rproxy-", dir=above or None))
+        self._reactor.callWhenRunning(self._supervisor.startService)
+
+    def stopService(self) -> Deferred[None]:
+        """Stop the workers, and accept no more; fires when they are gone."""
+        return Deferred.fromCoroutine(self._stop()) if self.running else succeed(None)
+
+    def reload(self) -> None:
+        """Have the workers, and those that replace them, keep to what the files say now."""
+        # A file with a mistake is told of by the workers.
+        with suppress(PoliciesError):
+            self._options["allowed"] = self._options.read_policies()
+        self._supervisor.ask("reload")
+
+    def kill(self) -> None:
+        """End all workers at once, as this process is about to end; may be called in a signal handler."""
+        self._supervisor.kill()
+        self._remove_folder()
+
+    async def _stop(self) -> None:
+        # The workers first: a socket that is shut down by its other owner would only be an annoyance to them.
+        stopped = self._supervisor.stopService()
+        await gatherResults([listener.stopService() for listener in self._listeners])
+        await stopped
+        self._remove_folder()
+        super().stopService()
+
+    def _spawn(self, number: int, told: Told) -> WorkerProcess:
+        ports: Sequence[Any] = (*self._clients, *self._servers)
+        worker = WorkerProcess(number, told)
+        orders = Orders(number, self._values(number), [port.socket.family for port in ports])
+        worker.spawn(self._reactor, orders, [port.fileno() for port in ports], self._env)
+        return worker
+
+    def _values(self, number: int) -> Mapping[str, Any]:
+        """What the worker of that number is told instead of what the options say."""
+        values = dict(self._options)
+        if self._folder is not None:
+            values["registry"] = f"sqlite:{self._folder}/registry.sqlite"
+        if values["audit"] is not None:
+            values["audit"] = numbered(values["audit"], number)
+        limits = values["limits"]
+        return {**values, "limits": evolve(limits, max_clients=-(-limits.max_clients // values["workers"]))}
+
+    def _say_running(self) -> None:
+        for port in self._clients:
+            say_running(port)
+        for port in self._servers:
+            say_registering(port)
+
+    def _give_up(self) -> None:
+        """End the process with exit code 1, which Twisted has no way for."""
+        atexit.register(_exit)
+        with suppress(ReactorNotRunning):
+            self._reactor.stop()
+
+    def _remove_folder(self) -> None:
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _exit() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
+
+
+def numbered(path: Path, number: int) -> Path:
+    """Return a worker's own file: ``audit-2.log`` for ``audit.log``."""
+    return path.with_stem(f"{path.stem}-{number}")
+
+
+def make_parent(options: Options, reactor: Any) -> IService:
+    """The proxy that the options ask for, if that is one of several processes.
+
+    :raises SystemExit: its certificates can't be used.
+    """
+    keyring = Keyring()
+    try:
+        # Only to see whether they can be: the workers read them again.
+        for files in (options["upstream-files"], *_files_of(options)):
+            keyring.load(files)
+    except CertificatesError as error:
+        raise SystemExit(str(error)) from None
+    service = MultiService()
+    parent = Parent(options, reactor)
+    SignalService(reactor, parent.kill).setServiceParent(service)
+    parent.setServiceParent(service)
+    has_files = bool(keyring) or options["policies"] is not None or options["audit"] is not None
+    ReloadService(reactor, [parent.reload] if has_files else []).setServiceParent(service)
+    return service
+
+
+def _files_of(options: Options) -> list[Any]:
+    return [split_listen(text)[1] for text in (*options["listen"], *options["register-listen"])]
