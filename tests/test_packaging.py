@@ -71,7 +71,9 @@ ORDER = (
     "simulation",
     "cli",
     "options",
+    "workers",
     "tap",
+    "worker",
     "pooltap",
 )
 

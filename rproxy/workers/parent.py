@@ -18,7 +18,6 @@ from twisted.application.service import IService, MultiService
 from twisted.internet.defer import Deferred, gatherResults, succeed
 from twisted.internet.error import ReactorNotRunning
 from twisted.internet.interfaces import IListeningPort
-from twisted.logger import Logger
 
 from rproxy.listening import ListenerService
 from rproxy.options import Options
@@ -36,7 +35,9 @@ from rproxy.workers.supervising import Supervisor
 #: What a worker may take beyond its own bounds until it is killed, in seconds.
 GRACE = 3.0
 
-_logger = Logger()
+
+class FolderError(SystemExit, Exception):
+    """The workers can't share registrations; see :class:`rproxy.listening.ListenError` for the bases."""
 
 
 class Parent(MultiService):
@@ -77,11 +78,18 @@ class Parent(MultiService):
             hold(port)
 
     def startService(self) -> None:
+        """Start the workers.
+
+        :raises FolderError: there is no place where they could share registrations.
+        """
         super().startService()
         if self._options["registry"] == "memory:":
             # Here, as it is to be theirs who run by now.
             above = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
-            self._folder = Path(mkdtemp(prefix="rproxy-", dir=above or None))
+            try:
+                self._folder = Path(mkdtemp(prefix="rproxy-", dir=above or None))
+            except OSError as error:
+                raise FolderError(f"Can't make a folder for the registrations: {error}") from None
         self._reactor.callWhenRunning(self._supervisor.startService)
 
     def stopService(self) -> Deferred[None]:

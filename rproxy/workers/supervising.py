@@ -2,8 +2,8 @@
 
 The start succeeds as a whole or not at all: until every worker has accepted once, one that ends before it did ends the
 proxy, as what kept it from starting will be a mistake in the options or the files. From then on each is replaced, after
-waits that grow, and the others go on. Where none is left, and :data:`ATTEMPTS` replacements of each in a row didn't come
-to accept, the proxy ends: who connects to a proxy that isn't there is told so, and who runs it notices.
+waits that grow, and the others go on. Where none is left, and :data:`ATTEMPTS` replacements of each in a row didn't
+come to accept, the proxy ends: who connects to a proxy that isn't there is told so, and who runs it notices.
 """
 
 from __future__ import annotations
