@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -28,7 +29,7 @@ from rproxy.recording import PATIENCE
 from rproxy.signals import ReloadService, SignalService
 from rproxy.tls import Keyring
 from rproxy.tlsfiles import CertificatesError, split_listen
-from rproxy.workers.sharing import NobodyFactory, hold
+from rproxy.workers.sharing import NobodyFactory
 from rproxy.workers.spawning import Orders, Told, WorkerProcess, environment
 from rproxy.workers.supervising import Supervisor
 
@@ -55,7 +56,7 @@ class Parent(MultiService):
         self._clients: list[IListeningPort] = []
         self._servers: list[IListeningPort] = []
         self._listeners = [
-            ListenerService(split_listen(text)[0], NobodyFactory(), reactor, ports.append)
+            ListenerService(split_listen(text)[0], NobodyFactory(), reactor, partial(_hold, ports))
             for texts, ports in ((options["listen"], self._clients), (options["register-listen"], self._servers))
             for text in texts
         ]
@@ -70,12 +71,6 @@ class Parent(MultiService):
             self._say_running,
             self._give_up,
         )
-
-    def privilegedStartService(self) -> None:
-        """Bind everything, and accept nobody."""
-        super().privilegedStartService()
-        for port in (*self._clients, *self._servers):
-            hold(port)
 
     def startService(self) -> None:
         """Start the workers.
@@ -119,19 +114,9 @@ class Parent(MultiService):
     def _spawn(self, number: int, told: Told) -> WorkerProcess:
         ports: Sequence[Any] = (*self._clients, *self._servers)
         worker = WorkerProcess(number, told)
-        orders = Orders(number, self._values(number), [port.socket.family for port in ports])
+        orders = Orders(number, values_of(self._options, number, self._folder), [port.socket.family for port in ports])
         worker.spawn(self._reactor, orders, [port.fileno() for port in ports], self._env)
         return worker
-
-    def _values(self, number: int) -> Mapping[str, Any]:
-        """What the worker of that number is told instead of what the options say."""
-        values = dict(self._options)
-        if self._folder is not None:
-            values["registry"] = f"sqlite:{self._folder}/registry.sqlite"
-        if values["audit"] is not None:
-            values["audit"] = numbered(values["audit"], number)
-        limits = values["limits"]
-        return {**values, "limits": evolve(limits, max_clients=-(-limits.max_clients // values["workers"]))}
 
     def _say_running(self) -> None:
         for port in self._clients:
@@ -150,15 +135,32 @@ class Parent(MultiService):
             shutil.rmtree(self._folder, ignore_errors=True)
 
 
+def _hold(ports: list[IListeningPort], port: IListeningPort) -> None:
+    """Keep a port that was bound just now, and from accepting: what comes waits in its queue."""
+    port.stopReading()  # type: ignore[attr-defined]  # a port of a reactor's is a FileDescriptor
+    ports.append(port)
+
+
 def _exit() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(1)
 
 
-def numbered(path: Path, number: int) -> Path:
-    """Return a worker's own file: ``audit-2.log`` for ``audit.log``."""
-    return path.with_stem(f"{path.stem}-{number}")
+def values_of(options: Mapping[str, Any], number: int, folder: Path | None) -> dict[str, Any]:
+    """Return the options of the worker of that number.
+
+    :param folder: where the workers share registrations, None where the options say so already.
+    """
+    values = dict(options)
+    if folder is not None:
+        values["registry"] = f"sqlite:{folder}/registry.sqlite"
+    if values["audit"] is not None:
+        # A chain has one writer.
+        values["audit"] = values["audit"].with_stem(f"{values['audit'].stem}-{number}")
+    limits = values["limits"]
+    values["limits"] = evolve(limits, max_clients=-(-limits.max_clients // values["workers"]))
+    return values
 
 
 def make_parent(options: Options, reactor: Any) -> IService:

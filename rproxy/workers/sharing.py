@@ -27,11 +27,6 @@ class NobodyFactory(Factory):
     noisy = False
 
 
-def hold(port: IListeningPort) -> None:
-    """Keep a port that was bound just now from accepting; what comes waits in its queue."""
-    port.stopReading()  # type: ignore[attr-defined]  # a port of a reactor's is a FileDescriptor
-
-
 def inherited(reactor: Any, descriptor: int, family: int) -> IStreamServerEndpoint:
     """Return the endpoint of a socket that listens already.
 
