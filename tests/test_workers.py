@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from attrs import define, field
@@ -13,9 +16,11 @@ from twisted.test.iosim import FakeTransport, IOPump, connect
 from twisted.trial.unittest import SynchronousTestCase
 
 from rproxy.metrics import Counters
+from rproxy.options import Options
 from rproxy.workers.channel import Channel, ChannelError
+from rproxy.workers.parent import values_of
 from rproxy.workers.serving import FAREWELL, WorkerService
-from rproxy.workers.spawning import Told, environment, how_it_ended
+from rproxy.workers.spawning import Orders, Told, environment, how_it_ended
 from rproxy.workers.supervising import ATTEMPTS, BACKOFF, STEADY, Supervisor
 
 PATIENCE = 10.0
@@ -346,3 +351,41 @@ class ProcessTests(SynchronousTestCase):
         """What systemd told the parent isn't passed on."""
         given = {"LISTEN_FDS": "1", "NOTIFY_SOCKET": "/run/notify", "HOME": "/root", "PYTHONPATH": "elsewhere"}
         self.assertEqual(environment(given, ["/a", "/b"]), {"HOME": "/root", "PYTHONPATH": "/a:/b"})
+
+
+class OptionTests(SynchronousTestCase):
+    """What each worker is told."""
+
+    def values(self, number: int, *arguments: str, folder: Path | None = None) -> dict[str, Any]:
+        options = Options()
+        options.parseOptions(["--workers", "3", *arguments])
+        return values_of(options, number, folder)
+
+    def test_clients_are_of_all_together(self) -> None:
+        """Rounded up, so that as many as were asked for find room."""
+        self.assertEqual(self.values(1, "--max-clients", "7")["limits"].max_clients, 3)
+
+    def test_registrations_are_shared(self) -> None:
+        """Where the parent has made room for them, unless the options say where."""
+        self.assertEqual(self.values(1, folder=Path("/run/x"))["registry"], "sqlite:/run/x/registry.sqlite")
+        self.assertEqual(self.values(1, "--registry", "redis://localhost/0")["registry"], "redis://localhost/0")
+
+    def test_trails_are_not(self) -> None:
+        for name, own in (("audit.log", "audit-2.log"), ("audit", "audit-2"), ("a.b.log", "a.b-2.log")):
+            options = Options()
+            options.update(self.values(2), audit=Path("/var/log") / name)
+            self.assertEqual(values_of(options, 2, None)["audit"], Path("/var/log") / own)
+
+    def test_they_can_be_handed_on(self) -> None:
+        """Whatever the parent has read: also a policies file and a key."""
+        folder = Path(self.enterContext(TemporaryDirectory()))
+        (folder / "policies.toml").write_text("[policy.111]\nservers.networks = ['10.0.0.0/8']\nclients.names = ['a']")
+        (folder / "key").write_text("0123456789abcdef")
+        (folder / "key").chmod(0o600)
+        files = ("--policies", str(folder / "policies.toml"), "--audit", "a", "--audit-key", str(folder / "key"))
+        values = self.values(1, *files)
+        again = pickle.loads(pickle.dumps(Orders(1, values, [2]))).options
+        self.assertEqual(again["audit-key"].link(b"a", b"b"), values["audit-key"].link(b"a", b"b"))
+        for told in values, again:
+            del told["audit-key"]
+        self.assertEqual(again, values)

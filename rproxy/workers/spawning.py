@@ -84,6 +84,7 @@ class WorkerProcess(ProcessProtocol):
         :raises OSError: the system doesn't let it.
         """
         argv = [sys.executable, "-P", "-m", "rproxy.worker", str(orders.number)]
+        told = pickle.dumps(orders)
         near, far = socket.socketpair()
         lines, far_lines = log_sockets()
         with near, far, far_lines:
@@ -100,7 +101,7 @@ class WorkerProcess(ProcessProtocol):
             factory.noisy = False
             reactor.adoptStreamConnection(near.fileno(), socket.AF_UNIX, factory)
         self._lines = LineReader(reactor, lines, self._number)
-        transport.write(pickle.dumps(orders))
+        transport.write(told)
         transport.closeStdin()
 
     def ask(self, name: str, **arguments: Any) -> Deferred[Any]:
