@@ -305,7 +305,8 @@ def test_audit(tmp_path: Path) -> None:
         assert proxy.stop() == 0
     assert sorted(path.name for path in tmp_path.glob("audit*")) == ["audit-1.log", "audit-2.log"]
     for number, opened in ((1, 2), (2, 1)):
-        verified = run([*script("rproxy"), "audit", "verify", "--key", str(key), f"audit-{number}.log"], cwd=tmp_path)
+        command = ("audit", "verify", "--audit-key", str(key), f"audit-{number}.log")
+        verified = run([*script("rproxy"), *command], cwd=tmp_path)
         assert verified.returncode == 0, verified
         assert (tmp_path / f"audit-{number}.log").read_text().count('"event":"start"') == opened
 
