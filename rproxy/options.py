@@ -65,7 +65,7 @@ class Options(usage.Options):
     optParameters: ClassVar = [
         ["port", "p", None, f"TCP port to listen on, on all interfaces; 0 for any free one [default: {_PORT}]"],
         _limit("max_packet", "The longest packet, in bytes"),
-        _limit("max_clients", "Client connections at a time; further ones wait"),
+        _limit("max_clients", "Client connections at a time, of all workers; further ones wait"),
         _limit("max_clients_per_address", "Of those from one address, or IPv6 /64; further ones are refused; 0: any"),
         _limit("rate_limit", "Packets a second from one address; it isn't read from beyond; 0: any"),
         _limit("max_bytes_per_address", "Unanswered bytes of one address, likewise"),

@@ -17,8 +17,9 @@ from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-#: How many connections a worker accepts in one turn, so that those that come at once go to whoever is idle.
-ACCEPTS = 4
+#: How many connections a worker accepts in one turn: those that come at once are to go to whoever is idle. With four or
+#: sixty-four a connection cost as much, and a burst was shared worse (docs/performance.rst, Several workers).
+ACCEPTS = 1
 
 
 class NobodyFactory(Factory):
