@@ -158,6 +158,7 @@ def test_sigterm(server: socket.socket, also_workers: bool) -> None:
             os.kill(pid, signal.SIGTERM)
         for number in (1, 2):
             proxy.wait_for_log(rf"worker {number}: \(TCP Port \d+ Closed\)")
+        proxy.wait_for_log(r"\[-\] \(TCP Port \d+ Closed\)")
         with pytest.raises(ConnectionRefusedError):
             Talk(proxy.port)
         for connection, data in came.items():
