@@ -28,7 +28,7 @@ from rproxy.proxyservice import CLOSE_TIMEOUT
 from rproxy.recording import PATIENCE
 from rproxy.signals import ReloadService, SignalService
 from rproxy.tls import Keyring
-from rproxy.tlsfiles import CertificatesError, split_listen
+from rproxy.tlsfiles import CertificatesError, absolute_files, absolute_listen, split_listen
 from rproxy.workers.sharing import NobodyFactory
 from rproxy.workers.spawning import Orders, Told, WorkerProcess, environment
 from rproxy.workers.supervising import Supervisor
@@ -175,6 +175,10 @@ def make_parent(options: Options, reactor: Any) -> IService:
             keyring.load(files)
     except CertificatesError as error:
         raise SystemExit(str(error)) from None
+    # A daemon changes its folder before its workers start.
+    for name in ("listen", "register-listen"):
+        options[name] = [absolute_listen(text) for text in options[name]]
+    options["upstream-files"] = options["upstream-files"] and absolute_files(options["upstream-files"])
     service = MultiService()
     parent = Parent(options, reactor)
     SignalService(reactor, parent.kill).setServiceParent(service)
