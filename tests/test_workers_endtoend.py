@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,6 @@ import pytest
 from tests.support import FAULT, PATIENCE, Process, Talk, Twistd, data_packet, run, script, wait_for
 
 HOST = "127.0.0.1"
-#: Tries until both workers have had something to do; that one of them is so much luckier doesn't happen.
-TRIES = 400
 
 
 def workers_of(parent: int) -> dict[int, int]:
@@ -33,12 +31,17 @@ def workers_of(parent: int) -> dict[int, int]:
     return found
 
 
+def state_of(pid: int) -> str:
+    """What a process does, in the letter that ps has for it; Z where there is none any more."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "Z"
+
+
 def is_running(pid: int) -> bool:
     """Whether there is such a process, and it hasn't ended yet."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
+    return state_of(pid) != "Z"
 
 
 def two_workers(*arguments: str, cwd: Path | None = None, ready: str = Twistd.READY) -> Twistd:
@@ -48,21 +51,28 @@ def two_workers(*arguments: str, cwd: Path | None = None, ready: str = Twistd.RE
     return Twistd("rproxy", "--workers", "2", *listening, *further, cwd=cwd, ready=ready)
 
 
-def who_has(proxy: Process, client: str) -> int:
-    """The number of the worker that a client's packet came to."""
-    return int(proxy.wait_for_log(rf"worker (\d+): Received a message from client {client} ")[1])
+@contextmanager
+def only(proxy: Process, number: int) -> Iterator[None]:
+    """Have only one worker accept, as the other doesn't run."""
+    (other,) = (pid for each, pid in workers_of(proxy.pid).items() if each != number)
+    os.kill(other, signal.SIGSTOP)
+    try:
+        wait_for(lambda: state_of(other) == "T", PATIENCE, "the other worker to stand still")
+        yield
+    finally:
+        os.kill(other, signal.SIGCONT)
 
 
-def connect_to_both(proxy: Process, where: int | Path, stack: ExitStack, policy: str = "111") -> dict[int, list[Talk]]:
-    """Connections that have sent a packet each, at least one to each worker, by the worker's number."""
+def connect_to_both(proxy: Process, where: int | Path, stack: ExitStack) -> dict[int, list[Talk]]:
+    """Two connections to each worker that have sent a packet each, by the worker's number."""
     found: dict[int, list[Talk]] = {}
-    for number in range(TRIES):
-        talk = stack.enter_context(closing(Talk(where)))
-        talk.send(data_packet(f"c{number}.", policy, "xyz1"))
-        found.setdefault(who_has(proxy, f"c{number}."), []).append(talk)
-        if len(found) == 2:
-            return found
-    raise AssertionError(f"all came to one worker: {proxy.log}")
+    for number in (1, 2):
+        with only(proxy, number):
+            found[number] = [stack.enter_context(closing(Talk(where))) for _ in range(2)]
+            for place, talk in enumerate(found[number]):
+                talk.send(data_packet(f"c{number}{place}.", "111", "xyz1"))
+                proxy.wait_for_log(rf"worker {number}: Received a message from client c{number}{place}\. ")
+    return found
 
 
 def ask(where: int | Path) -> str:
@@ -94,7 +104,7 @@ def test_killed_worker() -> None:
             assert talk.answer()["error"] == "no-server"
         after = workers_of(proxy.pid)
         assert (after[2], after[1] == before[1]) == (before[2], False)
-        assert 1 in connect_to_both(proxy, proxy.port, stack)
+        connect_to_both(proxy, proxy.port, stack)
         assert proxy.stop() == 0
         assert len(re.findall("Running the reverse proxy on port", proxy.log)) == 1
         assert len(FAULT.findall(proxy.log)) == 1, proxy.log
@@ -108,19 +118,13 @@ def server() -> Iterator[socket.socket]:
         yield listener
 
 
-def register_at_both(proxy: Process, port: int, server: socket.socket) -> None:
-    """Register a server until each worker has taken its setup packet."""
+def register_at_both(proxy: Process, server: socket.socket) -> None:
+    """Register a server at each worker."""
     setup = f'{{"type":"1","id":"9","privPolyId":"111","listenport":"{server.getsockname()[1]}","pipeline":64}}'
-    for _ in range(TRIES):
-        with closing(Talk(port)) as talk:
+    for number in (1, 2):
+        with only(proxy, number), closing(Talk(proxy.port)) as talk:
             talk.send(setup.encode())
-            talk.socket.shutdown(socket.SHUT_WR)
-            with suppress(AssertionError):
-                talk.answer()
-        taken = set(re.findall(r"worker (\d): Received setup message from server id 9", proxy.log))
-        if len(taken) == 2:
-            return
-    raise AssertionError(f"one worker took all: {proxy.log}")
+            proxy.wait_for_log(rf"worker {number}: Received setup message from server id 9")
 
 
 def packets_for(server: socket.socket, count: int, stack: ExitStack) -> dict[socket.socket, bytes]:
@@ -149,7 +153,7 @@ def packets_for(server: socket.socket, count: int, stack: ExitStack) -> dict[soc
 def test_sigterm(server: socket.socket, also_workers: bool) -> None:
     """Each worker has its last packets answered, also where it gets the signal itself, as from a terminal."""
     with two_workers() as proxy, ExitStack() as stack:
-        register_at_both(proxy, proxy.port, server)
+        register_at_both(proxy, server)
         talks = connect_to_both(proxy, proxy.port, stack)
         count = len(talks[1]) + len(talks[2])
         came = packets_for(server, count, stack)
@@ -176,7 +180,7 @@ def test_sigterm(server: socket.socket, also_workers: bool) -> None:
 def test_second_sigterm(server: socket.socket) -> None:
     """It ends all of them at once, whatever is in flight."""
     with two_workers() as proxy, ExitStack() as stack:
-        register_at_both(proxy, proxy.port, server)
+        register_at_both(proxy, server)
         connect_to_both(proxy, proxy.port, stack)
         workers = workers_of(proxy.pid).values()
         proxy.send_signal(signal.SIGTERM)
@@ -189,7 +193,7 @@ def test_second_sigterm(server: socket.socket) -> None:
 def test_killed_parent(server: socket.socket) -> None:
     """No worker goes on without it, and each has its last packets answered."""
     with two_workers() as proxy, ExitStack() as stack:
-        register_at_both(proxy, proxy.port, server)
+        register_at_both(proxy, server)
         talks = connect_to_both(proxy, proxy.port, stack)
         came = packets_for(server, len(talks[1]) + len(talks[2]), stack)
         workers = workers_of(proxy.pid).values()
