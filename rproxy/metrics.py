@@ -5,8 +5,10 @@
 """
 
 from collections import Counter
+from collections.abc import Mapping
+from typing import Any
 
-from attrs import define, field
+from attrs import asdict, define, field
 
 
 @define
@@ -40,3 +42,16 @@ class Counters:
     def in_flight(self) -> int:
         """Packets received and not yet answered, while none are being read."""
         return self.received - self.acked - self.refused.total() - self.client_gone
+
+    def snapshot(self) -> dict[str, Any]:
+        """What is counted now, in a form that JSON has."""
+        return asdict(self, value_serializer=lambda _, __, value: dict(value) if isinstance(value, Counter) else value)
+
+    def add(self, snapshot: Mapping[str, Any]) -> None:
+        """Count what another process did as well, from its :meth:`snapshot`."""
+        for name, value in snapshot.items():
+            counted = getattr(self, name)
+            if isinstance(counted, Counter):
+                counted.update(value)
+            else:
+                setattr(self, name, counted + value)

@@ -231,7 +231,7 @@ class GroupedPort(tcp.Port):
         factory: Any = self.factory
         group = self.reactor
         family, kind, proto = listener.family, listener.type, listener.proto
-        for _ in range(ACCEPTS):
+        for _ in range(group.accepts):
             if not self._accepting:
                 return
             try:
@@ -279,11 +279,14 @@ class SocketGroup:
     """TCP ports and connections that are read, written and closed turn by turn.
 
     It has a reactor's methods: its own for TCP and for watching sockets, and the reactor's for all else.
+
+    :param accepts: how many connections a port accepts in one turn.
     """
 
     _logger = Logger(namespace="rproxy.sockets")
 
-    def __init__(self, reactor: Any) -> None:
+    def __init__(self, reactor: Any, accepts: int = ACCEPTS) -> None:
+        self.accepts = accepts
         self._reactor = reactor
         self._epoll = epoll()
         self.fileno = self._epoll.fileno

@@ -78,7 +78,9 @@ ORDER = (
     "simulation",
     "cli",
     "options",
+    "workers",
     "tap",
+    "worker",
     "pooltap",
 )
 

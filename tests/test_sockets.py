@@ -1092,6 +1092,14 @@ class PortTests(SocketCase):
         for each, its_peer in zip(self.accepted[1:], crowd, strict=True):
             await self.assert_echoes(each, its_peer)
 
+    async def test_one_a_turn(self) -> None:
+        """The others are left to whoever accepts from the same socket."""
+        self.group.accepts = 1
+        before = self.group.turns
+        crowd = [self.peer() for _ in range(3)]
+        await self.until(lambda: len(self.accepted) == len(crowd))
+        self.assertGreaterEqual(self.group.turns - before, len(crowd))
+
     async def test_told_to_stop_in_a_burst(self) -> None:
         """The rest stays in the backlog until the port is told to start again."""
 
