@@ -74,6 +74,20 @@ class RedisCase(TestCase):
     async def process_at(self, name: str, port: int, **settings: Any) -> Process:
         return await Process(name, self.store(port, **settings)).open()
 
+    async def listen(self, said: bytes) -> int:
+        """Return the port of somebody who says this whenever something is said."""
+
+        class Says(Protocol):
+            def dataReceived(self, _: bytes) -> None:
+                assert self.transport is not None
+                self.transport.write(said)
+
+        factory: Any = Factory.forProtocol(Says)
+        listening: Any = await TCP4ServerEndpoint(reactor, 0, interface=LOOPBACK).listen(factory)
+        self.addCleanup(listening.stopListening)
+        port: int = listening.getHost().port
+        return port
+
     async def opened(self, process: Process) -> None:
         """Open it again, as soon as it can be."""
 
@@ -127,14 +141,15 @@ class RedisStoreTests(StoreContract, RedisCase):
         a, b = await self.process("a"), await self.process("b")
         before = a.calls
 
-        await a.tell(record("1"))
+        for version in range(1, 50):
+            await a.tell(record(version=version))
+        self.assertEqual(a.calls, before)
         await b.tell(record("2"))
 
         async def called() -> bool:
             return a.calls > before
 
         await until(called)
-        self.assertEqual(a.calls, before + 1)
 
     async def test_prefixes(self) -> None:
         """Two stores in one Redis have nothing to do with each other; nor have two databases."""
@@ -197,12 +212,10 @@ class RedisStoreTests(StoreContract, RedisCase):
 
     async def test_foreign_data(self) -> None:
         """They stay as they are, and the store isn't used."""
-        a = await self.process("a")
-        await a.tell(record())
         spoilers: list[tuple[list[str], str]] = [
             (["HSET", STATE, "format", "2"], f"has data of format 2, and this release has {FORMAT}"),
             (["HSET", RECORDS, "what", "ever"], "holds something else"),
-            (["HSET", RECORDS, self.server.call("HKEYS", RECORDS), '1\tstands\t1\t{"policy":1}'], "no record"),
+            (["HSET", RECORDS, '"policy":"111","id":"100","holder":""', '1\tstands\t1\t{"policy":1}'], "no record"),
             (["DEL", STATE], "some of its data are missing"),
             (["DEL", CHANGES], "some of its data are missing"),
             (["SET", RECORDS, "x"], "in use for something else"),
@@ -211,7 +224,8 @@ class RedisStoreTests(StoreContract, RedisCase):
         for spoiler, text in spoilers:
             self.server.call("FLUSHALL")
             a = await self.process("a")
-            await a.tell(record())
+            # With something to do for whoever comes next.
+            await a.tell(record(), record("2", holder="a", lease=0.0))
             self.server.call(*spoiler)
             before = self._all_data()
 
@@ -497,18 +511,6 @@ class FailureTests(RedisCase):
             with self.assertRaises((StoreError, StoreRefusedError)):
                 await deferred
 
-    async def listen(self, said: bytes) -> int:
-        class Says(Protocol):
-            def dataReceived(self, _: bytes) -> None:
-                assert self.transport is not None
-                self.transport.write(said)
-
-        factory: Any = Factory.forProtocol(Says)
-        listening: Any = await TCP4ServerEndpoint(reactor, 0, interface=LOOPBACK).listen(factory)
-        self.addCleanup(listening.stopListening)
-        port: int = listening.getHost().port
-        return port
-
     async def test_closed_while_it_opens(self) -> None:
         """Nothing of it stays, wherever it was."""
         server = self.start()
@@ -626,6 +628,23 @@ class SentinelTests(RedisCase):
         """Neither known, nor there."""
         await self.start_sentinel()
         self.assertIn("knows no other", await fails(self.store_of("other").open(lambda: None)))
+
+    async def test_no_master_yet(self) -> None:
+        """A sentinel may say what was so before, or will be."""
+        port = str(self.replica.port)
+        said = f"*2\r\n$9\r\n{LOOPBACK}\r\n${len(port)}\r\n{port}\r\n"
+        store = self.store(await self.listen(said.encode()), service="main")
+        self.assertIn("isn't the master", await fails(store.open(lambda: None)))
+
+    async def test_a_password(self) -> None:
+        """The same for all."""
+        self.master.call("CONFIG", "SET", "requirepass", "hidden")
+        monitor = f"sentinel monitor main {LOOPBACK} {self.master.port} 1"
+        sentinel = self.start("requirepass hidden", monitor, sentinel=True)
+        await self.process_at("a", sentinel.port, service="main", password="hidden")
+        why = await fails(self.store(sentinel.port, service="main", password="wrong").open(lambda: None))
+        self.assertIn("wants a password", why)
+        self.assertNotIn("wrong", why)
 
     async def test_told_to_fail_over(self) -> None:
         await self._fail_over(lambda: self.sentinel.call("SENTINEL", "FAILOVER", "main"))

@@ -164,7 +164,6 @@ class Link(BaseRedisProtocol):  # type: ignore[misc]  # txredisapi has no types
             answer: Deferred[Any] = self.execute_command(*words)
             return await answer.addTimeout(self._timeout, self._reactor)
         except AnswerTimeoutError:
-            self.drop(f"{self} doesn't answer")
             raise StoreError(f"{self} doesn't answer") from None
         except CancelledError:
             raise StoreError("given up") from None
