@@ -638,8 +638,8 @@ class SentinelTests(RedisCase):
 
     async def test_a_password(self) -> None:
         """The same for all."""
-        self.master.call("CONFIG", "SET", "requirepass", "hidden")
-        monitor = f"sentinel monitor main {LOOPBACK} {self.master.port} 1"
+        master = self.start("requirepass hidden")
+        monitor = f"sentinel monitor main {LOOPBACK} {master.port} 1"
         sentinel = self.start("requirepass hidden", monitor, sentinel=True)
         await self.process_at("a", sentinel.port, service="main", password="hidden")
         why = await fails(self.store(sentinel.port, service="main", password="wrong").open(lambda: None))
