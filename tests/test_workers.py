@@ -17,6 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from rproxy.metrics import Counters
 from rproxy.options import Options
+from rproxy.stores.urls import SqliteUrl, parse_registry
 from rproxy.workers.channel import Channel, ChannelError
 from rproxy.workers.parent import values_of
 from rproxy.workers.serving import FAREWELL, WorkerService
@@ -367,8 +368,9 @@ class OptionTests(SynchronousTestCase):
 
     def test_registrations_are_shared(self) -> None:
         """Where the parent has made room for them, unless the options say where."""
-        self.assertEqual(self.values(1, folder=Path("/run/x"))["registry"], "sqlite:/run/x/registry.sqlite")
-        self.assertEqual(self.values(1, "--registry", "redis://localhost/0")["registry"], "redis://localhost/0")
+        self.assertEqual(self.values(1, folder=Path("/run/x"))["registry"], SqliteUrl(Path("/run/x/registry.sqlite")))
+        redis = self.values(1, "--registry", "redis://localhost/0")["registry"]
+        self.assertEqual(redis, parse_registry("redis://localhost/0"))
 
     def test_trails_are_not(self) -> None:
         for name, own in (("audit.log", "audit-2.log"), ("audit", "audit-2"), ("a.b.log", "a.b-2.log")):
