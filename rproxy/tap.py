@@ -120,11 +120,13 @@ class Proxy:
     """A proxy that was put together.
 
     :ivar reload: has its files read again.
+    :ivar connections: how many it has accepted and not closed.
     """
 
-    service: IService
+    service: MultiService
     counters: Counters
     reload: Callable[[], None]
+    connections: Callable[[], int]
 
 
 def makeService(options: Options) -> IService:
@@ -208,4 +210,4 @@ def make_proxy(
         reloads.append(recorder.reopen)
     reload = ReloadService(reactor, reloads)
     reload.setServiceParent(service)
-    return Proxy(service, factory.counters, reload.reload)
+    return Proxy(service, factory.counters, reload.reload, lambda: len(factory.clients))

@@ -19,12 +19,14 @@ from twisted.logger import globalLogBeginner
 
 from rproxy.options import Options
 from rproxy.sockets import SocketGroup
+from rproxy.sweeping import SWEEP, SweepService
 from rproxy.tap import make_proxy
+from rproxy.workers.balancing import Board
 from rproxy.workers.channel import Channel
 from rproxy.workers.relaying import LineSender
 from rproxy.workers.serving import WorkerService
 from rproxy.workers.sharing import ACCEPTS, inherited
-from rproxy.workers.spawning import CHANNEL, LISTENERS, LOG, Orders
+from rproxy.workers.spawning import BOARD, CHANNEL, LISTENERS, LOG, Orders
 
 
 def make_worker(orders: Orders, reactor: Any) -> IService:
@@ -34,6 +36,10 @@ def make_worker(orders: Orders, reactor: Any) -> IService:
     sockets: Any = SocketGroup(reactor, ACCEPTS)
     endpoints = [inherited(sockets, descriptor, family) for descriptor, family in enumerate(orders.families, LISTENERS)]
     proxy = make_proxy(options, reactor, sockets, endpoints)
+    board = Board(BOARD, options["workers"], orders.number, proxy.connections)
+    os.close(BOARD)
+    sockets.gives_way = board.gives_way
+    SweepService(reactor, SWEEP, board.write).setServiceParent(proxy.service)
 
     def connect(channel: Channel) -> None:
         factory = Factory.forProtocol(lambda: channel)

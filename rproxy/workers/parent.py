@@ -32,6 +32,7 @@ from rproxy.stores.opening import check_registry
 from rproxy.stores.urls import MemoryUrl, SqliteUrl
 from rproxy.tls import Keyring
 from rproxy.tlsfiles import CertificatesError, absolute_files, absolute_listen, split_listen
+from rproxy.workers.balancing import make_board
 from rproxy.workers.sharing import NobodyFactory
 from rproxy.workers.spawning import Orders, Told, WorkerProcess, environment
 from rproxy.workers.supervising import Supervisor
@@ -56,6 +57,7 @@ class Parent(MultiService):
         self._reactor = reactor
         self._env = environment(os.environ, sys.path)
         self._folder: Path | None = None
+        self._board = make_board(options["workers"])
         self._clients: list[IListeningPort] = []
         self._servers: list[IListeningPort] = []
         self._listeners = [
@@ -118,7 +120,7 @@ class Parent(MultiService):
         ports: Sequence[Any] = (*self._clients, *self._servers)
         worker = WorkerProcess(number, told)
         orders = Orders(number, values_of(self._options, number, self._folder), [port.socket.family for port in ports])
-        worker.spawn(self._reactor, orders, [port.fileno() for port in ports], self._env)
+        worker.spawn(self._reactor, orders, self._board, [port.fileno() for port in ports], self._env)
         return worker
 
     def _say_running(self) -> None:

@@ -21,8 +21,9 @@ from twisted.python.failure import Failure
 from rproxy.workers.channel import Channel, ChannelError
 from rproxy.workers.relaying import LineReader, log_sockets, relay
 
-#: The worker's descriptors: its end of the channel, where its log lines go, and the first that it accepts from.
-CHANNEL, LOG, LISTENERS = 3, 4, 5
+#: The worker's descriptors: its end of the channel, where its log lines go, where all say how many connections they
+#: have (:mod:`rproxy.workers.balancing`), and the first that it accepts from.
+CHANNEL, LOG, BOARD, LISTENERS = 3, 4, 5, 6
 
 #: The longest line that is kept of what it prints, in bytes.
 _LONGEST_LINE = 1 << 14
@@ -76,10 +77,11 @@ class WorkerProcess(ProcessProtocol):
         transport: IProcessTransport | None = self.transport
         return transport and transport.pid  # type: ignore[return-value]  # an int, or None once it has ended
 
-    def spawn(self, reactor: Any, orders: Orders, listeners: Sequence[int], env: Mapping[str, str]) -> None:
+    def spawn(self, reactor: Any, orders: Orders, board: int, listeners: Sequence[int], env: Mapping[str, str]) -> None:
         """Start the process.
 
         :param reactor: provides ``IReactorProcess``, ``IReactorSocket`` and ``IReactorFDSet``.
+        :param board: see :func:`rproxy.workers.balancing.make_board`.
         :param listeners: the sockets to accept from.
         :raises OSError: the system doesn't let it.
         """
@@ -90,7 +92,14 @@ class WorkerProcess(ProcessProtocol):
         with near, far, far_lines:
             near.setblocking(False)
             far.setblocking(False)
-            files: dict[int, Any] = {0: "w", 1: "r", 2: "r", CHANNEL: far.fileno(), LOG: far_lines.fileno()}
+            files: dict[int, Any] = {
+                0: "w",
+                1: "r",
+                2: "r",
+                CHANNEL: far.fileno(),
+                LOG: far_lines.fileno(),
+                BOARD: board,
+            }
             files.update(enumerate(listeners, LISTENERS))
             try:
                 transport = reactor.spawnProcess(self, sys.executable, argv, env=env, childFDs=files)
