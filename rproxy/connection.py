@@ -23,11 +23,12 @@ from zope.interface import implementer
 from rproxy import packets
 from rproxy.framing import Framer, StreamError
 from rproxy.limits import Limits
-from rproxy.metrics import Counters, class_of
+from rproxy.metrics import Counters
 from rproxy.packetlog import ProxyLog
 from rproxy.packets import Ack, Error, PacketError
 from rproxy.registration import Address
 from rproxy.request import Asker, Refusal, Request, Server
+from rproxy.tallies import observe
 from rproxy.tlsfiles import TLSError
 from rproxy.trail import Trail
 
@@ -158,17 +159,15 @@ class UpstreamConnection(TwistedProtocol):
         for asker in askers:
             asker.deliver()
 
-    def _match(  # noqa: C901 - a call for each packet would cost as much as all that is counted here
-        self, frames: list[tuple[bytes, Ack | None]], askers: dict[Asker, None]
-    ) -> None:
+    def _match(self, frames: list[tuple[bytes, Ack | None]], askers: dict[Asker, None]) -> None:
         """Give each answer to the packet that it must be the answer to: the oldest in flight.
 
         :raises StreamError, PacketError: one isn't.
         """
         in_flight = self.in_flight
         log = self._log
-        now = self._seconds()
-        since, seconds, class_ = 0.0, 0.0, 0
+        if frames and in_flight:
+            self._time(in_flight[0])
         for frame, ack in frames:
             raw, answer = (frame, ack) if ack is not None else self._look_closer(frame)
             if not in_flight:
@@ -181,15 +180,6 @@ class UpstreamConnection(TwistedProtocol):
             if size is not UNSET and size != len(answer.payload) and packets.size_is_wrong(answer):
                 self._tolerate_wrong_size()
             in_flight.popleft()
-            begun = request.sent or request.deadline
-            if begun != since:
-                # Those that were read together have the same.
-                since = begun
-                seconds = now - since + server.tally.policy.timeout
-                class_ = class_of(seconds)
-            times = server.times
-            times[class_] += 1
-            times[-1] += seconds
             if request.reply is not None:
                 self._counters.swallowed += 1
                 continue
@@ -199,6 +189,12 @@ class UpstreamConnection(TwistedProtocol):
             if request.allowance is not None:
                 request.allowance.used -= 1
             askers[request.asker] = None
+
+    def _time(self, request: Request) -> None:
+        """Note how long the server took for the first of the answers that one read brought: all would cost too much."""
+        if request.server is not None:
+            tally = request.server.tally
+            observe(tally.times, self._seconds() + tally.policy.timeout - (request.sent or request.deadline))
 
     def _tolerate_wrong_size(self) -> None:
         if self._limits.strict:

@@ -32,7 +32,7 @@ from rproxy.framing import Framer, StreamError
 from rproxy.limits import Limits
 from rproxy.lingering import shut_writing
 from rproxy.listening import format_address
-from rproxy.metrics import Counters, class_of
+from rproxy.metrics import Counters
 from rproxy.packetlog import ProxyLog
 from rproxy.packets import Data, PacketError, Setup
 from rproxy.peers import peer_names
@@ -41,6 +41,7 @@ from rproxy.quietlog import QuietLog
 from rproxy.registration import Registration
 from rproxy.registry import Registry
 from rproxy.request import Asker, Refusal, Request
+from rproxy.tallies import class_of
 from rproxy.trail import Trail
 
 #: Policies that a connection remembers it may ask for; what is beyond that is looked up for each packet.
@@ -204,7 +205,8 @@ class ProxyProtocol(Protocol):
         if self._lingering is not None and self._lingering.active():
             self._lingering.cancel()
         if self._pending:
-            self._counters.gone(request.policy for request in self._pending)
+            self._counters.client_gone += len(self._pending)
+            self._counters.tallies.gone(request.policy for request in self._pending)
         if self._trail is not None and self._pending:
             self._trail.gone(self._pending, self._find_shown())
         for request in self._pending:
@@ -398,7 +400,7 @@ class ProxyProtocol(Protocol):
         :param policy: the one it asked for; ``""`` if it was no data packet.
         """
         if policy:
-            self._counters.unserved(policy)
+            self._counters.tallies.unserved(policy)
         request = Request(raw, policy, client_id, 0.0, self)
         self._pending.append(request)
         self._pending_bytes += len(raw)
@@ -413,6 +415,7 @@ class ProxyProtocol(Protocol):
     def _write_answers(self) -> None:
         """Write what is answered at the head of the queue, in one go."""
         pending = self._pending
+        refused, tallies = self._counters.refused, self._counters.tallies
         replies: list[bytes] = []
         if self._trail is not None:
             self._trail.ended(takewhile(_is_answered, pending), self._find_shown())
@@ -423,11 +426,13 @@ class ProxyProtocol(Protocol):
             request = pending.popleft()
             size += len(request.raw)
             replies.append(reply)
-            server = request.server
-            if isinstance(reply, Refusal) or server is None:
-                self._counters.refuse(request.policy, cast(Refusal, reply).code)
+            if isinstance(reply, Refusal):
+                refused[reply.code] += 1
+                tallies.refused(request.policy, reply.code)
                 errors += 1
                 continue
+            server = request.server
+            assert server is not None
             if request.deadline != since:
                 # Those that were read together have the same.
                 since = request.deadline

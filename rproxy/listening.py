@@ -10,7 +10,7 @@ from typing import Any, cast
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.endpoints import serverFromString
-from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IReactorCore
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IReactorCore, IStreamServerEndpoint
 from twisted.python.failure import Failure
 
 from rproxy.tlsfiles import Files, split_listen
@@ -38,6 +38,7 @@ class ListenerService(Service):
 
     :param description: an endpoint description, as :func:`parse_listen` returns it.
     :param on_listening: called with the port once it is bound.
+    :param endpoint: what to listen at, where somebody else has bound already what the description says.
     :raises ValueError: the description is none.
     """
 
@@ -47,9 +48,10 @@ class ListenerService(Service):
         factory: IProtocolFactory,
         reactor: IReactorCore,
         on_listening: Callable[[IListeningPort], object] = lambda port: None,
+        endpoint: IStreamServerEndpoint | None = None,
     ) -> None:
         self._description = description
-        self._endpoint = serverFromString(reactor, description)
+        self._endpoint = endpoint or serverFromString(reactor, description)
         self._factory = factory
         self._on_listening = on_listening
         self._port: IListeningPort | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from argparse import ArgumentTypeError
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, ClassVar
 from attrs import evolve, fields
 from twisted.python import usage
 
-from rproxy.arguments import identifier
+from rproxy.arguments import identifier, whole
 from rproxy.audit.keys import KeyFileError, read_key
 from rproxy.limits import Limits
 from rproxy.listening import parse_listen
@@ -23,6 +24,8 @@ from rproxy.tlsfiles import Files, client_files
 
 _DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(Limits)}
 _PORT = "8000"
+#: Far beyond what any machine has use for.
+MOST_WORKERS = 256
 #: Before an endpoint: those that ``--proxy-from`` names are expected there, and only there. As Twisted writes it.
 _FRONTED = "haproxy:"
 
@@ -45,6 +48,15 @@ def _limit(name: str, text: str) -> list[object]:
     return [option, None, default, text, parse]
 
 
+def _workers(text: str) -> int:
+    if text == "auto":
+        return min(len(os.sched_getaffinity(0)), MOST_WORKERS)
+    try:
+        return whole(1, MOST_WORKERS)(text)
+    except ArgumentTypeError as error:
+        raise usage.UsageError(f"--workers: {error}, or auto") from None
+
+
 class Options(usage.Options):
     """The options of ``twistd rproxy``."""
 
@@ -54,7 +66,7 @@ class Options(usage.Options):
     optParameters: ClassVar = [
         ["port", "p", None, f"TCP port to listen on, on all interfaces; 0 for any free one [default: {_PORT}]"],
         _limit("max_packet", "The longest packet, in bytes"),
-        _limit("max_clients", "Client connections at a time; further ones wait"),
+        _limit("max_clients", "Client connections at a time, of all workers; further ones wait"),
         _limit("max_clients_per_address", "Of those from one address, or IPv6 /64; further ones are refused; 0: any"),
         _limit("rate_limit", "Packets a second from one address; it isn't read from beyond; 0: any"),
         _limit("max_bytes_per_address", "Unanswered bytes of one address, likewise"),
@@ -87,6 +99,7 @@ class Options(usage.Options):
         ["upstream-tls-cert", None, None, "File with the certificate to show to servers"],
         ["upstream-tls-key", None, None, "File with its key"],
         ["upstream-tls-name", None, None, "What servers' certificates are for, instead of each one's IP address"],
+        ["workers", None, 1, "Processes that serve, or auto: as many as there are processors for it", _workers],
         ["policies", None, None, "Who may serve and ask for which policy: a TOML file"],
     ]
     optFlags: ClassVar = [

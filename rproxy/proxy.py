@@ -30,6 +30,8 @@ from rproxy.routing import Router
 from rproxy.trail import Trail
 from rproxy.upstream import Connect
 
+_logger = Logger()
+
 
 class Entrance(Factory):
     """Where peers of one kind come in."""
@@ -58,7 +60,6 @@ class ProxyFactory(Factory):
     """
 
     noisy = False
-    _logger = Logger()
 
     def __init__(
         self,
@@ -98,7 +99,7 @@ class ProxyFactory(Factory):
         self.admission = Admission(policies, self.registry, self.counters, clock.seconds, trail)
         self.addresses = Addresses(limits, clock.seconds)
         #: Says why a connection was refused.
-        self.log_refusal = QuietLog(clock.seconds, self._logger.warn, "refused connections")
+        self.log_refusal = QuietLog(clock.seconds, _logger.warn, "refused connections")
         #: Whether there is a policy that not everybody may ask for.
         self.asks_clients = policies.ask_something_of_clients
         #: Where the clients' packets go.
@@ -129,13 +130,11 @@ class ProxyFactory(Factory):
     def listening(self, port: IListeningPort) -> None:
         """Clients come in here."""
         self.ports.append(port)
-        self._logger.info(
-            "Running the reverse proxy on port {port}", port=getattr(port.getHost(), "port", port.getHost())
-        )
+        say_running(port)
 
     def registering(self, port: IListeningPort) -> None:
         """Servers come in here, and nobody else, however many clients there are."""
-        self._logger.info("Registering servers on port {port}", port=getattr(port.getHost(), "port", port.getHost()))
+        say_registering(port)
 
     def buildProtocol(self, addr: IAddress | None) -> ProxyProtocol:
         return ProxyProtocol(self, self.address_of(addr))
@@ -161,7 +160,7 @@ class ProxyFactory(Factory):
         self.router.bar([registration for registration, _ in revoked])
         for registration, why in revoked:
             self.registry.revoke(registration, why)
-            self._logger.warn(
+            _logger.warn(
                 "Revoked the registration of server id {registration.server_id} for privacy policy"
                 " {registration.policy}: {why}; packets that it had and hasn't answered: {in_flight}",
                 registration=registration,
@@ -176,6 +175,7 @@ class ProxyFactory(Factory):
 
     def opened(self, client: Connection) -> None:
         """A connection was made."""
+        self.counters.accepted += 1
         self.clients.add(client)
         if client.may_be_client:
             self.count_client(1)
@@ -290,7 +290,7 @@ class ProxyFactory(Factory):
         self.router.registered(registration)
 
     def _found(self, registration: Registration) -> None:
-        self._logger.info(
+        _logger.info(
             "Found in the registry: server id {registration.server_id} ip {registration.host}"
             " privacy policy {registration.policy} port {registration.port}",
             registration=registration,
@@ -311,11 +311,25 @@ class ProxyFactory(Factory):
         self.registry.let_go(registration)
 
     def _ended(self, registration: Registration) -> None:
-        self._logger.info(
+        _logger.info(
             "Registration of server id {registration.server_id} for privacy policy {registration.policy} ended",
             registration=registration,
         )
         self.router.ended(registration)
+
+
+def say_running(port: IListeningPort) -> None:
+    """Tell the log where clients come in (docs/protocol.rst, What the terminals show)."""
+    _logger.info("Running the reverse proxy on port {port}", port=_shown(port))
+
+
+def say_registering(port: IListeningPort) -> None:
+    """Tell the log where servers register, where that is elsewhere."""
+    _logger.info("Registering servers on port {port}", port=_shown(port))
+
+
+def _shown(port: IListeningPort) -> object:
+    return getattr(port.getHost(), "port", port.getHost())
 
 
 def _lease_changed(owner: Hashable) -> None:

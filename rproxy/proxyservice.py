@@ -10,8 +10,11 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from rproxy.listening import ListenerService
+from rproxy.metrics import Counters
 from rproxy.proxy import ProxyFactory
 from rproxy.sweeping import SweepService
+
+_logger = Logger()
 
 #: How long connections may take to send the last answers at the end, in seconds.
 CLOSE_TIMEOUT = 2.0
@@ -25,8 +28,6 @@ class ProxyService(MultiService):
     :param sweeps: what keeps its deadlines; they go on until the last packet is answered.
     :param drain_timeout: how long a stop may wait for what is in flight, in seconds.
     """
-
-    _logger = Logger()
 
     def __init__(
         self,
@@ -62,25 +63,29 @@ class ProxyService(MultiService):
         await maybeDeferred(self._replica.stopService)
         await self._end(self._factory.close(), CLOSE_TIMEOUT, "closing the last connections")
         self._factory.abort()
-        counters = self._factory.counters
-        self._logger.info(
-            "Stopped after {received} packets: {acked} acked, {refused} refused, {client_gone} whose client was gone",
-            received=counters.received,
-            acked=counters.acked,
-            refused=counters.refused.total(),
-            client_gone=counters.client_gone,
-            by_code=dict(counters.refused),
-        )
+        say_stopped(self._factory.counters)
         await maybeDeferred(super().stopService)
 
     async def _end(self, over: Deferred[None], seconds: float, what: str) -> None:
         try:
             await over.addTimeout(seconds, self._clock)
         except TimeoutError:
-            self._logger.warn(
+            _logger.warn(
                 "Gave up {what} after {seconds:g} seconds, with {in_flight} packets in flight on {clients} connections",
                 what=what,
                 seconds=seconds,
                 in_flight=self._factory.in_flight,
                 clients=len(self._factory.clients),
             )
+
+
+def say_stopped(counters: Counters) -> None:
+    """Tell the log what became of all packets."""
+    _logger.info(
+        "Stopped after {received} packets: {acked} acked, {refused} refused, {client_gone} whose client was gone",
+        received=counters.received,
+        acked=counters.acked,
+        refused=counters.refused.total(),
+        client_gone=counters.client_gone,
+        by_code=dict(counters.refused),
+    )

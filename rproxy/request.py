@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 from msgspec import Struct
 
 from rproxy import packets
-from rproxy.metrics import ServerTally, Times
+from rproxy.tallies import ServerTally, Times
 
 
 class Asker(Protocol):
@@ -48,12 +48,8 @@ class Server(Protocol):
         """Where its packets are counted."""
 
     @property
-    def times(self) -> Times:
-        """Of that, how long its answers took, and how long those of its policy in all."""
-
-    @property
     def total_times(self) -> Times:
-        """See there."""
+        """Of that."""
 
 
 class Allowance:

@@ -14,9 +14,9 @@ from typing import Protocol
 
 from attrs import define, field
 
-from rproxy.metrics import ServerTally, Times
 from rproxy.registration import Registration
 from rproxy.request import Request
+from rproxy.tallies import ServerTally, Times
 
 
 class Target(Protocol):
@@ -48,7 +48,6 @@ class Member:
     number: int = field(init=False)
     #: Whether packets may be written to it: not once it drains, is replaced, or its registration ended.
     live: bool = field(init=False)
-    times: Times = field(init=False)
     total_times: Times = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -57,8 +56,7 @@ class Member:
         self.server_id = self.registration.server_id
         self.number = self.registration.number
         self.live = not self.registration.draining
-        self.times = self.tally.times
-        self.total_times = self.tally.policy.times
+        self.total_times = self.tally.total_times
 
 
 class Rotation:

@@ -19,13 +19,14 @@ from twisted.logger import Logger
 from rproxy import packets
 from rproxy.health import Health
 from rproxy.limits import CLASSIC_READ, Limits
-from rproxy.metrics import Counters, PolicyTally
+from rproxy.metrics import Counters
 from rproxy.packetlog import ProxyLog
 from rproxy.policies import EVERYTHING, Policies, Policy
 from rproxy.rates import Bucket
 from rproxy.registration import Address, Registration
 from rproxy.request import Allowance, Refusal, Request
 from rproxy.rotation import Member, Rotation
+from rproxy.tallies import PolicyTally
 from rproxy.trail import Trail
 from rproxy.upstream import Connect, Upstream
 from rproxy.waiting import WaitingLine
@@ -164,7 +165,7 @@ class Router:
         route = self._routes.get(request.policy)
         if route is None:
             if not self.ask(request):
-                self._counters.unserved(request.policy)
+                self._counters.tallies.unserved(request.policy)
                 request.refuse("no-server", "no", f"no server serves policy {request.policy}")
             return
         route.tally.received += 1
@@ -190,7 +191,7 @@ class Router:
             if request.policy in self._routes:
                 self.submit(request)
             else:
-                self._counters.unserved(request.policy)
+                self._counters.tallies.unserved(request.policy)
                 request.refuse("no-server", "no", f"no server serves policy {request.policy}")
 
     def _within_limits(self, route: Route, request: Request) -> bool:
@@ -296,7 +297,7 @@ class Router:
         upstream = self._upstreams.get(place)
         if upstream is None:
             upstream = self._upstreams[place] = self._make_upstream(*place, up=up)
-        tally = self._counters.server(route.tally, *registration.key)
+        tally = self._counters.tallies.server(route.tally, *registration.key)
         tally.registrations += 1
         member = Member(registration, upstream, tally)
         replaced = route.rotation.put(member)
@@ -390,7 +391,7 @@ class Router:
         # Who may serve a policy was decided before: it is one that exists.
         policy = self._policies.get(name) or Policy()
         limits = self._limits_of(policy)
-        return Route(WaitingLine(limits), limits, policy, self._counters.policy(name, limits.timeout))
+        return Route(WaitingLine(limits), limits, policy, self._counters.tallies.policy(name, limits.timeout))
 
     def _limits_of(self, policy: Policy) -> Limits:
         """The limits that the policy's packets are held to; the proxy's, the same object, where it has none."""

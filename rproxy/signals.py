@@ -10,10 +10,12 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
 from twisted.application.service import Service
+from twisted.internet.error import ReactorNotRunning
 from twisted.logger import Logger
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -23,12 +25,15 @@ class SignalService(Service):
     """Handles the signals while the reactor runs, in the place of the reactor's own handlers.
 
     It is to be the first service of its process, so that nothing says earlier that the process is ready.
+
+    :param at_once: called by the second signal, in its handler, before the process ends.
     """
 
     _logger = Logger()
 
-    def __init__(self, reactor: Any) -> None:
+    def __init__(self, reactor: Any, at_once: Callable[[], object] = lambda: None) -> None:
         self._reactor = reactor
+        self._at_once = at_once
         self._before: dict[int, Any] = {}
         self._stopping = False
 
@@ -57,6 +62,7 @@ class SignalService(Service):
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._stopping:
+            self._at_once()
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
@@ -65,7 +71,9 @@ class SignalService(Service):
 
     def _stop(self, name: str) -> None:
         self._logger.info("Received {name}: stopping; a second one ends the process at once", name=name)
-        self._reactor.stop()
+        # Somebody else may have stopped it already.
+        with suppress(ReactorNotRunning):
+            self._reactor.stop()
 
 
 class ReloadService(Service):
@@ -92,6 +100,10 @@ class ReloadService(Service):
 
     def _reload(self) -> None:
         self._logger.info("Received SIGHUP: reading files again")
+        self.reload()
+
+    def reload(self) -> None:
+        """Have all files read again."""
         for reload in self._reloads:
             try:
                 reload()

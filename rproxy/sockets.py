@@ -15,7 +15,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 from errno import EAGAIN, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM
-from select import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, epoll
+from select import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, POLLIN, epoll, poll
 from socket import MSG_DONTWAIT
 from typing import Any
 
@@ -35,6 +35,9 @@ READ = 1 << 16
 ACCEPTS = 64
 #: Seconds until accepting is tried again after the process has run out of files or memory.
 PAUSE = 0.5
+#: Seconds for which a connection is left to other processes, and for which none is once they left one.
+COURTESY = 0.003
+INSISTENCE = 0.25
 
 _AGAIN = frozenset((EAGAIN, EINTR, ENOBUFS))
 _EXHAUSTED = frozenset((EMFILE, ENFILE, ENOBUFS, ENOMEM))
@@ -185,6 +188,12 @@ class GroupedServer(_GroupedConnection, tcp.Server):
         return f"<{type(self).__name__} from {self.client}>"
 
 
+def _is_readable(each: socket.socket) -> bool:
+    looks = poll()
+    looks.register(each, POLLIN)
+    return bool(looks.poll(0))
+
+
 def _address(name: Any) -> IPv4Address | IPv6Address:
     return IPv4Address("TCP", *name) if len(name) == 2 else IPv6Address("TCP", *_with_link(name))
 
@@ -214,6 +223,10 @@ class GroupedPort(tcp.Port):
     _accepting = False
     #: The end of a pause, see :meth:`_rest`.
     _resting: IDelayedCall | None = None
+    #: Until when nobody is given way to, as nobody took what was left to them, in the clock's seconds.
+    _insists_until = 0.0
+    #: Something is left to others now.
+    _gave_way = False
 
     def startReading(self) -> None:
         # Who says so may not know yet that the port is closed.
@@ -230,8 +243,10 @@ class GroupedPort(tcp.Port):
         listener: Any = self.socket
         factory: Any = self.factory
         group = self.reactor
+        if group.gives_way is not None and self._give_way(group.gives_way):
+            return
         family, kind, proto = listener.family, listener.type, listener.proto
-        for _ in range(ACCEPTS):
+        for _ in range(group.accepts):
             if not self._accepting:
                 return
             try:
@@ -239,7 +254,8 @@ class GroupedPort(tcp.Port):
                 descriptor, address = listener._accept()
             except OSError as error:
                 if error.errno in _EXHAUSTED:
-                    self._rest(error)
+                    self._logger.warn("Can't accept connections for now: {error}", error=error)
+                    self._rest(PAUSE)
                 return
             # Nor is what the class socket.socket adds to this one of any use here.
             accepted: Any = socket.SocketType(family, kind, proto, descriptor)
@@ -256,14 +272,26 @@ class GroupedPort(tcp.Port):
             if transport is None:
                 accepted.close()
 
-    def _rest(self, error: OSError) -> None:
+    def _give_way(self, gives_way: Callable[[], bool]) -> bool:
+        """Leave a connection to another process for a moment; but not if nobody took the one before."""
+        now = self.reactor.seconds()
+        if now < self._insists_until or not gives_way():
+            return False
+        self._gave_way = True
+        self._rest(COURTESY)
+        return True
+
+    def _rest(self, seconds: float) -> None:
         """Accept nobody for a while, whoever says so, and let those that wait stay in the backlog."""
-        self._logger.warn("Can't accept connections for now: {error}", error=error)
         super().stopReading()
-        self._resting = self.reactor.callLater(PAUSE, self._resume)
+        self._resting = self.reactor.callLater(seconds, self._resume)
 
     def _resume(self) -> None:
         self._resting = None
+        if self._gave_way:
+            self._gave_way = False
+            if _is_readable(self.socket):
+                self._insists_until = self.reactor.seconds() + INSISTENCE
         if self._accepting:
             self.startReading()
 
@@ -279,11 +307,17 @@ class SocketGroup:
     """TCP ports and connections that are read, written and closed turn by turn.
 
     It has a reactor's methods: its own for TCP and for watching sockets, and the reactor's for all else.
+
+    :param accepts: how many connections a port accepts in one turn.
     """
 
     _logger = Logger(namespace="rproxy.sockets")
+    #: Whether a connection that comes is better left to another process that accepts from the same sockets; None where
+    #: there is none.
+    gives_way: Callable[[], bool] | None = None
 
-    def __init__(self, reactor: Any) -> None:
+    def __init__(self, reactor: Any, accepts: int = ACCEPTS) -> None:
+        self.accepts = accepts
         self._reactor = reactor
         self._epoll = epoll()
         self.fileno = self._epoll.fileno

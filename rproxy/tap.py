@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from uuid import uuid4
 
+from attrs import frozen
 from twisted.application.service import IService, MultiService
 from twisted.internet.endpoints import TCP4ClientEndpoint
-from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.interfaces import IListeningPort, IStreamClientEndpoint, IStreamServerEndpoint
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
@@ -22,6 +23,7 @@ from rproxy.forgetting import LOOKS, Forgetter
 from rproxy.fronted import FrontedFactory
 from rproxy.limits import Limits
 from rproxy.listening import ListenerService
+from rproxy.metrics import Counters
 from rproxy.openfiles import OpenFilesService
 from rproxy.options import Options
 from rproxy.packetlog import ProxyLog
@@ -39,6 +41,7 @@ from rproxy.sweeping import SWEEP, SweepService
 from rproxy.tls import SWEEP_LOGS, Keyring
 from rproxy.tlsfiles import CertificatesError, split_listen
 from rproxy.trail import Trail
+from rproxy.workers.parent import make_parent
 
 __all__ = ["Options", "makeService"]
 
@@ -81,8 +84,15 @@ def _record(options: Options, trail: Trail, factory: ProxyFactory, reactor: Any)
     )
 
 
-def _listeners(options: Options, factory: ProxyFactory, keyring: Keyring, sockets: Any) -> Iterator[ListenerService]:
+def _listeners(
+    options: Options,
+    factory: ProxyFactory,
+    keyring: Keyring,
+    sockets: Any,
+    endpoints: Sequence[IStreamServerEndpoint] | None,
+) -> Iterator[ListenerService]:
     """Where the proxy listens, with TLS on top of TCP, and what other proxies put in front of both."""
+    inherited = None if endpoints is None else iter(endpoints)
     apart = bool(options["register-listen"])
     for begin, inner, listening in (
         ("", Entrance(factory, ClientProtocol) if apart else factory, factory.listening),
@@ -93,18 +103,53 @@ def _listeners(options: Options, factory: ProxyFactory, keyring: Keyring, socket
             front = keyring.server(files, inner, factory.clock)
             if is_fronted:
                 front = FrontedFactory(front, factory, options["proxy-from"])
-            yield ListenerService(endpoint, front, sockets, listening)
+            if inherited is None:
+                yield ListenerService(endpoint, front, sockets, listening)
+            else:
+                # Whoever bound it says where that is.
+                quiet = factory.ports.append if not begin else _say_nothing
+                yield ListenerService(endpoint, front, sockets, quiet, next(inherited))
+
+
+def _say_nothing(port: IListeningPort) -> None:
+    """What is said of ports that another process bound."""
+
+
+@frozen
+class Proxy:
+    """A proxy that was put together.
+
+    :ivar reload: has its files read again.
+    :ivar connections: how many it has accepted and not closed.
+    """
+
+    service: MultiService
+    counters: Counters
+    reload: Callable[[], None]
+    connections: Callable[[], int]
 
 
 def makeService(options: Options) -> IService:
-    """The proxy that the options ask for.
+    """What the options ask for: a proxy, or the parent of several.
 
     :raises SystemExit: its certificates can't be used, or its registry.
     """
-    from twisted.internet import reactor as the_reactor
+    from twisted.internet import reactor
 
-    reactor: Any = the_reactor
-    sockets: Any = SocketGroup(reactor)
+    if options["workers"] > 1:
+        return make_parent(options, reactor)
+    return make_proxy(options, reactor, SocketGroup(reactor)).service
+
+
+def make_proxy(
+    options: Options, reactor: Any, sockets: Any, endpoints: Sequence[IStreamServerEndpoint] | None = None
+) -> Proxy:
+    """The proxy that the options ask for.
+
+    :param sockets: the reactor for TCP.
+    :param endpoints: where to listen for each ``--listen``, and each ``--register-listen``, if somebody bound them.
+    :raises SystemExit: its certificates can't be used.
+    """
     limits: Limits = options["limits"]
     keyring = Keyring()
 
@@ -128,7 +173,7 @@ def makeService(options: Options) -> IService:
     )
     try:
         keyring.load(options["upstream-files"])
-        listeners = list(_listeners(options, factory, keyring, sockets))
+        listeners = list(_listeners(options, factory, keyring, sockets, endpoints))
     except CertificatesError as error:
         raise SystemExit(str(error)) from None
     replica = Replica(
@@ -163,5 +208,6 @@ def makeService(options: Options) -> IService:
         # The proxy's own child, because those are stopped when its last packet is answered.
         recorder.setServiceParent(proxy)
         reloads.append(recorder.reopen)
-    ReloadService(reactor, reloads).setServiceParent(service)
-    return service
+    reload = ReloadService(reactor, reloads)
+    reload.setServiceParent(service)
+    return Proxy(service, factory.counters, reload.reload, lambda: len(factory.clients))

@@ -6,8 +6,9 @@ Nothing is read here, and nothing is needed for it but Python: :mod:`rproxy.cert
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
-from attrs import evolve, frozen
+from attrs import asdict, evolve, frozen
 
 #: In the place of a file with certificate authorities: those that the system trusts.
 SYSTEM = "system"
@@ -82,6 +83,33 @@ def split_listen(description: str, default: Files | None = None) -> tuple[str, F
         # Anybody can have a certificate from one of these.
         raise ValueError(f"{description}: the certificates of clients have to come from an authority of your own")
     return ":".join(("tcp", *below)), evolve(files, ca=files.ca or None)
+
+
+def absolute_files(files: Files) -> Files:
+    """Return the same files, for who may be in another folder."""
+    return Files(
+        **{
+            name: str(Path(value).absolute()) if value and value != SYSTEM else value
+            for name, value in asdict(files).items()
+        }
+    )
+
+
+def absolute_listen(description: str) -> str:
+    """Return a description that names the same files, for who may be in another folder; see :func:`split_listen`."""
+    kind, *parts = _parts(description)
+    if kind != "tls":
+        return description
+    changed = [kind]
+    for part in parts:
+        name, _, value = part.partition("=")
+        if name in {"ca", "cert", "key"} and value:
+            path = str(Path(re.sub(r"\\(.)", r"\1", value, flags=re.DOTALL)).absolute())
+            escaped = re.sub(r"([:\\])", r"\\\1", path)
+            changed.append(f"{name}={escaped}")
+        else:
+            changed.append(part)
+    return ":".join(changed)
 
 
 def _parts(description: str) -> list[str]:

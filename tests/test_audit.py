@@ -36,10 +36,10 @@ from rproxy.audit.lines import (
     stamp,
 )
 from rproxy.audit.reading import ReadError, find_end
-from rproxy.metrics import PolicyTally, ServerTally
 from rproxy.packets import Setup
 from rproxy.registration import Registration
 from rproxy.request import Refusal, Request
+from rproxy.tallies import PolicyTally, ServerTally
 from rproxy.trail import REFUSED_LINES, REFUSED_PERIOD, ROOM, SHARED, Trail
 from tests.test_cli import CommandCase
 
@@ -73,7 +73,7 @@ class Server:
         self.number = registration.number
         self.target = self
         self.tally = ServerTally(PolicyTally(30.0))
-        self.times, self.total_times = self.tally.times, self.tally.policy.times
+        self.total_times = self.tally.total_times
 
 
 def request(client_id: str = "1", policy: str = "111") -> Request:

@@ -582,6 +582,6 @@ class LostTLSTests(SynchronousTestCase):
         """It has failed, and is told why, also with nothing on the connection; an end without TLS says nothing then."""
         for reason, why in (TLSError("unknown ca"), "unknown ca"), (ConnectionLost(), ""):
             whys: list[str] = []
-            pool: Any = SimpleNamespace(lost=lambda connection, why, whys=whys: whys.append(why))
+            pool: Any = SimpleNamespace(lost=lambda connection, why, whys=whys: whys.append(why), seconds=lambda: 0.0)
             UpstreamConnection(pool, 1, Limits(), Counters(), None).connectionLost(Failure(reason))
             self.assertEqual(whys, [why])

@@ -41,6 +41,7 @@ ORDER = (
     "audit",
     "hashing",
     "backoff",
+    "tallies",
     "metrics",
     "policies",
     "health",
@@ -78,7 +79,9 @@ ORDER = (
     "simulation",
     "cli",
     "options",
+    "workers",
     "tap",
+    "worker",
     "pooltap",
 )
 
@@ -108,6 +111,7 @@ PURE = frozenset(
         "registry",
         "request",
         "rotation",
+        "tallies",
         "trail",
         "tlsfiles",
         "waiting",

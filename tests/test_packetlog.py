@@ -10,11 +10,11 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from rproxy import packets
 from rproxy.health import FULL_SHARE
-from rproxy.metrics import PolicyTally, ServerTally
 from rproxy.packetlog import SHOWN, ProxyLog, shown
 from rproxy.registration import Registration
 from rproxy.request import Request
 from rproxy.rotation import Member
+from rproxy.tallies import PolicyTally, ServerTally
 from tests.strategies import texts
 
 SHA1 = "b0400cf1f3919fdba057dbd2acc52f148fbb43ac"

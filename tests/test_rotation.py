@@ -11,10 +11,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 import tests.strategies  # noqa: F401  # the profile that Hypothesis runs under
 from rproxy.health import FULL_SHARE
-from rproxy.metrics import PolicyTally, ServerTally
 from rproxy.registration import Registration
 from rproxy.request import Request
 from rproxy.rotation import Member, Rotation
+from rproxy.tallies import PolicyTally, ServerTally
 
 
 class Client:

@@ -4,12 +4,43 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ReactorNotRunning
 from twisted.logger import capturedLogs
-from twisted.trial.unittest import TestCase
+from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from rproxy.signals import ReloadService
+from rproxy.signals import ReloadService, SignalService
+
+
+class StopOnce:
+    """A reactor that somebody else has stopped."""
+
+    def callWhenRunning(self, call: Callable[[], object]) -> None:
+        call()
+
+    def callFromThread(self, call: Callable[..., object], *arguments: object) -> None:
+        call(*arguments)
+
+    def stop(self) -> None:
+        raise ReactorNotRunning("Can't stop reactor that isn't running.")
+
+
+class SignalServiceTests(SynchronousTestCase):
+    """What a process does that others end as well."""
+
+    def test_stopped_already(self) -> None:
+        """The first signal is no fault then, and doesn't count as the second."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self.addCleanup(signal.signal, number, signal.getsignal(number))
+        calls: list[str] = []
+        service = SignalService(StopOnce(), lambda: calls.append("at once"))
+        service.privilegedStartService()
+        service.startService()
+        os.kill(os.getpid(), signal.SIGTERM)
+        self.assertEqual(calls, [])
+        service.stopService()
 
 
 class ReloadServiceTests(TestCase):

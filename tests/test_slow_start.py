@@ -8,10 +8,10 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from rproxy.health import FULL_SHARE
-from rproxy.metrics import PolicyTally, ServerTally
 from rproxy.registration import Registration
 from rproxy.request import Request
 from rproxy.rotation import Member, Rotation
+from rproxy.tallies import PolicyTally, ServerTally
 from tests.memory import Client, Proxy, ProxyCase
 
 

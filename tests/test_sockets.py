@@ -49,7 +49,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
 from zope.interface import implementer
 
-from rproxy.sockets import ACCEPTS, PAUSE, READ, SocketGroup
+from rproxy.sockets import ACCEPTS, COURTESY, INSISTENCE, PAUSE, READ, SocketGroup
 from tests.support import FAULT, PATIENCE, Talk, Twistd, data_packet, run, wait_for
 
 #: More than the kernels of both ends hold together.
@@ -217,6 +217,9 @@ class Delays:
     def callLater(self, delay: float, function: Callable[..., object], *arguments: object, **named: object) -> Any:
         scheduler = self.clock if delay else self._reactor
         return scheduler.callLater(delay, function, *arguments, **named)
+
+    def seconds(self) -> float:
+        return self.clock.seconds()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._reactor, name)
@@ -1091,6 +1094,65 @@ class PortTests(SocketCase):
         await self.until(lambda: len(self.accepted) == 1 + len(crowd))
         for each, its_peer in zip(self.accepted[1:], crowd, strict=True):
             await self.assert_echoes(each, its_peer)
+
+    async def test_one_a_turn(self) -> None:
+        """The others are left to whoever accepts from the same socket."""
+        self.group.accepts = 1
+        before = self.group.turns
+        crowd = [self.peer() for _ in range(3)]
+        await self.until(lambda: len(self.accepted) == len(crowd))
+        self.assertGreaterEqual(self.group.turns - before, len(crowd))
+
+    async def test_left_to_others(self) -> None:
+        """For a moment; if nobody took it, it is accepted, and so is all that comes within a while."""
+        asked: list[bool] = []
+
+        def gives_way() -> bool:
+            asked.append(True)
+            return True
+
+        self.group.gives_way = gives_way
+        peer = self.peer()
+        await self.until(lambda: asked)
+        await self.assert_rests()
+        self.assertEqual(self.accepted, [])
+        self.delays.clock.advance(COURTESY)
+        await self.until(lambda: self.accepted)
+        await self.assert_echoes(self.accepted[0], peer)
+        self.peer()
+        await self.until(lambda: len(self.accepted) == 2)
+        self.assertEqual(len(asked), 1)
+        self.delays.clock.advance(INSISTENCE)
+        self.peer()
+        await self.until(lambda: len(asked) == 2)
+        self.delays.clock.advance(COURTESY)
+        await self.until(lambda: len(self.accepted) == 3)
+
+    async def test_left_to_others_and_taken(self) -> None:
+        """The next one may be left to them too."""
+        asked: list[bool] = []
+
+        def gives_way() -> bool:
+            asked.append(True)
+            return True
+
+        self.group.gives_way = gives_way
+        self.peer()
+        await self.until(lambda: asked)
+        taken, _ = self.port.socket.accept()
+        self.addCleanup(taken.close)
+        self.delays.clock.advance(COURTESY)
+        self.peer()
+        await self.until(lambda: len(asked) == 2)
+        self.assertEqual(self.accepted, [])
+        self.delays.clock.advance(COURTESY)
+        await self.until(lambda: self.accepted)
+
+    async def test_nobody_to_leave_it_to(self) -> None:
+        self.group.gives_way = lambda: False
+        peer = self.peer()
+        await self.until(lambda: self.accepted)
+        await self.assert_echoes(self.accepted[0], peer)
 
     async def test_told_to_stop_in_a_burst(self) -> None:
         """The rest stays in the backlog until the port is told to start again."""

@@ -128,6 +128,24 @@ class ListenOptionsTests(SynchronousTestCase):
                 parsed("--port", port, "--listen", LOOPBACK)
 
 
+class WorkersOptionsTests(SynchronousTestCase):
+    """How many processes it is."""
+
+    def test_number(self) -> None:
+        self.assertEqual(1, parsed()["workers"])
+        self.assertEqual(4, parsed("--workers", "4")["workers"])
+
+    def test_auto(self) -> None:
+        """As many as there are processors for it, which may be fewer than there are."""
+        self.patch(os, "sched_getaffinity", lambda pid: {0, 2, 5})
+        self.assertEqual(3, parsed("--workers", "auto")["workers"])
+
+    def test_what_is_no_number(self) -> None:
+        for wrong in ("0", "-1", "257", "many", "1.5"):
+            with self.assertRaisesRegex(UsageError, "^--workers: '.*' is not a whole number from 1 to 256, or auto$"):
+                parsed("--workers", wrong)
+
+
 class TLSOptionsTests(SynchronousTestCase):
     """How it is secured."""
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from twisted.internet.endpoints import quoteStringArgument
 from twisted.trial.unittest import SynchronousTestCase
 
-from rproxy.tlsfiles import Files, client_files, split_listen
+from rproxy.tlsfiles import SYSTEM, Files, absolute_files, absolute_listen, client_files, split_listen
 
 
 class SplitListenTests(SynchronousTestCase):
@@ -56,6 +58,24 @@ class SplitListenTests(SynchronousTestCase):
         """That anybody can get a certificate for is no way to tell clients."""
         with self.assertRaisesRegex(ValueError, "have to come from an authority of your own$"):
             split_listen("tls:1:cert=a:key=b:ca=system")
+
+
+class AbsoluteTests(SynchronousTestCase):
+    """The same files from wherever one looks."""
+
+    def test_listen(self) -> None:
+        """All else stays, and so does what an absolute name means."""
+        here = Path.cwd()
+        text = r"tls:8443:interface=\:\:1:cert=a\:b\\c.pem:key=/k.pem:backlog=5"
+        below, files = split_listen(absolute_listen(text))
+        self.assertEqual((below, files), (split_listen(text)[0], Files(None, f"{here}/a:b\\c.pem", "/k.pem")))
+        self.assertEqual(absolute_listen("unix:cert=a"), "unix:cert=a")
+
+    def test_client(self) -> None:
+        """Those of the system have no name."""
+        here = Path.cwd()
+        self.assertEqual(absolute_files(Files("ca", "a", "/b")), Files(f"{here}/ca", f"{here}/a", "/b"))
+        self.assertEqual(absolute_files(Files(SYSTEM)), Files(SYSTEM))
 
 
 class ClientFilesTests(SynchronousTestCase):

@@ -33,6 +33,7 @@ class Key:
     """
 
     def __init__(self, secret: bytes) -> None:
+        self._secret = secret
         self._client = hmac.digest(secret, b"rproxy audit client", "sha256")
         chain = hmac.digest(secret, b"rproxy audit chain", "sha256")
         # HMAC as RFC 2104 spells it out. Copying what the key makes of both hashes takes half the time of the module's
@@ -41,6 +42,10 @@ class Key:
         self._outer = sha256(_pad(chain, 0x5C))
         #: Which key it is, without a word about the key: 16 hexadecimal digits.
         self.name = hmac.digest(secret, b"rproxy audit name", "sha256").hex()[:16]
+
+    def __reduce__(self) -> tuple[type[Key], tuple[bytes]]:
+        # For another process of the same proxy: what the secret became can't be handed on.
+        return Key, (self._secret,)
 
     def client(self, client_id: str) -> str:
         """Return what stands for a client's id: HMAC-SHA-256, as 64 hexadecimal digits."""

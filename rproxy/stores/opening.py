@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -37,6 +36,7 @@ def open_registry(url: MemoryUrl | SqliteUrl | RedisUrl, reactor: Any, keyring: 
         return SqliteStore(url.path, reactor)
     if find_spec("txredisapi") is None:
         raise StoreRefusedError("a registry in Redis needs txredisapi: pip install 'rproxy[redis]'")
-    # Only here, as it needs what isn't installed everywhere.
-    store: Store = import_module("rproxy.stores.redis").RedisStore(url, reactor, keyring)
-    return store
+    # Only here, as it needs what isn't installed everywhere, and installs a reactor.
+    from rproxy.stores.redis import RedisStore
+
+    return RedisStore(url, reactor, keyring)

@@ -33,7 +33,8 @@ class Worker:
     _thread: Thread = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._thread = Thread(target=self._run, name="rproxy store")
+        # Where the process fails before it has begun, nobody stops it, and the process is to end all the same.
+        self._thread = Thread(target=self._run, name="rproxy store", daemon=True)
         self._thread.start()
 
     def do(self, action: Callable[[], _T]) -> Deferred[_T]:

@@ -1,0 +1,125 @@
+"""What is counted by policy and by server, in a way that the way of a packet can afford.
+
+Only what was registered is told apart, and of that no more than some thousands in a process's life: whoever asks for
+policies that don't exist can't make the numbers many.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable
+
+from attrs import define, field
+
+#: The upper bounds of the classes of times, in seconds; what took longer is in one more class.
+BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+#: Policies and servers that are told apart at most. All further ones are counted as one.
+MOST_POLICIES = 1_000
+MOST_SERVERS = 10_000
+#: What these are called.
+OTHERS = ""
+
+#: How long things took: how many were within each of :data:`BOUNDS` and above the bound before, how many above all of
+#: them, and at last the sum of all times, in seconds. A plain list, because two are written to for each packet: that
+#: takes a tenth of what a histogram of a library takes.
+Times = list[float]
+
+
+def new_times() -> Times:
+    """Times of nothing yet."""
+    return [0] * (len(BOUNDS) + 1) + [0.0]
+
+
+def class_of(seconds: float) -> int:
+    """Where in :data:`Times` it is counted what took so long."""
+    return bisect_left(BOUNDS, seconds)
+
+
+def observe(times: Times, seconds: float) -> None:
+    """Something took so long."""
+    times[bisect_left(BOUNDS, seconds)] += 1
+    times[-1] += seconds
+
+
+def count_of(times: Times) -> int:
+    """How many things took these times."""
+    return int(sum(times[:-1]))
+
+
+@define(eq=False)
+class PolicyTally:
+    """What became of one policy's packets, but for the ACKs, which its servers' tallies have."""
+
+    #: From a packet's being read to its deadline, in seconds.
+    timeout: float
+    received: int = 0
+    #: Error packets written to clients, by code.
+    refused: Counter[str] = field(factory=Counter)
+    client_gone: int = 0
+    retried: int = 0
+
+
+@define(eq=False)
+class ServerTally:
+    """What became of the packets that one server was given under one policy."""
+
+    policy: PolicyTally
+    #: Packets that it never answered.
+    lost: int = 0
+    #: Times that it went down, and when it did so last, in the clock's seconds, and why.
+    downs: int = 0
+    down_at: float | None = None
+    down_why: str = ""
+    registrations: int = 0
+    #: Of each ACK that was written to a client: from the packet's being read to that.
+    total_times: Times = field(factory=new_times)
+    #: Of one answer of each read: from the packet's being written to that. Late ones too.
+    times: Times = field(factory=new_times)
+
+
+@define(eq=False)
+class Tallies:
+    """All of them, by policy, and by policy and server id."""
+
+    policies: dict[str, PolicyTally] = field(factory=dict)
+    servers: dict[tuple[str, str], ServerTally] = field(factory=dict)
+
+    def policy(self, name: str, timeout: float) -> PolicyTally:
+        """Where a policy that has servers is counted."""
+        tally = self.policies.get(name)
+        if tally is None:
+            if len(self.policies) >= MOST_POLICIES:
+                name = OTHERS
+            tally = self.policies.setdefault(name, PolicyTally(timeout))
+        tally.timeout = timeout
+        return tally
+
+    def server(self, policy: PolicyTally, name: str, server_id: str) -> ServerTally:
+        """Where a server is counted."""
+        key = name, server_id
+        if key not in self.servers and len(self.servers) >= MOST_SERVERS:
+            key = name, OTHERS
+        tally = self.servers.get(key)
+        if tally is None:
+            tally = self.servers[key] = ServerTally(policy)
+        return tally
+
+    def unserved(self, policy: str) -> None:
+        """A packet came that no server is looked for; it counts for its policy if that ever had one."""
+        tally = self.policies.get(policy)
+        if tally is not None:
+            tally.received += 1
+
+    def refused(self, policy: str, code: str) -> None:
+        """An error packet was written to a client."""
+        tally = self.policies.get(policy)
+        if tally is not None:
+            tally.refused[code] += 1
+
+    def gone(self, policies: Iterable[str]) -> None:
+        """The client of packets of these policies, one for each packet, is gone."""
+        for policy in policies:
+            tally = self.policies.get(policy)
+            if tally is not None:
+                tally.client_gone += 1

@@ -1,0 +1,129 @@
+"""Log lines from a worker to its parent, which writes them to the one log that there is.
+
+Each goes by itself, as one message over a pair of sockets that keeps messages apart, and it is sent when it is logged:
+nothing is gathered, so nothing is lost when the worker dies, and a flood fills no memory. Where the parent is behind, a
+line is left out and counted. The parent reads a few lines a turn, and writes each before it reads the next.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from typing import Any
+
+from twisted.internet.interfaces import IReadDescriptor
+from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, eventAsText
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+#: The longest text of a line, in characters: up to twelve bytes each in JSON, and the socket takes no more than 208 KiB
+#: at once (net.core.wmem_default).
+LONGEST = 1 << 14
+#: How many lines the parent reads in one turn.
+LINES = 32
+
+_LARGEST = 1 << 18
+
+
+def log_sockets() -> tuple[socket.socket, socket.socket]:
+    """Return the two ends: for the :class:`LineReader`, and for the :class:`LineSender`."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setblocking(False)
+    theirs.setblocking(False)
+    return ours, theirs
+
+
+@implementer(ILogObserver)
+class LineSender:
+    """A worker's log: sends each line to the parent.
+
+    :param sock: the worker's end of :func:`log_sockets`.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self._left_out = 0
+
+    def __call__(self, event: LogEvent) -> None:
+        if self._left_out and self._send(
+            "warn", __name__, f"Left out {self._left_out} lines: they came faster than they could be written"
+        ):
+            self._left_out = 0
+        level = event.get("log_level") or LogLevel.info
+        text = eventAsText(event, includeTimestamp=False, includeSystem=False)
+        if text and not self._send(level.name, event.get("log_namespace", ""), text):
+            self._left_out += 1
+
+    def _send(self, level: str, namespace: str, text: str) -> bool:
+        if len(text) > LONGEST:
+            text = f"{text[:LONGEST]}..."
+        try:
+            self._socket.send(json.dumps([level, namespace, text]).encode())
+        except BlockingIOError:
+            return False
+        except OSError:
+            # The parent is gone, and with it the log. What comes of that is the channel's matter.
+            return True
+        return True
+
+
+@implementer(IReadDescriptor)
+class LineReader:
+    """Writes a worker's lines to the log.
+
+    :param reactor: provides ``IReactorFDSet``.
+    :param sock: the parent's end of :func:`log_sockets`.
+    :param worker: its number.
+    """
+
+    def __init__(self, reactor: Any, sock: socket.socket, worker: int) -> None:
+        self._reactor = reactor
+        self._socket = sock
+        self._worker = worker
+        self.fileno = sock.fileno
+        reactor.addReader(self)
+
+    def doRead(self) -> None:
+        """Some lines came."""
+        for _ in range(LINES):
+            if not self._read():
+                return
+
+    def finish(self) -> None:
+        """Write what there is; nothing more comes, as the worker has ended."""
+        while self._read():
+            pass
+        self.connectionLost()
+
+    def connectionLost(self, reason: Failure | None = None) -> None:
+        """The worker has ended, or the reactor is stopping."""
+        if self._socket.fileno() >= 0:
+            self._reactor.removeReader(self)
+            self._socket.close()
+
+    def logPrefix(self) -> str:
+        """See :class:`twisted.internet.interfaces.ILoggingContext`."""
+        return f"worker {self._worker}"
+
+    def _read(self) -> bool:
+        """Write a line, if there is one."""
+        raw = b""
+        if self._socket.fileno() >= 0:
+            try:
+                raw = self._socket.recv(_LARGEST)
+            except BlockingIOError:
+                return False
+            except OSError:
+                raw = b""
+        if not raw:
+            self.connectionLost()
+            return False
+        level, namespace, text = json.loads(raw)
+        relay(self._worker, text, level, namespace)
+        return True
+
+
+def relay(worker: int, text: str, level: str = "info", namespace: str = __name__) -> None:
+    """Write a line of a worker's."""
+    logger = Logger(namespace=namespace)
+    logger.emit(LogLevel.lookupByName(level), "worker {worker}: {text}", worker=worker, text=text)

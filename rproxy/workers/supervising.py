@@ -1,0 +1,220 @@
+"""Keeps the workers: starts them, replaces those that die, and stops them in order.
+
+The start succeeds as a whole or not at all: until every worker has accepted once, one that ends before it did ends the
+proxy, as what kept it from starting will be a mistake in the options or the files. From then on each is replaced, after
+waits that grow, and the others go on. Where none is left, and :data:`ATTEMPTS` replacements of each in a row didn't
+come to accept, the proxy ends: who connects to a proxy that isn't there is told so, and who runs it notices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from attrs import define
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, TimeoutError, gatherResults, succeed
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from rproxy.backoff import Backoff
+from rproxy.counting import Count
+from rproxy.metrics import Counters
+from rproxy.proxyservice import say_stopped
+from rproxy.workers.channel import ChannelError
+from rproxy.workers.spawning import Told
+
+#: Before a worker is replaced, in seconds.
+BACKOFF = Backoff(0.2, 10.0)
+#: A worker that has accepted for so long isn't held against its replacement, in seconds.
+STEADY = 30.0
+#: So many replacements of each in a row may end before they accept.
+ATTEMPTS = 5
+
+
+class Worker(Protocol):
+    """What is asked of a worker; see :class:`rproxy.workers.spawning.WorkerProcess`."""
+
+    def ask(self, name: str, **arguments: Any) -> Deferred[Any]:
+        """Ask it something."""
+
+    def stop(self) -> None:
+        """Have it drain and leave."""
+
+    def kill(self) -> None:
+        """End it at once."""
+
+
+#: Starts the worker of that number, or raises :exc:`OSError`.
+Spawn = Callable[[int, Told], Worker]
+
+
+@define(eq=False)
+class _Place:
+    """One of the workers and those that come after it; it is also whom the worker tells of itself."""
+
+    supervisor: Supervisor
+    number: int
+    worker: Worker | None = None
+    is_ready: bool = False
+    has_told: bool = False
+    since: float = 0.0
+    #: Ends in a row: of those that weren't steady, and of those that didn't even accept.
+    ends: int = 0
+    in_vain: int = 0
+    restart: IDelayedCall | None = None
+
+    def ready(self) -> None:
+        """See :class:`Told`."""
+        self.supervisor.ready(self)
+
+    def counted(self, counters: Mapping[str, Any]) -> None:
+        """See :class:`Told`."""
+        self.has_told = True
+        self.supervisor.counters.add(counters)
+
+    def ended(self, how: str) -> None:
+        """See :class:`Told`."""
+        self.supervisor.ended(self, how)
+
+
+class Supervisor(Service):
+    """All workers.
+
+    :param size: how many.
+    :param spawn: starts one.
+    :param random: numbers from 0 to 1.
+    :param patience: from being told to stop until workers are killed, in seconds.
+    :param all_ready: called once, when all accept for the first time.
+    :param give_up: called once, when there is no use in going on.
+    """
+
+    _logger = Logger()
+
+    def __init__(
+        self,
+        size: int,
+        spawn: Spawn,
+        clock: IReactorTime,
+        random: Callable[[], float],
+        patience: float,
+        all_ready: Callable[[], object],
+        give_up: Callable[[], object],
+    ) -> None:
+        self.counters = Counters()
+        self._spawn = spawn
+        self._clock = clock
+        self._random = random
+        self._patience = patience
+        self._all_ready = all_ready
+        self._give_up = give_up
+        self._places = [_Place(self, number) for number in range(1, size + 1)]
+        self._alive = Count()
+        self._is_up = False
+        self._gave_up = False
+
+    def startService(self) -> None:
+        super().startService()
+        for place in self._places:
+            self._start(place)
+
+    def stopService(self) -> Deferred[None]:
+        """Have all drain and leave; fires when none is left, which is soon after ``patience`` at the latest."""
+        if not self.running:
+            return succeed(None)
+        super().stopService()
+        return Deferred.fromCoroutine(self._stop())
+
+    def ask(self, name: str, **arguments: Any) -> Deferred[list[Any]]:
+        """Ask all that there are, and fire with the answers of those that gave one, the first worker's first."""
+        asked = [place.worker.ask(name, **arguments) for place in self._places if place.worker is not None]
+        for each in asked:
+            each.addErrback(self._unanswered, name)
+        return gatherResults(asked).addCallback(lambda answers: [each for each in answers if each is not None])
+
+    def kill(self) -> None:
+        """End all at once; may be called in a signal handler."""
+        for place in self._places:
+            if place.worker is not None:
+                place.worker.kill()
+
+    # From the workers.
+
+    def ready(self, place: _Place) -> None:
+        """One accepts."""
+        place.is_ready = True
+        place.in_vain = 0
+        place.since = self._clock.seconds()
+        if self._is_up:
+            self._logger.info("Worker {number} is back", number=place.number)
+        elif self.running and all(each.is_ready for each in self._places):
+            self._is_up = True
+            self._all_ready()
+
+    def ended(self, place: _Place, how: str) -> None:
+        """One is no more."""
+        was_ready, place.is_ready, place.worker = place.is_ready, False, None
+        if was_ready and self._clock.seconds() - place.since >= STEADY:
+            place.ends = 0
+        if was_ready and not place.has_told:
+            how = f"{how}, and what it has counted is lost"
+        if self.running and not self._gave_up:
+            place.ends += 1
+            place.in_vain += not was_ready
+            self._replace(place, how)
+        elif was_ready and not place.has_told:
+            self._logger.warn("Worker {number} {how}", number=place.number, how=how)
+        self._alive.change(-1)
+
+    def _start(self, place: _Place) -> None:
+        place.restart = None
+        place.has_told = False
+        self._alive.change(1)
+        try:
+            place.worker = self._spawn(place.number, place)
+        except OSError as error:
+            self.ended(place, f"can't be started: {error}")
+
+    def _replace(self, place: _Place, how: str) -> None:
+        if not self._is_up and place.in_vain:
+            self._fail("Can't start: worker {number} {how}", place, how)
+        elif all(each.in_vain >= ATTEMPTS for each in self._places):
+            self._fail("Giving up, as no worker can be started any more: worker {number} {how}", place, how)
+        else:
+            wait = BACKOFF.seconds(place.ends, self._random())
+            place.restart = self._clock.callLater(wait, self._start, place)
+            self._logger.error(
+                "Worker {number} {how}; another one is started in {wait:.1f} seconds",
+                number=place.number,
+                how=how,
+                wait=wait,
+            )
+
+    def _fail(self, text: str, place: _Place, how: str) -> None:
+        self._logger.error(text, number=place.number, how=how)
+        self._gave_up = True
+        self._give_up()
+
+    def _unanswered(self, failure: Failure, name: str) -> None:
+        failure.trap(ChannelError)
+        self._logger.warn("A worker didn't answer {name}: {why}", name=name, why=failure.value)
+
+    async def _stop(self) -> None:
+        for place in self._places:
+            if place.restart is not None:
+                place.restart.cancel()
+                place.restart = None
+            if place.worker is not None:
+                place.worker.stop()
+        try:
+            await self._alive.when_zero().addTimeout(self._patience, self._clock)
+        except TimeoutError:
+            self._logger.warn(
+                "Killing the workers that didn't stop within {seconds:g} seconds: {numbers}",
+                seconds=self._patience,
+                numbers=", ".join(str(place.number) for place in self._places if place.worker is not None),
+            )
+            self.kill()
+            await self._alive.when_zero()
+        say_stopped(self.counters)

@@ -1,0 +1,670 @@
+"""Registrations in a Redis: the contract, its rules beside the ledger's, and all that can go wrong with a server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from tempfile import TemporaryDirectory
+from typing import Any
+from unittest import skipIf
+
+import pytest
+from attrs import evolve
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import TCP4ServerEndpoint
+from twisted.internet.error import ConnectionDone
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import Clock, deferLater
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+
+from rproxy.counting import Count
+from rproxy.records import NOBODY, Record
+from rproxy.stores import ENDS, LEASED_ENDS, Message, News, Position, Store, StoreError, StoreRefusedError
+from rproxy.stores.ledger import Ledger
+from rproxy.stores.redis import RedisStore
+from rproxy.stores.redis.link import TIMEOUT, Link
+from rproxy.stores.redis.script import EXCHANGE, FORMAT, keys
+from rproxy.stores.redis.session import Session
+from rproxy.stores.urls import RedisUrl
+from rproxy.tls import Keyring
+from rproxy.tlsfiles import Files
+from tests.authority import Authority
+from tests.contract import LONG, Process, StoreContract, record, registration, until
+from tests.redisserver import LOOPBACK, MISSING, RedisServer
+from tests.transports import Transport
+
+without_redis = skipIf(bool(MISSING), MISSING)
+
+STATE, RECORDS, CHANGES, LEASES, ENDED, PROCESSES = keys("rproxy")
+
+
+def store_at(port: int, **settings: Any) -> RedisStore:
+    return RedisStore(RedisUrl(((LOOPBACK, port),), **settings), reactor, Keyring())
+
+
+async def fails(deferred: Deferred[Any], kind: type[Exception] = StoreError) -> str:
+    """Return why it failed."""
+    with pytest.raises(kind) as caught:
+        await deferred
+    return str(caught.value)
+
+
+class RedisCase(TestCase):
+    """Has a folder for servers, which end with the test, and stores, which are closed with it."""
+
+    timeout = 60.0
+
+    def setUp(self) -> None:
+        # Before the servers end in whose files they are.
+        self.folder = Path(self.enterContext(TemporaryDirectory(prefix="rproxy-redis")))
+
+    def start(self, *settings: str, **more: Any) -> RedisServer:
+        server = RedisServer(self.folder, *settings, **more)
+        self.addCleanup(server.kill)
+        return server.start()
+
+    def store(self, port: int, **settings: Any) -> RedisStore:
+        store = store_at(port, **settings)
+        self.addCleanup(store.close)
+        return store
+
+    async def process_at(self, name: str, port: int, **settings: Any) -> Process:
+        return await Process(name, self.store(port, **settings)).open()
+
+    async def listen(self, said: bytes) -> int:
+        """Return the port of somebody who says this whenever something is said."""
+
+        class Says(Protocol):
+            def dataReceived(self, _: bytes) -> None:
+                assert self.transport is not None
+                self.transport.write(said)
+
+        factory: Any = Factory.forProtocol(Says)
+        listening: Any = await TCP4ServerEndpoint(reactor, 0, interface=LOOPBACK).listen(factory)
+        self.addCleanup(listening.stopListening)
+        port: int = listening.getHost().port
+        return port
+
+    async def opened(self, process: Process) -> None:
+        """Open it again, as soon as it can be."""
+
+        async def opens() -> bool:
+            try:
+                await process.open()
+            except StoreError:
+                return False
+            return True
+
+        await until(opens)
+
+
+@without_redis
+class RedisStoreTests(StoreContract, RedisCase):
+    """The contract, and what else a store does while all is well."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.server = self.start()
+
+    def make_store(self) -> Store:
+        return store_at(self.server.port)
+
+    async def test_very_much_at_once(self) -> None:
+        """There are bounds in Lua that none of this may hit."""
+        a = await self.process("a")
+        many = [record(str(number), holder="a", lease=LONG) for number in range(10_000)]
+
+        await a.tell(*many)
+        unknown = {("111", str(number), "b"): LONG for number in range(10_000)}
+        news = await a.tell(renewed=unknown | {each.key: LONG for each in many})
+
+        self.assertEqual(list(news.missing), list(unknown))
+        self.assertEqual(len(await a.everything()), len(many))
+
+    async def test_any_text(self) -> None:
+        """What has a meaning in Lua, in JSON, or between two values."""
+        a = await self.process("a")
+        for text in ('"', "\\", "\t1\t\n", "%d", "\x00", "ä\U0001f600", "}{", ""):
+            terms = evolve(registration(text + "1"), policy=text)
+            odd = Record(text, text + "1", text + "2", 1, terms)
+            await a.tell(odd)
+            self.assertEqual(list((await a.store.exchange(Message("a"))).records)[-1], odd)
+
+            await a.tell(evolve(odd, registration=evolve(terms, lease=0.0), version=2))
+            self.assertEqual(list((await a.tell()).records), [odd.ended(version=2)])
+
+    async def test_its_own_changes_are_no_news(self) -> None:
+        """Nobody is called for them by a Redis that has to tell everybody else."""
+        a, b = await self.process("a"), await self.process("b")
+        before = a.calls
+
+        for version in range(1, 50):
+            await a.tell(record(version=version))
+        self.assertEqual(a.calls, before)
+        await b.tell(record("2"))
+
+        async def called() -> bool:
+            return a.calls > before
+
+        await until(called)
+
+    async def test_prefixes(self) -> None:
+        """Two stores in one Redis have nothing to do with each other; nor have two databases."""
+        a = await self.process("a")
+        others = [store_at(self.server.port, prefix="other"), store_at(self.server.port, db=3)]
+        await a.tell(record())
+        for other in others:
+            self.addCleanup(other.close)
+            await other.open(lambda: None)
+            self.assertEqual((await other.exchange(Message("b"))).records, [])
+        self.assertEqual(await a.everything(), {"100": record()})
+
+    async def test_all_at_once_after_opening(self) -> None:
+        """Something may have been missed, whatever the position says."""
+        a = await self.process("a")
+        await a.tell(record())
+        await a.open()
+
+        self.assertTrue((await a.tell()).complete)
+        self.assertFalse((await a.tell()).complete)
+
+    async def test_ends_are_forgotten(self) -> None:
+        """As the ledger does; who wasn't told meanwhile is told everything."""
+        a, b = await self.process("a"), await self.process("b")
+        await b.tell()
+        leased, other = record("1", holder="a", lease=LONG).ended(), record("2", holder=NOBODY).ended()
+        await a.tell(leased, other)
+        now = int(self.server.call("TIME").split()[0])
+        for ended, seconds in ((leased, LEASED_ENDS), (other, ENDS)):
+            key = self.server.call("ZRANGE", CHANGES, "0", "-1").split("\n")[0 if ended is leased else 1]
+            due = float(self.server.call("ZSCORE", ENDED, key)) / 1e6
+            self.assertTrue(-60 < due - seconds - now < 60, (due, seconds, now))
+            if ended is leased:
+                self.server.call("ZADD", ENDED, "1", key)
+
+        late = await b.tell()
+        self.assertEqual((late.complete, list(late.records)), (True, [other]))
+        self.assertFalse((await b.tell()).complete)
+
+    async def test_as_the_ledger_does(self) -> None:
+        """Random messages, with leases that are over at once or never."""
+        for seed in range(20):
+            self.server.call("FLUSHALL")
+            await self._compare(Random(seed))
+
+    async def _compare(self, random: Random) -> None:
+        ledger = Ledger("life", Clock().seconds)
+        stores = {name: (await self.process(name)).store for name in "abc"}
+        seen: dict[str, Position | None] = dict.fromkeys(stores)
+        positions: list[tuple[Position | None, Position | None]] = [(None, None)]
+        for _ in range(40):
+            name = random.choice("abc")
+            mine, its = random.choice(positions[-5:]) if seen[name] else (None, None)
+            message = _random_message(random, name)
+            expected = ledger.exchange(evolve(message, since=mine))
+            news = await stores[name].exchange(evolve(message, since=its))
+            self.assertEqual(_comparable(news), _comparable(expected))
+            seen[name] = news.position
+            positions.append((expected.position, news.position))
+
+    async def test_foreign_data(self) -> None:
+        """They stay as they are, and the store isn't used."""
+        spoilers: list[tuple[list[str], str]] = [
+            (["HSET", STATE, "format", "2"], f"has data of format 2, and this release has {FORMAT}"),
+            (["HSET", RECORDS, "what", "ever"], "holds something else"),
+            (["HSET", RECORDS, '"policy":"111","id":"100","holder":""', '1\tstands\t1\t{"policy":1}'], "no record"),
+            (["DEL", STATE], "some of its data are missing"),
+            (["DEL", CHANGES], "some of its data are missing"),
+            (["SET", RECORDS, "x"], "in use for something else"),
+            (["SET", PROCESSES, "x"], "in use for something else"),
+        ]
+        for spoiler, text in spoilers:
+            self.server.call("FLUSHALL")
+            a = await self.process("a")
+            # With something to do for whoever comes next.
+            await a.tell(record(), record("2", holder="a", lease=0.0))
+            self.server.call(*spoiler)
+            before = self._all_data()
+
+            self.assertIn(text, await fails(store_at(self.server.port).open(lambda: None), StoreRefusedError))
+            self.assertEqual(self._all_data(), before)
+            if "HSET" not in spoiler or "format" in spoiler:
+                await fails(a.store.exchange(Message("a")), StoreError)
+
+    def _all_data(self) -> list[str]:
+        return sorted(self.server.call("DUMP", key) for key in self.server.call("KEYS", "*").split())
+
+    def test_what_it_is_called(self) -> None:
+        """Without what nobody should see."""
+        names = {
+            "redis://10.0.0.1:6379/2": RedisUrl((("10.0.0.1", 6379),), db=2, username="u", password="hidden"),
+            "rediss://[::1]:6379/0?prefix=p": RedisUrl((("::1", 6379),), prefix="p", tls=Files("system")),
+            "redis+sentinel://a:1,b:2/main/0": RedisUrl((("a", 1), ("b", 2)), "main"),
+        }
+        for name, url in names.items():
+            self.assertEqual(str(RedisStore(url, reactor, Keyring())), name)
+
+
+def _random_message(random: Random, name: str) -> Message:
+    def server() -> str:
+        return str(random.randrange(6))
+
+    def one() -> Record:
+        lease = random.choice((None, 0.0, LONG))
+        told = record(server(), holder=random.choice((name, NOBODY)), version=random.randrange(1, 9), lease=lease)
+        return told if random.random() < 0.7 else told.ended()
+
+    return Message(
+        name,
+        None,
+        [one() for _ in range(random.choice((0, 0, 1, 4)))],
+        {("111", server(), name): random.choice((-1.0, 0.0, LONG)) for _ in range(random.choice((0, 1, 4)))},
+        random.random() < 0.1,
+    )
+
+
+def _comparable(news: News) -> tuple[Any, ...]:
+    over = news.wait is not None and news.wait <= 0
+    known = news.wait if news.wait is None else over
+    return news.position.sequence, list(news.records), news.complete, list(news.missing), news.processes, known
+
+
+class SessionTests(SynchronousTestCase):
+    """Two connections, without a server."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.count = Count()
+        self.notes: list[bytes] = []
+        self.asking, self.told = self.link(), self.link()
+        self.session = Session(self.clock, self.asking, self.told, self.notes.append)
+        begun = Deferred.fromCoroutine(self.session.begin("c"))
+        self.told.dataReceived(b"*3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n")
+        self.assertIsNone(self.successResultOf(begun))
+
+    def link(self) -> Link:
+        link = Link(self.clock, "there", TIMEOUT, self.count)
+        link.makeConnection(Transport())
+        return link
+
+    def dropped(self) -> list[bool]:
+        """Which connections were."""
+        return [link.transport.disconnecting for link in (self.asking, self.told)]
+
+    def test_notes_however_they_come(self) -> None:
+        """All in one piece, or byte by byte; and none once it is over."""
+        note = b"*3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$4\r\nhere\r\n"
+        self.told.dataReceived(note * 2000)
+        for place in range(len(note)):
+            self.told.dataReceived(note[place : place + 1])
+        self.assertEqual(self.notes, [b"here"] * 2001)
+
+        self.session.end("enough")
+        self.told.dataReceived(note)
+        self.assertEqual(len(self.notes), 2001)
+
+    def test_a_listener_that_hangs(self) -> None:
+        """It is asked for a word when it was silent for some time, and given some time to answer."""
+        self.told.transport.clear()
+        for _ in range(3):
+            self.session.check()
+            self.clock.advance(TIMEOUT)
+            self.session.check()
+            self.session.check()
+            self.assertEqual(self.told.transport.value().count(b"PING"), 1)
+            self.told.transport.clear()
+            self.clock.advance(TIMEOUT / 2)
+            self.told.dataReceived(b"*2\r\n$4\r\npong\r\n$0\r\n\r\n")
+
+        self.clock.advance(TIMEOUT)
+        self.session.check()
+        self.clock.advance(TIMEOUT / 2)
+        self.session.check()
+        self.assertEqual(self.dropped(), [False, False])
+        self.clock.advance(TIMEOUT / 2)
+        with self.assertRaises(StoreError):
+            self.session.check()
+        self.assertEqual(self.dropped(), [True, True])
+
+    def test_one_takes_the_other_along(self) -> None:
+        """Who waits for an answer is told why."""
+        asked = Deferred.fromCoroutine(self.asking.ask("PING"))
+        self.told.connectionLost(Failure(ConnectionDone()))
+
+        self.assertEqual(self.dropped(), [True, False])
+        self.asking.connectionLost(Failure(ConnectionDone()))
+        self.assertIn("lost", str(self.failureResultOf(asked, StoreError).value))
+        self.assertEqual(self.count.number, 0)
+
+    def test_errors_have_a_meaning(self) -> None:
+        """Also those that an older Redis quotes from within a script; others are quoted."""
+        script = "ERR Error running script (call to f_0): @user_script:12: -"
+        for said, meaning in (
+            ("LOADING Redis is loading the dataset in memory", "is still reading its data"),
+            ("MOVED 3999 127.0.0.1:6381", "a node of a cluster"),
+            (script + "READONLY You can't write against a read only replica.", "is a replica"),
+            ("MISCONF Redis is configured to save RDB snapshots", "can't save"),
+            ("ERR what else", "what else"),
+        ):
+            asked = Deferred.fromCoroutine(self.asking.run(EXCHANGE, [], []))
+            self.asking.dataReceived(b"-" + said.encode() + b"\r\n")
+            self.assertIn(meaning, str(self.failureResultOf(asked, StoreError).value))
+
+    def test_a_password_is_never_quoted(self) -> None:
+        """Not even by who does so."""
+        entered = Deferred.fromCoroutine(self.asking.enter(None, "READONLY"))
+        self.asking.dataReceived(b"-ERR unknown command 'AUTH', with args beginning with: 'READONLY'\r\n")
+        self.assertNotIn("READONLY", str(self.failureResultOf(entered, StoreError).value))
+
+
+@without_redis
+class FailureTests(RedisCase):
+    """A server that goes, hangs, comes back, or isn't one."""
+
+    async def test_gone_and_back_empty(self) -> None:
+        """A new life begins, so that everybody hears that nothing is there."""
+        server = self.start()
+        a = await self.process_at("a", server.port)
+        before = (await a.tell(record())).position
+
+        server.kill()
+        self.assertIn("lost", await fails(a.store.exchange(Message("a"))))
+        self.assertIn("connected", await fails(a.store.open(lambda: None)))
+        self.assertIn("isn't open", await fails(a.store.exchange(Message("a"))))
+        server.start()
+        await a.open()
+
+        news = await a.tell()
+        self.assertNotEqual(news.position.life, before.life)
+        self.assertEqual((news.complete, list(news.records)), (True, []))
+
+    async def test_emptied_meanwhile(self) -> None:
+        """Nobody noticed, as no connection was lost."""
+        server = self.start()
+        a = await self.process_at("a", server.port)
+        before = (await a.tell(record())).position
+        server.call("FLUSHALL")
+
+        news = await a.tell()
+
+        self.assertNotEqual(news.position.life, before.life)
+        self.assertEqual((news.complete, list(news.records)), (True, []))
+
+    async def test_gone_and_back_with_its_data(self) -> None:
+        """The life goes on; and the script, which is gone, is given again."""
+        server = self.start("appendonly yes", "appendfsync always")
+        a = await self.process_at("a", server.port)
+        before = (await a.tell(record(), record("2", holder="a", lease=LONG))).position
+
+        server.kill()
+        await fails(a.store.exchange(Message("a")))
+        server.start()
+        await self.opened(a)
+
+        self.assertEqual((await a.tell()).position, before)
+        self.assertEqual(set(await a.everything()), {"100", "2a"})
+
+    async def test_without_its_scripts(self) -> None:
+        server = self.start()
+        a = await self.process_at("a", server.port)
+        await a.tell(record())
+        server.call("SCRIPT", "FLUSH")
+
+        self.assertFalse((await a.tell()).complete)
+
+    async def test_paused(self) -> None:
+        """It still accepts connections. Who waits isn't kept waiting, and all goes on afterwards."""
+        server = self.start()
+        a = await self.process_at("a", server.port)
+        await a.tell(record())
+        server.pause()
+        self.addCleanup(server.resume)
+
+        exchange, another = a.store.exchange(Message("a")), a.store.exchange(Message("a"))
+        self.assertIn("doesn't answer", await fails(exchange))
+        self.assertIn("doesn't answer", await fails(another))
+        self.assertIn("doesn't answer", await fails(a.store.open(lambda: None)))
+        server.resume()
+        await self.opened(a)
+
+        self.assertEqual(set(await a.everything()), {"100"})
+
+    async def test_only_the_notes_are_lost(self) -> None:
+        """Then the store has to be opened again: what was published meanwhile is missed."""
+        server = self.start()
+        a = await self.process_at("a", server.port)
+        await a.tell()
+        server.call("CLIENT", "KILL", "TYPE", "pubsub")
+
+        async def fails() -> bool:
+            try:
+                await a.tell()
+            except StoreError:
+                return True
+            return False
+
+        await until(fails)
+        before = a.calls
+        await a.open()
+        self.assertGreater(a.calls, before)
+        self.assertEqual(server.call("PUBSUB", "NUMSUB", "{rproxy}:changed").split()[-1], "1")
+
+    async def test_passwords(self) -> None:
+        """What is wrong is said, and what was tried isn't."""
+        server = self.start("requirepass right", "user u on >hidden ~* &* +@all", "user poor on >poor ~* +auth")
+        for settings, text in (
+            ({"password": "wrong"}, "doesn't take the password"),
+            ({"username": "u", "password": "wrong"}, "doesn't take the password"),
+            ({"username": "poor", "password": "poor"}, "may not do"),
+            ({}, "wants a password"),
+        ):
+            why = await fails(self.store(server.port, **settings).open(lambda: None))
+            self.assertIn(text, why)
+            self.assertNotIn("wrong", why)
+        for settings in ({"password": "right"}, {"username": "u", "password": "hidden"}):
+            self.assertEqual((await (await self.process_at("a", server.port, **settings)).tell()).processes, 1)
+        self.assertIn("none set", await fails(self.store(self.start().port, password="right").open(lambda: None)))
+
+    async def test_what_its_user_has_to_be_allowed(self) -> None:
+        """No more than docs/scaling.rst says."""
+        allowed = "+auth +ping +select +role +subscribe +publish +time +eval +evalsha +hget +hmget +hset +hdel +hlen"
+        allowed += " +hvals +zadd +zcard +zrange +zrangebyscore +zscore +zrem +zremrangebyscore"
+        server = self.start(f"user p on >hidden ~{{rproxy}}:* &{{rproxy}}:changed {allowed}")
+        a = await self.process_at("a", server.port, username="p", password="hidden")
+        leased = record("1", holder="a", lease=0.0)
+
+        await a.tell(leased, record("2").ended())
+        self.assertEqual(list((await a.tell(renewed={leased.key: 1.0})).records), [leased.ended()])
+        await fails(self.store(server.port, username="p", password="hidden", prefix="q").open(lambda: None))
+
+    async def test_a_replica(self) -> None:
+        """It takes no changes, which is noticed when it is opened."""
+        master = self.start()
+        replica = self.start(f"replicaof {LOOPBACK} {master.port}")
+
+        self.assertIn("is a replica", await fails(self.store(replica.port).open(lambda: None)))
+
+    async def test_full(self) -> None:
+        server = self.start()
+        a = await self.process_at("a", server.port)
+        server.call("CONFIG", "SET", "maxmemory", "1")
+
+        self.assertIn("memory is full", await fails(a.store.exchange(Message("a", None, [record()]))))
+        server.call("CONFIG", "SET", "maxmemory", "0")
+        await a.open()
+        self.assertEqual(await a.everything(), {})
+
+    async def test_no_redis(self) -> None:
+        """Somebody who speaks another protocol."""
+        for said in (b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\xff\x00\r\n"):
+            port = await self.listen(said)
+            self.assertIn("is no Redis", await fails(self.store(port).open(lambda: None), StoreRefusedError))
+
+    async def test_odd_answers(self) -> None:
+        """Of somebody who speaks the protocol, and isn't a Redis."""
+        for said in (b":1\r\n", b"+OK\r\n" * 9, b"$x\r\n", b"$0\r\n\r\n" * 9):
+            port = await self.listen(said)
+            deferred = self.store(port).open(lambda: None)
+            with self.assertRaises((StoreError, StoreRefusedError)):
+                await deferred
+
+    async def test_closed_while_it_opens(self) -> None:
+        """Nothing of it stays, wherever it was."""
+        server = self.start()
+        server.pause()
+        for seconds in (0.0, 0.05):
+            store = self.store(server.port)
+            opening = store.open(lambda: None)
+            await deferLater(reactor, seconds)
+            await store.close()
+            await fails(opening)
+
+
+@without_redis
+class TLSTests(RedisCase):
+    """``rediss://``."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        # Twisted gives pyOpenSSL objects of a kind that newer versions would rather not have.
+        self.addCleanup(self.flushWarnings)
+        self.authority = Authority(self.folder)
+        self.files = self.authority.issue(LOOPBACK)
+
+    async def test_it_works(self) -> None:
+        server = self.start("appendonly no", tls=self.files)
+        a = await self.process_at("a", server.port, tls=Files(self.files.ca))
+        b = await self.process_at("b", server.port, tls=self.authority.issue("b"))
+        many = [record(str(number)) for number in range(1000)]
+        before = b.calls
+        await a.tell(*many)
+
+        async def called() -> bool:
+            return b.calls > before
+
+        await until(called)
+        self.assertEqual(list((await b.tell()).records), many)
+
+    async def test_only_who_is_trusted(self) -> None:
+        """Neither another authority's certificate nor one for another name."""
+        server = self.start(tls=self.files)
+        other = Authority(self.folder)
+        why = await fails(self.store(server.port, tls=Files(other.file)).open(lambda: None))
+        self.assertIn("can't be connected to", why)
+        elsewhere = self.start(tls=self.authority.issue("elsewhere.example"))
+        why = await fails(self.store(elsewhere.port, tls=Files(self.files.ca)).open(lambda: None))
+        self.assertIn("elsewhere.example", why)
+
+    async def test_only_with_a_certificate(self) -> None:
+        server = self.start(tls=self.files)
+        server.call("CONFIG", "SET", "tls-auth-clients", "yes")
+        await fails(self.store(server.port, tls=Files(self.files.ca)).open(lambda: None))
+        await self.process_at("a", server.port, tls=self.files)
+
+    async def test_no_tls_there(self) -> None:
+        """And none wanted where there is."""
+        await fails(self.store(self.start().port, tls=Files(self.files.ca)).open(lambda: None))
+        store = self.store(self.start(tls=self.files).port)
+        with self.assertRaises((StoreError, StoreRefusedError)):
+            await store.open(lambda: None)
+
+    async def test_no_files(self) -> None:
+        server = self.start(tls=self.files)
+        store = self.store(server.port, tls=Files("/nowhere/ca.pem"))
+        self.assertIn("/nowhere/ca.pem", await fails(store.open(lambda: None), StoreRefusedError))
+
+
+@without_redis
+class SentinelTests(RedisCase):
+    """``redis+sentinel://``."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        # Else the old master takes changes that get lost, until a sentinel tells it, after some seconds.
+        self.master = self.start("repl-diskless-sync-delay 0", "min-replicas-to-write 1")
+        self.replica = self.start(f"replicaof {LOOPBACK} {self.master.port}", "repl-diskless-sync-delay 0")
+
+    async def start_sentinel(self) -> None:
+        """Return when it could fail over. It asks who is there every ten seconds, so it begins after that."""
+
+        async def linked() -> bool:
+            return "master_link_status:up" in self.replica.call("INFO", "replication")
+
+        async def knows() -> bool:
+            return "master-link-status\nok" in self.sentinel.call("SENTINEL", "replicas", "main")
+
+        await until(linked)
+        self.sentinel = self.start(
+            f"sentinel monitor main {LOOPBACK} {self.master.port} 1",
+            "sentinel down-after-milliseconds main 500",
+            "sentinel failover-timeout main 3000",
+            sentinel=True,
+        )
+        await until(knows)
+
+    def store_of(self, service: str = "main") -> RedisStore:
+        # One that isn't there, first.
+        hosts = ((LOOPBACK, 1), (LOOPBACK, self.sentinel.port))
+        store = RedisStore(RedisUrl(hosts, service), reactor, Keyring())
+        self.addCleanup(store.close)
+        return store
+
+    async def failed_over(self, process: Process) -> None:
+        """The process has the other one now."""
+
+        async def there() -> bool:
+            try:
+                await process.tell()
+            except StoreError:
+                await self.opened(process)
+            return self.replica.call("PUBSUB", "NUMSUB", "{rproxy}:changed").split()[-1] == "1"
+
+        await until(there)
+
+    async def test_no_master(self) -> None:
+        """Neither known, nor there."""
+        await self.start_sentinel()
+        self.assertIn("knows no other", await fails(self.store_of("other").open(lambda: None)))
+
+    async def test_no_master_yet(self) -> None:
+        """A sentinel may say what was so before, or will be."""
+        port = str(self.replica.port)
+        said = f"*2\r\n$9\r\n{LOOPBACK}\r\n${len(port)}\r\n{port}\r\n"
+        store = self.store(await self.listen(said.encode()), service="main")
+        self.assertIn("isn't the master", await fails(store.open(lambda: None)))
+
+    async def test_a_password(self) -> None:
+        """The same for all."""
+        master = self.start("requirepass hidden")
+        monitor = f"sentinel monitor main {LOOPBACK} {master.port} 1"
+        sentinel = self.start("requirepass hidden", monitor, sentinel=True)
+        await self.process_at("a", sentinel.port, service="main", password="hidden")
+        why = await fails(self.store(sentinel.port, service="main", password="wrong").open(lambda: None))
+        self.assertIn("wants a password", why)
+        self.assertNotIn("wrong", why)
+
+    async def test_told_to_fail_over(self) -> None:
+        await self._fail_over(lambda: self.sentinel.call("SENTINEL", "FAILOVER", "main"))
+
+    async def test_the_master_dies(self) -> None:
+        await self._fail_over(self.master.kill)
+
+    async def _fail_over(self, how: Callable[[], object]) -> None:
+        await self.start_sentinel()
+        a = await Process("a", self.store_of()).open()
+        await a.tell(record())
+
+        async def replicated() -> bool:
+            return self.replica.call("HLEN", RECORDS) == "1"
+
+        await until(replicated)
+        how()
+
+        await self.failed_over(a)
+
+        self.assertEqual(set(await a.everything()), {"100"})
+        await a.tell(record("2"))
+        self.assertEqual(set(await a.everything()), {"100", "2"})

@@ -1,0 +1,393 @@
+"""The workers from both sides, without a process: supervised by their parent, and told what to do."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from attrs import define, field
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.error import ProcessDone, ProcessTerminated, ReactorNotRunning
+from twisted.internet.task import Clock
+from twisted.logger import capturedLogs, formatEvent
+from twisted.test.iosim import FakeTransport, IOPump, connect
+from twisted.trial.unittest import SynchronousTestCase
+
+from rproxy.metrics import Counters
+from rproxy.options import Options
+from rproxy.stores.urls import SqliteUrl, parse_registry
+from rproxy.workers.channel import Channel, ChannelError
+from rproxy.workers.parent import values_of
+from rproxy.workers.serving import FAREWELL, WorkerService
+from rproxy.workers.spawning import Orders, Told, environment, how_it_ended
+from rproxy.workers.supervising import ATTEMPTS, BACKOFF, STEADY, Supervisor
+
+PATIENCE = 10.0
+
+
+@define(eq=False)
+class FakeWorker:
+    """A worker that does what the test says."""
+
+    number: int
+    told: Told
+    happened: list[str] = field(factory=list)
+    answers: Any = None
+
+    def ask(self, name: str, **arguments: Any) -> Deferred[Any]:
+        self.happened.append(f"asked {name}")
+        return fail(self.answers) if isinstance(self.answers, Exception) else succeed(self.answers)
+
+    def stop(self) -> None:
+        self.happened.append("stopped")
+
+    def kill(self) -> None:
+        self.happened.append("killed")
+
+
+class SupervisorTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.workers: list[FakeWorker] = []
+        self.said: list[str] = []
+        self.no_more = False
+        self.supervisor = Supervisor(
+            2,
+            self.spawn,
+            self.clock,
+            lambda: 1.0,
+            PATIENCE,
+            lambda: self.said.append("ready"),
+            lambda: self.said.append("gave up"),
+        )
+        self.events = self.enterContext(capturedLogs())
+
+    def spawn(self, number: int, told: Told) -> FakeWorker:
+        if self.no_more:
+            raise OSError("no more processes")
+        self.workers.append(FakeWorker(number, told))
+        return self.workers[-1]
+
+    def lines(self, start: str = "") -> list[str]:
+        return [line for event in self.events if (line := formatEvent(event)).startswith(start)]
+
+    def start(self) -> None:
+        self.supervisor.startService()
+        for worker in self.workers:
+            worker.told.ready()
+
+    def numbers(self) -> list[int]:
+        return [worker.number for worker in self.workers]
+
+    def test_start(self) -> None:
+        """It is said once, and when the last one accepts."""
+        self.supervisor.startService()
+        self.assertEqual(self.numbers(), [1, 2])
+        self.workers[1].told.ready()
+        self.assertEqual(self.said, [])
+        self.workers[0].told.ready()
+        self.assertEqual(self.said, ["ready"])
+
+    def test_one_dies(self) -> None:
+        """It is replaced by one of its number; the other one goes on."""
+        self.start()
+        self.workers[0].told.ended("was ended by SIGKILL")
+        said = "Worker 1 was ended by SIGKILL, and what it has counted is lost; another one is started in 0.2 seconds"
+        self.assertEqual(self.lines("Worker"), [said])
+        self.assertEqual(len(self.workers), 2)
+        self.clock.advance(BACKOFF.first)
+        self.assertEqual((self.numbers(), self.workers[1].happened), ([1, 2, 1], []))
+        self.workers[2].told.ready()
+        self.assertEqual((self.said, self.lines()[-1]), (["ready"], "Worker 1 is back"))
+
+    def test_dies_again_and_again(self) -> None:
+        """The waits grow, up to a bound, and the other one goes on for as long as it likes."""
+        self.start()
+        waits = []
+        for _ in range(12):
+            self.workers[-1].told.ended("ended with exit code 1")
+            (call,) = self.clock.getDelayedCalls()
+            waits.append(round(call.getTime() - self.clock.seconds(), 6))
+            self.clock.advance(waits[-1])
+        self.assertEqual(waits, [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, *[10.0] * 6])
+        self.assertEqual(self.said, ["ready"])
+
+    def test_steady_ones_are_replaced_soon(self) -> None:
+        """Also where many have died before."""
+        self.start()
+        for _ in range(5):
+            self.workers[-1].told.ended("was ended by SIGSEGV")
+            self.clock.advance(BACKOFF.most)
+            self.workers[-1].told.ready()
+        self.clock.advance(STEADY)
+        self.workers[-1].told.ended("was ended by SIGSEGV")
+        self.assertIn("in 0.2 seconds", self.lines()[-1])
+
+    def test_one_that_can_not_start(self) -> None:
+        """What keeps it from starting keeps all others; nothing is tried again."""
+        self.supervisor.startService()
+        self.workers[0].told.ready()
+        self.workers[1].told.ended("ended with exit code 1")
+        self.assertEqual(self.said, ["gave up"])
+        self.assertEqual(self.lines(), ["Can't start: worker 2 ended with exit code 1"])
+        self.workers[0].told.ended("ended with exit code 1")
+        self.assertEqual((self.said, self.clock.getDelayedCalls()), (["gave up"], []))
+
+    def test_system_that_does_not_let_it(self) -> None:
+        self.no_more = True
+        self.supervisor.startService()
+        self.assertEqual(self.said, ["gave up"])
+        self.assertEqual(self.lines(), ["Can't start: worker 1 can't be started: no more processes"])
+        self.successResultOf(self.supervisor.stopService())
+
+    def test_accepted_and_died_before_the_others_did(self) -> None:
+        """Whatever it died of, it was no mistake in the options."""
+        self.supervisor.startService()
+        self.workers[0].told.ready()
+        self.workers[0].told.ended("was ended by SIGKILL")
+        self.clock.advance(1)
+        self.workers[1].told.ready()
+        self.assertEqual(self.said, [])
+        self.workers[2].told.ready()
+        self.assertEqual(self.said, ["ready"])
+
+    def test_no_worker_any_more(self) -> None:
+        """It isn't tried for ever."""
+        self.start()
+        self.no_more = True
+        for worker in self.workers:
+            worker.told.ended("was ended by SIGKILL")
+        self.clock.pump([BACKOFF.most] * (ATTEMPTS - 1))
+        self.assertEqual(self.said, ["ready"])
+        self.clock.advance(BACKOFF.most)
+        self.assertEqual(self.said, ["ready", "gave up"])
+        self.assertEqual(len(self.lines("Giving up, as no worker can be started any more")), 1)
+
+    def test_stop(self) -> None:
+        """All are told, and what they counted is summed up when the last one is gone."""
+        self.start()
+        stopped = self.supervisor.stopService()
+        self.assertEqual([worker.happened for worker in self.workers], [["stopped"], ["stopped"]])
+        counted = Counters(received=3, acked=1, client_gone=1)
+        counted.refused["no-server"] = 1
+        for worker in self.workers:
+            self.assertNoResult(stopped)
+            worker.told.counted(counted.snapshot())
+            worker.told.ended("ended with exit code 0")
+        self.successResultOf(stopped)
+        said = "Stopped after 6 packets: 2 acked, 2 refused, 2 whose client was gone"
+        self.assertEqual((self.lines(), self.events[-1]["by_code"]), ([said], {"no-server": 2}))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_stop_while_one_is_to_be_replaced(self) -> None:
+        """It isn't."""
+        self.start()
+        self.workers[0].told.ended("was ended by SIGKILL")
+        stopped = self.supervisor.stopService()
+        self.workers[1].told.ended("was ended by SIGSEGV")
+        self.successResultOf(stopped)
+        self.clock.advance(BACKOFF.most)
+        self.assertEqual(len(self.workers), 2)
+        self.assertEqual(self.lines("Worker 2"), ["Worker 2 was ended by SIGSEGV, and what it has counted is lost"])
+
+    def test_one_that_does_not_stop(self) -> None:
+        """It is killed, when all had their time."""
+        self.start()
+        stopped = self.supervisor.stopService()
+        self.workers[0].told.counted(Counters().snapshot())
+        self.workers[0].told.ended("ended with exit code 0")
+        self.clock.advance(PATIENCE - 0.1)
+        self.assertEqual(self.workers[1].happened, ["stopped"])
+        self.clock.advance(0.1)
+        self.assertEqual([worker.happened for worker in self.workers], [["stopped"], ["stopped", "killed"]])
+        self.assertEqual(self.lines(), ["Killing the workers that didn't stop within 10 seconds: 2"])
+        self.assertNoResult(stopped)
+        self.workers[1].told.ended("was ended by SIGKILL")
+        self.successResultOf(stopped)
+
+    def test_kill(self) -> None:
+        """At once, and those that have ended aren't there any more."""
+        self.start()
+        self.workers[0].told.ended("was ended by SIGKILL")
+        self.supervisor.kill()
+        self.assertEqual([worker.happened for worker in self.workers], [[], ["killed"]])
+
+    def test_ask(self) -> None:
+        """All that there are; who doesn't answer is left out."""
+        self.start()
+        self.workers[0].answers = ChannelError("the other side is gone")
+        self.workers[1].answers = {"received": 3}
+        self.assertEqual(self.successResultOf(self.supervisor.ask("counters")), [{"received": 3}])
+        self.assertEqual([worker.happened for worker in self.workers], [["asked counters"]] * 2)
+        self.assertEqual(self.lines(), ["A worker didn't answer counters: the other side is gone"])
+
+    def test_stopped_twice(self) -> None:
+        self.start()
+        self.supervisor.stopService()
+        self.successResultOf(self.supervisor.stopService())
+        self.assertEqual([worker.happened for worker in self.workers], [["stopped"], ["stopped"]])
+
+
+class FakeReactor(Clock):
+    """Runs, and can be stopped once."""
+
+    is_running = True
+
+    def callWhenRunning(self, call: Any, *arguments: Any) -> None:
+        call(*arguments)
+
+    def stop(self) -> None:
+        if not self.is_running:
+            raise ReactorNotRunning("Can't stop reactor that isn't running.")
+        self.is_running = False
+
+
+class FakeProxy:
+    """A proxy's service that drains for as long as the test says."""
+
+    def __init__(self) -> None:
+        self.happened: list[str] = []
+        self.stopped: Deferred[None] = Deferred()
+
+    def privilegedStartService(self) -> None:
+        self.happened.append("bound")
+
+    def startService(self) -> None:
+        self.happened.append("started")
+
+    def stopService(self) -> Deferred[None]:
+        self.happened.append("stopped")
+        return self.stopped
+
+
+class WorkerServiceTests(SynchronousTestCase):
+    """A worker, and its parent's end of the channel."""
+
+    def setUp(self) -> None:
+        self.reactor = FakeReactor()
+        self.counters = Counters(received=2, acked=2)
+        self.told: list[Any] = []
+        self.proxy = FakeProxy()
+        self.parent = Channel({"ready": lambda: self.told.append("ready"), "stopped": self.counted}, list)
+        proxy: Any = self.proxy
+        self.service = WorkerService(
+            proxy, self.counters, lambda: self.told.append("reloaded"), self.connect, self.reactor
+        )
+        self.service.privilegedStartService()
+        self.service.startService()
+        self.pump.flush()
+
+    def counted(self, counters: Any) -> None:
+        self.told.append(counters)
+
+    def connect(self, channel: Channel) -> None:
+        transports = (FakeTransport(self.parent, False), FakeTransport(channel, True))
+        self.pump: IOPump = connect(self.parent, transports[0], channel, transports[1])
+
+    def ask(self, name: str) -> Any:
+        asked = self.parent.ask(name)
+        self.pump.flush()
+        return self.successResultOf(asked)
+
+    def test_ready(self) -> None:
+        """When it accepts, and not before."""
+        self.assertEqual((self.proxy.happened, self.told), (["bound", "started"], ["ready"]))
+
+    def test_questions(self) -> None:
+        self.ask("reload")
+        self.assertEqual(self.told, ["ready", "reloaded"])
+        self.assertEqual(Counters(**self.ask("counters")), self.counters)
+
+    def test_stop(self) -> None:
+        """It leaves when it has drained and its parent knows what it counted; it is asked meanwhile, too."""
+        self.ask("stop")
+        self.assertFalse(self.reactor.is_running)
+        stopped = self.service.stopService()
+        self.assertEqual((self.ask("counters")["received"], self.proxy.happened[-1]), (2, "stopped"))
+        self.proxy.stopped.callback(None)
+        self.assertNoResult(stopped)
+        self.pump.flush()
+        self.successResultOf(stopped)
+        self.assertEqual(self.told[-1], self.counters.snapshot())
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_told_twice(self) -> None:
+        """By a signal and by its parent: the second changes nothing."""
+        self.reactor.stop()
+        self.service.stopService()
+        self.ask("stop")
+        self.successResultOf(self.service.stopService())
+        self.assertEqual(self.proxy.happened.count("stopped"), 1)
+
+    def test_parent_that_does_not_listen(self) -> None:
+        """It isn't waited for for long."""
+        stopped = self.service.stopService()
+        self.proxy.stopped.callback(None)
+        self.reactor.advance(FAREWELL)
+        self.successResultOf(stopped)
+
+    def test_parent_is_gone(self) -> None:
+        """Nothing goes on serving that nobody can stop, and what is in flight is still answered."""
+        with capturedLogs() as events:
+            self.parent.transport.loseConnection()  # type: ignore[union-attr]  # it is connected
+            self.pump.flush()
+        self.assertEqual([formatEvent(event) for event in events], ["The parent process is gone: stopping"])
+        self.assertFalse(self.reactor.is_running)
+        stopped = self.service.stopService()
+        self.proxy.stopped.callback(None)
+        self.successResultOf(stopped)
+
+
+class ProcessTests(SynchronousTestCase):
+    """What is said of a process, and what it starts with."""
+
+    def test_how_it_ended(self) -> None:
+        self.assertEqual(how_it_ended(ProcessTerminated(signal=9)), "was ended by SIGKILL")
+        self.assertEqual(how_it_ended(ProcessTerminated(exitCode=1)), "ended with exit code 1")
+        self.assertEqual(how_it_ended(ProcessDone(0)), "ended with exit code 0")
+
+    def test_environment(self) -> None:
+        """What systemd told the parent isn't passed on."""
+        given = {"LISTEN_FDS": "1", "NOTIFY_SOCKET": "/run/notify", "HOME": "/root", "PYTHONPATH": "elsewhere"}
+        self.assertEqual(environment(given, ["/a", "/b"]), {"HOME": "/root", "PYTHONPATH": "/a:/b"})
+
+
+class OptionTests(SynchronousTestCase):
+    """What each worker is told."""
+
+    def values(self, number: int, *arguments: str, folder: Path | None = None) -> dict[str, Any]:
+        options = Options()
+        options.parseOptions(["--workers", "3", *arguments])
+        return values_of(options, number, folder)
+
+    def test_clients_are_of_all_together(self) -> None:
+        """Rounded up, so that as many as were asked for find room."""
+        self.assertEqual(self.values(1, "--max-clients", "7")["limits"].max_clients, 3)
+
+    def test_registrations_are_shared(self) -> None:
+        """Where the parent has made room for them, unless the options say where."""
+        self.assertEqual(self.values(1, folder=Path("/run/x"))["registry"], SqliteUrl(Path("/run/x/registry.sqlite")))
+        redis = self.values(1, "--registry", "redis://localhost/0")["registry"]
+        self.assertEqual(redis, parse_registry("redis://localhost/0"))
+
+    def test_trails_are_not(self) -> None:
+        for name, own in (("audit.log", "audit-2.log"), ("audit", "audit-2"), ("a.b.log", "a.b-2.log")):
+            options = Options()
+            options.update(self.values(2), audit=Path("/var/log") / name)
+            self.assertEqual(values_of(options, 2, None)["audit"], Path("/var/log") / own)
+
+    def test_they_can_be_handed_on(self) -> None:
+        """Whatever the parent has read: also a policies file and a key."""
+        folder = Path(self.enterContext(TemporaryDirectory()))
+        (folder / "policies.toml").write_text("[policy.111]\nservers.networks = ['10.0.0.0/8']\nclients.names = ['a']")
+        (folder / "key").write_text("0123456789abcdef")
+        (folder / "key").chmod(0o600)
+        files = ("--policies", str(folder / "policies.toml"), "--audit", "a", "--audit-key", str(folder / "key"))
+        values = self.values(1, *files)
+        again = pickle.loads(pickle.dumps(Orders(1, values, [2]))).options
+        self.assertEqual(again["audit-key"].link(b"a", b"b"), values["audit-key"].link(b"a", b"b"))
+        for told in values, again:
+            del told["audit-key"]
+        self.assertEqual(again, values)
