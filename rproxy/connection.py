@@ -225,6 +225,19 @@ class UpstreamConnection(TwistedProtocol):
             if self.room:
                 self._pool.room_made()
 
+    @property
+    def refusal(self) -> str | None:
+        """Why it takes no packet now, for people; None if it takes one."""
+        if self.room > 0:
+            return None
+        if self._blocked:
+            return "it doesn't read what was sent to it"
+        if self._overdue is not None:
+            return "it owes an answer that is late"
+        if self.retiring or self._broken or not self._persistent:
+            return "its connection is about to close"
+        return f"it has {len(self.in_flight)} packets in flight on a connection, as many as it takes"
+
     def retire(self, *, for_good: bool = False) -> None:
         """Take nothing more, and close when nothing is awaited.
 

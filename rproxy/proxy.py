@@ -148,6 +148,11 @@ class ProxyFactory(Factory):
         return kind.may_be_client or self._server_count < self.limits.registrations
 
     @property
+    def is_draining(self) -> bool:
+        """Whether no new packet is taken any more, for good."""
+        return self.submit is _refuse_shutting_down
+
+    @property
     def in_flight(self) -> int:
         """Packets received and not yet answered, over all clients."""
         return sum(client.in_flight for client in self.clients)

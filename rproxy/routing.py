@@ -8,7 +8,7 @@ new request goes to the end of the line, and a server with room again is served 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from attrs import define, evolve, field
@@ -303,9 +303,14 @@ class Router:
         replaced = route.rotation.put(member)
         upstream.join(member)
         if replaced is not None:
-            _upstream_of(replaced).leave(replaced)
+            upstream_of(replaced).leave(replaced)
         upstream.give_back_if_changed()
         self.room_made(upstream)
+
+    @property
+    def routes(self) -> Mapping[str, Route]:
+        """The policies that have servers, or somebody in line."""
+        return self._routes
 
     def seen(self, registration: Registration) -> None:
         """A server that is registered said again that it is there, to another process."""
@@ -357,7 +362,7 @@ class Router:
         """Write nothing more to these, which are about to end: one would be given what another gave back."""
         for registration in registrations:
             member = self._routes[registration.policy].rotation.bar(registration.server_id)
-            _upstream_of(member).bar(member)
+            upstream_of(member).bar(member)
 
     def reload(self, policies: Policies) -> None:
         """Keep to these policies from now on; the registrations that they don't allow have ended already."""
@@ -411,7 +416,7 @@ class Router:
         assert member is not None
         if not route.rotation:
             route.deserted = self._clock.seconds()
-        _upstream_of(member).leave(member)
+        upstream_of(member).leave(member)
 
     def _make_upstream(self, address: Address, by_tls: bool, *, up: bool) -> Upstream:
         return Upstream(
@@ -479,7 +484,8 @@ def _nobody_knows(request: Request) -> bool:
     return False
 
 
-def _upstream_of(member: Member) -> Upstream:
+def upstream_of(member: Member) -> Upstream:
+    """Whose connections lead to a member of a route."""
     # The router makes members of nothing else.
     return cast(Upstream, member.target)
 

@@ -96,6 +96,8 @@ class Upstream(Factory):
         self._wanted = 1
         self._connections = 1
         self._sharers = sharers
+        #: Why it is down, if it is.
+        self.down_why = "no connection to it was made yet"
         #: Whether no connection may be made any more: see :meth:`hold`.
         self.held = False
         self._open: list[UpstreamConnection] = []
@@ -199,11 +201,10 @@ class Upstream(Factory):
 
     def in_flight_of(self, policy: str) -> int:
         """How many packets of a policy the server has that it hasn't answered."""
-        return sum(
-            request.policy == policy and request.reply is None
-            for connection in self._open
-            for request in connection.in_flight
-        )
+        in_flight = [connection.in_flight for connection in self._open]
+        if not any(in_flight):
+            return 0
+        return sum(request.policy == policy and request.reply is None for each in in_flight for request in each)
 
     def give_back_if_changed(self) -> None:
         """What was taken on other terms is offered again."""
@@ -257,6 +258,29 @@ class Upstream(Factory):
             request.server = member
             return only.write(request)
         return self.health.up and self._take_or_connect(request, member)
+
+    def refusal(self, member: Member) -> str | None:
+        """Why :meth:`take` would not take a packet for this member now, for people; None if it would.
+
+        It asks what :meth:`take` asks, in the same order; a test compares the two.
+        """
+        if not member.live:
+            return "it drains" if member.registration.draining else "its registration is about to end"
+        if self._only is not None:
+            return self._only.refusal
+        if not self.health.up:
+            return f"it is down: {self.down_why}"
+        reasons = [connection.refusal for connection in self._open]
+        if None in reasons or self._may_connect():
+            return None
+        if len(self._unwritten) < len(self._connecting) * (self._pipeline or 1):
+            return None
+        return next((reason for reason in reasons if reason), "its connections are still being made")
+
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        return len(self._open)
 
     def _take_or_connect(self, request: Request, member: Member) -> bool:
         best, room = None, 0
@@ -384,6 +408,7 @@ class Upstream(Factory):
             self._probe_later()
 
     def _went_down(self, why: str) -> None:
+        self.down_why = why
         host, port = self.address
         for members in self._members.values():
             for member in members:
