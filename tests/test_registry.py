@@ -18,7 +18,8 @@ from rproxy.claims import Claims
 from rproxy.packets import Setup
 from rproxy.policies import Peer, digest
 from rproxy.registration import Key, Registration
-from rproxy.registry import ConflictError, Observer, Registry, TooManyError
+from rproxy.registry import ConflictError, Registry, TooManyError
+from rproxy.standing import Observer
 
 EAST, WEST = "10.0.0.1", "10.0.0.2"
 
