@@ -92,18 +92,16 @@ class Registry:
     def _check_conflict(self, key: Key, peer: Peer, now: float) -> None:
         # One that is past its lease counts no more, even if nobody has looked at it yet.
         claims = [claim for claim in self.claims.on(key) if claim.expires is None or claim.expires > now]
-        standing, _ = find_standing(claims, lambda each: self._observer.refuses(each) is None)
-        if standing is not None and standing.record.lease is not None and standing.registration.host != peer.host:
-            raise ConflictError(f"another host holds server {key[1]} of policy {key[0]}")
+        # What other processes hold may have to end, for what stands now, and hasn't yet.
+        for each in claims, [claim for claim in claims if self.claims.is_others(claim)]:
+            standing, _ = find_standing(each, lambda registration: self._observer.refuses(registration) is None)
+            if standing is not None and standing.record.lease is not None and standing.registration.host != peer.host:
+                raise ConflictError(f"another host holds server {key[1]} of policy {key[0]}")
 
     def _renew(self, setup: Setup, peer: Peer, owner: Hashable, expires: float) -> bool:
         """Whether the setup packet renewed the lease that its connection holds."""
-        key = setup.policy, setup.id
-        own, entry = self.claims.own(key), self._standing.entries.get(key)
+        own = self.claims.own((setup.policy, setup.id))
         if own is None or own.owner is not owner or own.registration != _read(setup, peer, 0):
-            return False
-        if entry is not None and entry.claim.record.holder == NOBODY:
-            # A later one without a lease took its place, at another process.
             return False
         own.expires = expires
         self._observer.renewed(own.record.key)

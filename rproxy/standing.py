@@ -14,7 +14,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from attrs import define, evolve, field
 
 from rproxy.claims import Claim, Claims, Place, find_standing
-from rproxy.records import Record, RecordKey
+from rproxy.records import NOBODY, Record, RecordKey
 from rproxy.registration import Key, Registration
 
 _DISPLACED = "another server has its address"
@@ -158,13 +158,25 @@ class Standing:
             for each in self.claims.on(key):
                 if each.held and each is not claim:
                     each.held, each.lapsed = False, True
-            if claim is None or not self._is_taken(claim):
+            if claim is None:
+                return None
+            if not self._is_taken(claim):
+                self._replace_lease(claim)
                 return claim
             if self.claims.is_others(claim):
                 return None
-            owner = self.withdraw(key, claim.record.holder)
-            if owner is not None:
-                self.observer.displaced(owner)
+            self._displace(key, claim.record.holder)
+
+    def _replace_lease(self, claim: Claim) -> None:
+        """A later registration without a lease took the place of the lease that is held here, for good."""
+        own = self.claims.own(claim.key)
+        if claim.record.holder == NOBODY and own is not None and own.order < claim.order:
+            self._displace(claim.key, own.record.holder)
+
+    def _displace(self, key: Key, holder: str) -> None:
+        owner = self.withdraw(key, holder)
+        if owner is not None:
+            self.observer.displaced(owner)
 
     def _is_taken(self, claim: Claim) -> bool:
         """Whether a newer server is at its place."""
