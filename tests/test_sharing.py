@@ -223,7 +223,7 @@ class EndTests(SharingCase):
 
     def test_policies_differ(self) -> None:
         """What comes from the store is held to the same as what is sent; a reload counts both ways."""
-        nothing = Policies({"222": Policy()})
+        nothing = Policies(by_name={"222": Policy()})
         c = self.make_proxy("c", nothing)
         self.a.register("100", "111", PORT, pipeline=4, lease=60)
         self.pump()
@@ -241,7 +241,9 @@ class AwayTests(SharingCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.lease = self.a.register("100", "111", PORT, pipeline=4, lease=LEASE)
+        # Two for each proxy.
+        self.terms = {"pipeline": 4, "connections": 4, "lease": LEASE}
+        self.lease = self.a.register("100", "111", PORT, **self.terms)
         self.server = self.b.server(PORT)
         self.pump()
         self.client = self.b.client()
@@ -273,44 +275,81 @@ class AwayTests(SharingCase):
     def test_address_that_is_anothers_by_now(self) -> None:
         """A server of another policy listens there, which this proxy can't know: it gets nothing of the old policy's.
 
-        Not over a second connection, nor by a probe, nor over the one that is made after the first was lost.
+        Not over a second connection, nor by a probe, nor over one that is made after the first was lost.
         """
-        self.lease.close()
-        self.a.register("200", "222", PORT, pipeline=4, lease=LEASE)
-        self.pump()
-        self.assertEqual(self.standing(self.b), {("222", "200", PORT)})
         self.store.cut()
         self.kill(self.a)
         self.advance(3 * LEASE)
-        self.ids.pop(("222", HOST, PORT))
-        before = self.server.attempted
-        self.server.connection.reset()
-        self.client.ask("y", policy="222")
+        old = self.server.connection
+        before = len(self.server.connections)
+        self.client.ask("in flight", "beside it", "more", "still more", "too many")
+        self.assertEqual(old.payloads[1:], ["in flight", "beside it", "more", "still more"])
+        old.reset()
+        self.client.ask("late")
         self.advance(90)
-        self.assertEqual(self.server.attempted, before)
-        self.assertEqual(self.client.answers(), ["no-server/no"])
+        self.assertEqual(len(self.server.connections), before)
+        self.assertEqual(self.client.answers(), ["server-lost/unknown"] * 4 + ["no-server/no"] * 2)
 
     def test_back_and_held_no_more(self) -> None:
         """What it was held for is over: connections are made again."""
         self.links[self.b].cut()
-        for _ in range(4):
-            self.advance(4)
-            self.lease.send(
-                {"type": "1", "id": "100", "privPolyId": "111", "listenport": str(PORT), "pipeline": 4, "lease": 10}
-            )
-        self.advance(5)
-        self.assertEqual(len(self.standing(self.b)), 1)
+        self.renew_for(20)
+        self.client.ask("w", "x", "y", "z")
+        self.assertEqual((len(self.standing(self.b)), len(self.server.connections)), (1, 1))
         self.links[self.b].heal()
-        self.advance(3)
-        self.lease.send(
-            {"type": "1", "id": "100", "privPolyId": "111", "listenport": str(PORT), "pipeline": 4, "lease": 10}
-        )
+        self.renew_for(4)
+        self.client.ask("v")
+        self.assertEqual(len(self.server.connections), 2)
+
+    def test_lost_once_it_is_back(self) -> None:
+        """It is probed, as any server is."""
+        self.links[self.b].cut()
+        self.renew_for(20)
+        self.links[self.b].heal()
+        self.renew_for(4)
         self.server.connection.reset()
-        self.advance(3)
         self.client.ask("z")
-        self.advance(2)
+        self.renew_for(4)
         self.server.answer()
         self.assertEqual(self.client.answers(), ["z by 100"])
+
+    def test_heard_of_at_this_proxy_meanwhile(self) -> None:
+        """The server registers here: what it was held by is closed, as it may lead to what listened there before."""
+        self.store.cut()
+        self.kill(self.a)
+        self.advance(2 * LEASE)
+        old = self.server.connection
+        self.b.register("200", "222", PORT, **self.terms)
+        self.assertTrue(old.gone)
+        self.assertEqual(self.standing(self.b), {("222", "200", PORT)})
+
+    def test_another_host_takes_over_what_is_held(self) -> None:
+        """There is no lease any more that it could be in conflict with."""
+        self.store.cut()
+        self.kill(self.a)
+        self.advance(2 * LEASE)
+        setup = self.b.register("100", "111", PORT, "10.0.0.6", **self.terms)
+        self.assertEqual([packet["type"] for packet in setup.take()], ["2"])
+        self.assertEqual(self.one(self.b).host, "10.0.0.6")
+
+    def test_own_lease_beside_the_others(self) -> None:
+        """A server that is registered here too is held by nothing."""
+        lease = self.b.register("100", "111", PORT, **self.terms)
+        self.lease.close()
+        self.a.register("100", "111", PORT, **self.terms)
+        self.pump()
+        self.links[self.b].cut()
+        for _ in range(5):
+            self.advance(4)
+            lease.send({"type": "1", "id": "100", "privPolyId": "111", "listenport": str(PORT), **self.terms})
+        self.client.ask("w", "x", "y", "z", "v")
+        self.assertEqual(len(self.server.connections), 2)
+
+    def renew_for(self, seconds: float) -> None:
+        """The server goes on renewing its lease."""
+        for _ in range(round(seconds)):
+            self.lease.send({"type": "1", "id": "100", "privPolyId": "111", "listenport": str(PORT), **self.terms})
+            self.advance(1)
 
     def test_empty_when_it_is_back(self) -> None:
         """All that it lost is put there again: leases by those who hold them, the others by everybody."""
@@ -336,6 +375,6 @@ class AwayTests(SharingCase):
         self.store.cut()
         self.advance(2 * LEASE)
         attempted = self.server.attempted
-        self.b.factory.reload(Policies({"111": Policy(tls=True)}))
+        self.b.factory.reload(Policies(by_name={"111": Policy(upstream_tls=True)}))
         self.advance(5)
         self.assertEqual((self.standing(self.b), self.server.attempted), (set(), attempted))
