@@ -17,7 +17,6 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from rproxy.backoff import Backoff
 from rproxy.records import Record, RecordKey
@@ -138,12 +137,6 @@ class Replica(Service):
     def startService(self) -> None:
         super().startService()
         self._run = Deferred.fromCoroutine(self._live())
-        self._run.addErrback(self._broken)
-
-    def _broken(self, failure: Failure) -> None:
-        """The store failed in a way that it mustn't: what others hold can't be known any more."""
-        self._logger.failure("The registry is no longer shared", failure)
-        self._lost(failure.getErrorMessage())
 
     def stopService(self) -> Deferred[None] | None:
         """Tell the store what it doesn't know yet; leases that are held here last as long as they were told to.
@@ -166,7 +159,10 @@ class Replica(Service):
                 await self._keep_up()
                 # So that the store knows that this process isn't there any more.
                 await self._exchange()
-            except (StoreError, StoreRefusedError) as error:
+            except Exception as error:
+                # Whatever it is, what others hold isn't known any more, and may be known again later.
+                if self.away is None and not isinstance(error, (StoreError, StoreRefusedError)):
+                    self._logger.failure("The registry was mishandled")
                 failures += 1
                 self._lost(str(error))
                 await self._sleep(RETRY.seconds(failures, self._random()))

@@ -94,8 +94,9 @@ class Standing:
         """Which claim counts on a key, wherever the server is, and those that it is in conflict with."""
         claim, conflicting = find_standing(self.claims.on(key), self._is_allowed)
         entry = self.entries.get(key)
-        if claim is None and entry is not None and entry.claim.held and self._is_allowed(entry.registration):
-            claim = entry.claim
+        if claim is None and entry is not None and entry.claim.held:
+            held = self.claims.get(key, entry.claim.record.holder)
+            claim = entry.claim if held is entry.claim and self._is_allowed(entry.registration) else None
         return claim, conflicting
 
     def _is_allowed(self, registration: Registration) -> bool:

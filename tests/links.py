@@ -58,7 +58,7 @@ class Link:
 
     _shared: SharedStore
     #: What it does: ``up``, ``down``, ``hang``; ``before`` and ``after`` fail once an exchange was asked for, with
-    #: nothing or everything of it done.
+    #: nothing or everything of it done; ``broken`` raises what no store may.
     mode: str = "up"
     #: The messages that came through.
     messages: list[Message] = field(factory=list)
@@ -101,6 +101,8 @@ class Link:
         assert self._open or self.mode == "down", "it isn't open"
         self.exchanges += 1
         mode = self.mode
+        if mode == "broken":
+            raise ZeroDivisionError("a store that raises what it may not")
         if mode == "hang":
             answer: Deferred[News] = Deferred()
             self._hanging.append((message, answer))

@@ -127,7 +127,6 @@ class ForgettingTests(SynchronousTestCase):
         self.clock.advance(1000)
         self.sweep(self.b, times=5)
         self.assertEqual(self.b.down, 23.0)
-        self.sweep(self.b)
         self.assertTrue(self.b.knows)
         self.sweep(self.b)
         self.assertFalse(self.b.knows)
