@@ -71,7 +71,8 @@ class Claims:
     _claims: dict[Key, dict[str, Claim]] = field(factory=dict, init=False)
     #: The keys that there is a claim on for each place, and how many.
     _at: dict[Place, dict[Key, int]] = field(factory=dict, init=False)
-    _owned: dict[Hashable, set[Key]] = field(factory=dict, init=False)
+    #: What each connection holds leases on.
+    owned: dict[Hashable, set[Key]] = field(factory=dict, init=False)
     _version: int = field(default=0, init=False)
 
     def __iter__(self) -> Iterator[Claim]:
@@ -132,7 +133,7 @@ class Claims:
         self._claims.setdefault(claim.key, {})[record.holder] = claim
         self._index(claim, 1)
         if owner is not None:
-            self._owned.setdefault(owner, set()).add(claim.key)
+            self.owned.setdefault(owner, set()).add(claim.key)
         return claim
 
     def drop(self, key: Key, holder: str) -> Claim | None:
@@ -158,22 +159,12 @@ class Claims:
         self._version = max(self._version, claim.record.version)
         return claim.record
 
-    # Owners.
-
-    def is_owner(self, owner: Hashable) -> bool:
-        """Whether a connection holds any lease."""
-        return owner in self._owned
-
-    def owned_by(self, owner: Hashable) -> list[Key]:
-        """What a connection holds leases on."""
-        return list(self._owned.get(owner, ()))
-
     def _disown(self, claim: Claim) -> None:
-        keys = self._owned.get(claim.owner)
+        keys = self.owned.get(claim.owner)
         if keys is not None:
             keys.discard(claim.key)
             if not keys:
-                del self._owned[claim.owner]
+                del self.owned[claim.owner]
 
     def _index(self, claim: Claim, by: int) -> None:
         keys = self._at.setdefault(claim.place, {})

@@ -159,8 +159,7 @@ class Replica(Service):
                 await self._keep_up()
                 # So that the store knows that this process isn't there any more.
                 await self._exchange()
-            except Exception as error:
-                # Whatever it is, what others hold isn't known any more, and may be known again later.
+            except Exception as error:  # noqa: BLE001  # whatever it is, others aren't heard of, and may be again later
                 if self.away is None and not isinstance(error, (StoreError, StoreRefusedError)):
                     self._logger.failure("The registry was mishandled")
                 failures += 1

@@ -67,6 +67,7 @@ class Process:
             found=self._stands,
             refuses=lambda each: "not allowed" if each.key in self.refused else None,
             displaced=self._forget_lost,
+            hold=lambda registrations: registrations,
             conflicted=lambda owner, registration: self._forget_lost(owner),
         )
         self.registry = Registry(self.clock.seconds, observer, Claims(self.name, self.clock.seconds), MOST * 3)
@@ -214,6 +215,13 @@ class Convergence(RuleBasedStateMachine):
     @rule(number=numbers)
     def heal(self, number: int) -> None:
         self.processes[number].link.heal()
+
+    @rule(number=numbers, which=st.integers(0, 3))
+    def lose_held(self, number: int, which: int) -> None:
+        """A server that is held, if it is, loses its connection."""
+        registry = self.processes[number].registry
+        if registry.standing:
+            registry.let_go(registry.standing[which % len(registry.standing)])
 
     @rule()
     def lose_everything(self) -> None:

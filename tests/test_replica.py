@@ -1,10 +1,11 @@
-"""Tests for ``rproxy.replica``: one process and the store, which can be away, hang, fail halfway and lose everything."""
+"""Tests for ``rproxy.replica``: one process and the store, which can be away, hang, fail halfway, lose all."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -292,11 +293,16 @@ class AskingTests(ReplicaCase):
 
 
 class StopTests(ReplicaCase):
+    def stop(self) -> Deferred[None]:
+        stopped = self.a.replica.stopService()
+        assert stopped is not None
+        return stopped
+
     def test_it_leaves(self) -> None:
         """And says nothing of what ends then."""
         self.a.register("100")
         self.a.register("101", lease=None, port=5001)
-        self.successResultOf(self.a.replica.stopService())
+        self.successResultOf(self.stop())
         self.a.registry.release(self.a)
         self.clock.advance(0)
         self.assertEqual(self.b.knows, [("111", "100"), ("111", "101")])
@@ -309,7 +315,7 @@ class StopTests(ReplicaCase):
     def test_while_it_is_away(self) -> None:
         self.a.link.cut()
         self.advance(BEAT)
-        self.successResultOf(self.a.replica.stopService())
+        self.successResultOf(self.stop())
         self.advance(PRESENCE + BEAT)
         self.assertEqual(self.b.sharers[-1], 1)
 
@@ -317,8 +323,7 @@ class StopTests(ReplicaCase):
         self.a.link.mode = "hang"
         self.a.register("100", lease=None)
         self.clock.advance(0)
-        stopped = self.a.replica.stopService()
-        assert stopped is not None
+        stopped = self.stop()
         self.assertNoResult(stopped)
         self.a.link.heal()
         self.successResultOf(stopped)

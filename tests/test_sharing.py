@@ -242,7 +242,7 @@ class AwayTests(SharingCase):
     def setUp(self) -> None:
         super().setUp()
         # Two for each proxy.
-        self.terms = {"pipeline": 4, "connections": 4, "lease": LEASE}
+        self.terms: dict[str, Any] = {"pipeline": 4, "connections": 4, "lease": LEASE}
         self.lease = self.a.register("100", "111", PORT, **self.terms)
         self.server = self.b.server(PORT)
         self.pump()
