@@ -145,6 +145,15 @@ class FailureTests(ReplicaCase):
             self.advance(1)
             self.assertEqual(self.b.knows, [])
 
+    def test_an_end_that_was_not_heard(self) -> None:
+        """It is told again, and not undone by what the store still has."""
+        self.a.register("100", lease=None)
+        self.clock.advance(0)
+        self.a.link.fail_once("before")
+        self.a.registry.forget(self.a.registry.without_lease[0], "down")
+        self.advance(2)
+        self.assertEqual((self.a.knows, self.b.knows), ([], []))
+
     def test_hanging(self) -> None:
         """It counts as away once it says so itself; until then nothing is lost."""
         self.a.link.mode = "hang"
@@ -202,6 +211,16 @@ class FailureTests(ReplicaCase):
         c = self.process("c")
         self.assertEqual(c.knows, [("111", "100"), ("111", "101")])
         self.assertEqual({each.port for each in c.registry.standing}, {5001, 5002})
+
+    def test_a_lease_put_back_is_no_longer_for_that(self) -> None:
+        self.a.register("100")
+        self.advance(4)
+        self.store.lose_everything()
+        self.advance(2)
+        self.assertEqual(self.b.knows, [("111", "100")])
+        self.a.link.cut()
+        self.advance(LEASE - 6 + 0.25)
+        self.assertEqual(self.b.knows, [])
 
     def test_some_lost(self) -> None:
         """The store has an older record than was told: it gets the newer one again."""
