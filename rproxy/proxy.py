@@ -23,10 +23,11 @@ from rproxy.packetlog import ProxyLog
 from rproxy.policies import EVERYTHING, Policies
 from rproxy.quietlog import QuietLog
 from rproxy.registration import Registration
-from rproxy.registry import Observer, Registry
+from rproxy.registry import Registry
 from rproxy.replica import Replica
 from rproxy.request import Asker, Request
 from rproxy.routing import Router
+from rproxy.standing import Observer
 from rproxy.trail import Trail
 from rproxy.upstream import Connect
 

@@ -326,7 +326,11 @@ class Router:
         return [
             registration
             for registration in registrations
-            if any(upstream.held or upstream.hold(registrations) for upstream in self._upstreams_of(registration))
+            if any(
+                upstream.held or upstream.hold(registrations)
+                for upstream in self._upstreams_of(registration)
+                if upstream.serves(registration)
+            )
         ]
 
     def let_go(self, members: Iterable[Member]) -> None:
@@ -366,9 +370,14 @@ class Router:
     def _move(self, route: Route, by_tls: bool) -> None:
         """Have the servers connected to by TLS, or not; what is in flight is finished as it is."""
         for member in route.rotation.members:
-            registration = member.registration
-            if self._upstreams.get((registration.address, by_tls)) is not member.target:
-                self.registered(registration)
+            registration, upstream = member.registration, _upstream_of(member)
+            if self._upstreams.get((registration.address, by_tls)) is upstream:
+                continue
+            if upstream.held:
+                # There is no other way to it than the connections that it is held by.
+                self._let_go(registration)
+            else:
+                self.registered(registration, up=upstream.health.up)
 
     def _abolish(self, name: str, route: Route) -> None:
         del self._routes[name]

@@ -158,12 +158,16 @@ class Upstream(Factory):
             self._probe = None
         for attempt in list(self._connecting):
             attempt.cancel()
+        self._give_back()
         return True
 
     def _let_go(self) -> None:
         """Nothing is held here any more."""
         self.held = False
         self._owner.let_go([member for members in self._members.values() for member in members])
+        if not self.health.up:
+            # For those that stay, by another's word.
+            self._probe_later()
 
     def expect(self) -> None:
         """The server said that it is there, to somebody."""
@@ -194,6 +198,10 @@ class Upstream(Factory):
     def members_of(self, policy: str) -> list[Member]:
         """Those that may be written to for a policy."""
         return [member for member in self._members.get(policy, ()) if member.live]
+
+    def serves(self, registration: Registration) -> bool:
+        """Whether its packets come here."""
+        return any(member.registration is registration for member in self._members.get(registration.policy, ()))
 
     def in_flight_of(self, policy: str) -> int:
         """How many packets of a policy the server has that it hasn't answered."""
