@@ -122,11 +122,15 @@ class ProxyFactory(Factory):
         self._server_count = 0
         self._full = False
 
-    def share(self, replica: Replica) -> None:
-        """Tell other processes of registrations, by this replica."""
+    def share(self, replica: Replica, *, ask: bool) -> None:
+        """Tell other processes of registrations, by this replica.
+
+        :param ask: whether there are others who may know a server that isn't known here.
+        """
         self._observer.changed = replica.changed
         self._observer.renewed = replica.renewed
-        self.router.ask = replica.ask
+        if ask:
+            self.router.ask = replica.ask
 
     def listening(self, port: IListeningPort) -> None:
         """Clients come in here."""

@@ -137,9 +137,10 @@ class Registry:
     def revoke(self, registration: Registration, why: str) -> None:
         """End a registration that stands and isn't allowed any more.
 
-        A lease that is held here ends for all processes. What others hold is theirs to end; and what nobody holds stays
-        known, and stands again if it is allowed again.
+        It ends for all processes, and won't stand again if it is allowed again: its server may be another by then, and
+        has to register anew. What other processes hold a lease on is theirs to end.
         """
+        self._standing.withdraw(registration.key, NOBODY)
         owner = self._standing.withdraw(registration.key, self.claims.holder)
         self._standing.settle([registration.key], f"revoked: {why}")
         if owner is not None:

@@ -37,6 +37,7 @@ from rproxy.signals import ReloadService, SignalService
 from rproxy.sockets import SocketGroup
 from rproxy.stores import Store, StoreRefusedError
 from rproxy.stores.opening import check_registry, open_registry
+from rproxy.stores.urls import MemoryUrl
 from rproxy.sweeping import SWEEP, SweepService
 from rproxy.tls import SWEEP_LOGS, Keyring
 from rproxy.tlsfiles import CertificatesError, split_listen
@@ -184,7 +185,7 @@ def make_proxy(
         factory.router.share_with,
         random.random,
     )
-    factory.share(replica)
+    factory.share(replica, ask=not isinstance(options["registry"], MemoryUrl))
     forgetter = Forgetter(
         factory.registry, reactor.seconds, factory.router.is_down, factory.router.probe, limits.forget_after
     )

@@ -587,7 +587,7 @@ class Proxy:
         factory, router = self.factory, self.factory.router
         clock = cast(Any, self.reactor)
         replica = Replica(store, factory.registry, clock, router.answer_asked, router.share_with, lambda: 0.5)
-        factory.share(replica)
+        factory.share(replica, ask=True)
         return replica
 
     def make_factory(self) -> ProxyFactory:

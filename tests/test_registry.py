@@ -665,6 +665,17 @@ class RevocationTests(RegistryCase):
         self.registry.release(self.connection)
         self.assertEqual([], self.registry.expire())
 
+    def test_allowed_again(self) -> None:
+        """It has to be registered anew: whoever listens there by now may be another server."""
+        registration = self.register(setup())
+        self.forbidden.add(registration.key)
+        self.registry.revoke(registration, "not allowed")
+        self.forbidden.clear()
+        self.registry.reconsider()
+        self.assertEqual([], self.registry.standing)
+        self.register(setup())
+        self.assertEqual(["100"], [each.server_id for each in self.registry.standing])
+
     def test_its_key_and_its_place_are_free(self) -> None:
         """For another host, and for another id at the same port."""
         self.registry.revoke(self.register(setup(lease=10.0)), "not allowed")
