@@ -8,6 +8,7 @@ from typing import Literal
 from twisted.logger import Logger
 
 from rproxy import packets
+from rproxy.happenings import Happened, nothing_happened
 from rproxy.metrics import Counters
 from rproxy.packets import PROXY_ID, Setup
 from rproxy.policies import Peer, Policies, digest
@@ -34,6 +35,8 @@ class Admission:
         self._registry = registry
         self._counters = counters
         self._trail = trail
+        #: See :class:`rproxy.happenings.Happenings`.
+        self.happened: Happened = nothing_happened
         #: Says which setup packets were refused.
         self.log_refusal = QuietLog(seconds, self._logger.warn, "refused setup messages")
 
@@ -90,6 +93,7 @@ class Admission:
         self._counters.setup_refused["forbidden"] += 1
         if self._trail is not None:
             self._trail.setup_refused(registration.policy, registration.server_id, registration.host, "forbidden")
+        self.happened("refused", *registration.key, f"forbidden, {text}")
         self.log_refusal(
             "Refused what the registry has of server id {server_id} ip {host} privacy policy {policy}: {text}",
             server_id=registration.server_id,
@@ -105,6 +109,7 @@ class Admission:
         self._counters.setup_refused[code] += 1
         if self._trail is not None:
             self._trail.setup_refused(policy, server_id, peer.host, code)
+        self.happened("refused", policy, server_id, f"{code}, {text}")
         self.log_refusal(
             "Refused setup message from server id {server_id} ip {host} privacy policy {policy}: {code}, {text}",
             server_id=server_id,

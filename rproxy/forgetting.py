@@ -47,7 +47,10 @@ class Forgetter:
     _probed: set[RecordKey] = field(factory=set, init=False)
 
     def sweep(self) -> None:
-        """Look at all of them."""
+        """Look at all of them, unless the others can't say what they see: it may be this process that is cut off."""
+        if not self._registry.in_touch:
+            self._down.clear()
+            return
         records = self._registry.without_lease
         keys = {record.key for record in records}
         self._down = {key: down for key, down in self._down.items() if key in keys}

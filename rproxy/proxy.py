@@ -17,16 +17,18 @@ from rproxy.addresses import Addresses, ClientAddress
 from rproxy.admission import Admission
 from rproxy.claims import Claims
 from rproxy.downstream import Connection, ProxyProtocol
+from rproxy.happenings import Happened, nothing_happened
 from rproxy.limits import Limits
 from rproxy.metrics import Counters
 from rproxy.packetlog import ProxyLog
 from rproxy.policies import EVERYTHING, Policies
 from rproxy.quietlog import QuietLog
 from rproxy.registration import Registration
-from rproxy.registry import Observer, Registry
+from rproxy.registry import Registry
 from rproxy.replica import Replica
 from rproxy.request import Asker, Request
 from rproxy.routing import Router
+from rproxy.standing import Observer
 from rproxy.trail import Trail
 from rproxy.upstream import Connect
 
@@ -74,6 +76,7 @@ class ProxyFactory(Factory):
     ) -> None:
         self.limits = limits
         self.policies = policies
+        self.happened: Happened = nothing_happened
         self.trail = trail
         self.clock = clock
         self.seconds = clock.seconds
@@ -121,11 +124,24 @@ class ProxyFactory(Factory):
         self._server_count = 0
         self._full = False
 
-    def share(self, replica: Replica) -> None:
-        """Tell other processes of registrations, by this replica."""
+    def share(self, replica: Replica, *, ask: bool) -> None:
+        """Tell other processes of registrations, by this replica.
+
+        :param ask: whether there are others who may know a server that isn't known here.
+        """
         self._observer.changed = replica.changed
         self._observer.renewed = replica.renewed
-        self.router.ask = replica.ask
+        if ask:
+            self.router.ask = replica.ask
+
+    def watch(self, happened: Happened) -> None:
+        """Tell of what happens to servers and registrations from now on."""
+        self.happened = self.router.happened = self.admission.happened = happened
+
+    def revoke(self, registration: Registration) -> None:
+        """End a registration, although the policies allow it."""
+        self.router.bar([registration])
+        self.registry.revoke(registration, "by an operator")
 
     def listening(self, port: IListeningPort) -> None:
         """Clients come in here."""
@@ -293,6 +309,8 @@ class ProxyFactory(Factory):
             # First, because the router may write packets to it at once.
             self.trail.registered(registration)
         self.router.registered(registration)
+        text = f"{registration.host} port {registration.port}"
+        self.happened("draining" if registration.draining else "registered", *registration.key, text)
 
     def _found(self, registration: Registration) -> None:
         _logger.info(
@@ -303,6 +321,7 @@ class ProxyFactory(Factory):
         if self.trail is not None:
             self.trail.registered(registration)
         self.router.registered(registration, up=False)
+        self.happened("found", *registration.key, f"{registration.host} port {registration.port}")
 
     def _refused(self, registration: Registration, why: str) -> None:
         self.admission.refuse_found(registration, why)
@@ -321,6 +340,7 @@ class ProxyFactory(Factory):
             registration=registration,
         )
         self.router.ended(registration)
+        self.happened("ended", *registration.key, "")
 
 
 def say_running(port: IListeningPort) -> None:

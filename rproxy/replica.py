@@ -83,6 +83,8 @@ class Replica(Service):
         #: Why the store can't be used, and since when, in the clock's seconds; None while it can.
         self.away: str | None = None
         self.away_since: float | None = None
+        #: How many processes share the store, this one too.
+        self.processes = 1
 
     # From the registry and the router.
 
@@ -93,8 +95,9 @@ class Replica(Service):
         self._pending.pop(record.key, None)
         self._pending[record.key] = record
         if len(self._pending) > MOST_PENDING:
-            oldest = next((key for key, each in self._pending.items() if each.registration is None), record.key)
-            del self._pending[oldest]
+            oldest = next((key for key, each in self._pending.items() if each.registration is None), None)
+            if oldest is not None:
+                del self._pending[oldest]
         self._call(0.0)
 
     def renewed(self, key: RecordKey) -> None:
@@ -136,7 +139,6 @@ class Replica(Service):
     def startService(self) -> None:
         super().startService()
         self._run = Deferred.fromCoroutine(self._live())
-        self._run.addErrback(lambda failure: self._logger.failure("The registry is no longer shared", failure))
 
     def stopService(self) -> Deferred[None] | None:
         """Tell the store what it doesn't know yet; leases that are held here last as long as they were told to.
@@ -159,7 +161,9 @@ class Replica(Service):
                 await self._keep_up()
                 # So that the store knows that this process isn't there any more.
                 await self._exchange()
-            except (StoreError, StoreRefusedError) as error:
+            except Exception as error:  # noqa: BLE001  # whatever it is, others aren't heard of, and may be again later
+                if self.away is None and not isinstance(error, (StoreError, StoreRefusedError)):
+                    self._logger.failure("The registry was mishandled")
                 failures += 1
                 self._lost(str(error))
                 await self._sleep(RETRY.seconds(failures, self._random()))
@@ -183,12 +187,13 @@ class Replica(Service):
         renewed, self._renewed = self._renewed, set()
         self._asking, self._asked = self._asked, []
         self._due = self._clock.seconds() + BEAT
-        leases = self._registry.leases if renewed or not self.running else {}
-        left = {key: left for key, left in leases.items() if key in renewed or not self.running}
+        # What is told may be told late, or again: its lease doesn't begin anew by that.
+        left = self._registry.leases_of(renewed | told.keys()) if self.running else self._registry.leases
         message = Message(self._process, self._position, list(told.values()), left, leaves=not self.running)
         try:
             news = await self._store.exchange(message)
-        except StoreError:
+        except Exception:
+            # Whatever it was: what was to be told still is.
             self._pending = told | self._pending
             self._hand_back(self._asking, self._asked)
             raise
@@ -198,24 +203,31 @@ class Replica(Service):
 
     def _take(self, news: News) -> None:
         self._position = news.position
+        # What was ended or changed here meanwhile isn't undone by what it was before.
+        records = [record for record in news.records if not self._is_overtaken(record)]
+        self._registry.hear(records, complete=news.complete)
         if news.complete:
-            self._end_lost(news.records)
-        self._registry.hear(news.records, complete=news.complete)
-        if news.complete:
-            for record in self._registry.unknown_among(news.records):
-                self.changed(record)
-        self._registry.put_again(news.missing)
+            self._compare(news.records)
+        else:
+            self._registry.put_again(news.missing)
         if self.running:
             self._shared_by(news.processes)
+            self.processes = news.processes
         if news.wait is not None:
             self._call(max(0.0, news.wait))
 
-    def _end_lost(self, records: Sequence[Record]) -> None:
-        """What the store has of this process and this process doesn't hold any more: its end wasn't told."""
+    def _is_overtaken(self, record: Record) -> bool:
+        pending = self._pending.get(record.key)
+        return pending is not None and pending != record and pending.replaces(record)
+
+    def _compare(self, records: Sequence[Record]) -> None:
+        """Tell what these, which are all that the store has, don't say or say otherwise."""
+        self._registry.put_back({record.key: record for record in records})
         for record in records:
             if record.holder == self._process and record.registration is not None:
                 own = self._registry.claims.own((record.policy, record.server_id))
                 if own is None:
+                    # Its end was lost.
                     self.changed(record.ended())
 
     def _lost(self, why: str) -> None:

@@ -17,13 +17,14 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from rproxy import packets
+from rproxy.happenings import Happened, nothing_happened
 from rproxy.health import Health
 from rproxy.limits import CLASSIC_READ, Limits
 from rproxy.metrics import Counters
 from rproxy.packetlog import ProxyLog
 from rproxy.policies import EVERYTHING, Policies, Policy
 from rproxy.rates import Bucket
-from rproxy.registration import Address, Registration
+from rproxy.registration import Address, Key, Registration
 from rproxy.request import Allowance, Refusal, Request
 from rproxy.rotation import Member, Rotation
 from rproxy.tallies import PolicyTally
@@ -125,6 +126,10 @@ class Router:
         self.ask: Callable[[Request], bool] = _nobody_knows
         self._let_go = let_go
         self._sharers = 1
+        #: What an operator had drained.
+        self._drained: set[Key] = set()
+        #: Told of what happens to servers: what, to which policy and server id, and how.
+        self.happened: Happened = nothing_happened
         self._counters = counters
         self._clock = clock
         self._connect = connect
@@ -300,6 +305,8 @@ class Router:
         tally = self._counters.tallies.server(route.tally, *registration.key)
         tally.registrations += 1
         member = Member(registration, upstream, tally)
+        if registration.key in self._drained:
+            member.live = False
         replaced = route.rotation.put(member)
         upstream.join(member)
         if replaced is not None:
@@ -341,8 +348,35 @@ class Router:
         return [
             registration
             for registration in registrations
-            if any(upstream.held or upstream.hold(registrations) for upstream in self._upstreams_of(registration))
+            if any(
+                upstream.held or upstream.hold(registrations)
+                for upstream in self._upstreams_of(registration)
+                if upstream.serves(registration)
+            )
         ]
+
+    def went_down(self, members: Iterable[Member], why: str) -> None:
+        """See :class:`rproxy.upstream.Owner`."""
+        for member in members:
+            member.tally.downs += 1
+            member.tally.down_at, member.tally.down_why = self._clock.seconds(), why
+            self.happened("down", member.policy, member.server_id, why)
+
+    def came_up(self, members: Iterable[Member]) -> None:
+        """See :class:`rproxy.upstream.Owner`."""
+        for member in members:
+            self.happened("up", member.policy, member.server_id, "")
+
+    def drain(self, registration: Registration) -> None:
+        """Give a server nothing new until :meth:`resume`, however often it registers."""
+        self._drained.add(registration.key)
+        self.bar([registration])
+
+    def resume(self, registration: Registration) -> None:
+        """Undo :meth:`drain`."""
+        if registration.key in self._drained:
+            self._drained.discard(registration.key)
+            self.registered(registration)
 
     def let_go(self, members: Iterable[Member]) -> None:
         """See :class:`rproxy.upstream.Owner`."""
@@ -382,9 +416,14 @@ class Router:
     def _move(self, route: Route, by_tls: bool) -> None:
         """Have the servers connected to by TLS, or not; what is in flight is finished as it is."""
         for member in route.rotation.members:
-            registration = member.registration
-            if self._upstreams.get((registration.address, by_tls)) is not member.target:
-                self.registered(registration)
+            registration, upstream = member.registration, upstream_of(member)
+            if self._upstreams.get((registration.address, by_tls)) is upstream:
+                continue
+            if upstream.held:
+                # There is no other way to it than the connections that it is held by.
+                self._let_go(registration)
+            else:
+                self.registered(registration, up=upstream.health.up)
 
     def _abolish(self, name: str, route: Route) -> None:
         del self._routes[name]

@@ -18,12 +18,14 @@ from twisted.logger import Logger
 from rproxy.audit.appending import TrailFile
 from rproxy.claims import Claims
 from rproxy.collecting import CollectorService
+from rproxy.controlling import LocalControl
 from rproxy.downstream import ClientProtocol, ServerProtocol
 from rproxy.forgetting import LOOKS, Forgetter
 from rproxy.fronted import FrontedFactory
+from rproxy.happenings import Happenings
+from rproxy.lag import Lag
 from rproxy.limits import Limits
 from rproxy.listening import ListenerService
-from rproxy.metrics import Counters
 from rproxy.openfiles import OpenFilesService
 from rproxy.options import Options
 from rproxy.packetlog import ProxyLog
@@ -33,10 +35,12 @@ from rproxy.proxyservice import ProxyService
 from rproxy.recording import Recorder
 from rproxy.registration import Address
 from rproxy.replica import Replica
+from rproxy.reporting import Reporter
 from rproxy.signals import ReloadService, SignalService
 from rproxy.sockets import SocketGroup
 from rproxy.stores import Store, StoreRefusedError
 from rproxy.stores.opening import check_registry, open_registry
+from rproxy.stores.urls import MemoryUrl
 from rproxy.sweeping import SWEEP, SweepService
 from rproxy.tls import SWEEP_LOGS, Keyring
 from rproxy.tlsfiles import CertificatesError, split_listen
@@ -120,13 +124,13 @@ class Proxy:
     """A proxy that was put together.
 
     :ivar reload: has its files read again.
-    :ivar connections: how many it has accepted and not closed.
+    :ivar control: what may be asked of it, and done to it.
     """
 
     service: MultiService
-    counters: Counters
+    factory: ProxyFactory
     reload: Callable[[], None]
-    connections: Callable[[], int]
+    control: LocalControl
 
 
 def makeService(options: Options) -> IService:
@@ -142,12 +146,17 @@ def makeService(options: Options) -> IService:
 
 
 def make_proxy(
-    options: Options, reactor: Any, sockets: Any, endpoints: Sequence[IStreamServerEndpoint] | None = None
+    options: Options,
+    reactor: Any,
+    sockets: Any,
+    endpoints: Sequence[IStreamServerEndpoint] | None = None,
+    number: int = 0,
 ) -> Proxy:
     """The proxy that the options ask for.
 
     :param sockets: the reactor for TCP.
     :param endpoints: where to listen for each ``--listen``, and each ``--register-listen``, if somebody bound them.
+    :param number: of the worker, from 1; 0 for a proxy of one process.
     :raises SystemExit: its certificates can't be used.
     """
     limits: Limits = options["limits"]
@@ -176,15 +185,16 @@ def make_proxy(
         listeners = list(_listeners(options, factory, keyring, sockets, endpoints))
     except CertificatesError as error:
         raise SystemExit(str(error)) from None
+    store = _open_registry(options, reactor, keyring)
     replica = Replica(
-        _open_registry(options, reactor, keyring),
+        store,
         factory.registry,
         reactor,
         factory.router.answer_asked,
         factory.router.share_with,
         random.random,
     )
-    factory.share(replica)
+    factory.share(replica, ask=not isinstance(options["registry"], MemoryUrl))
     forgetter = Forgetter(
         factory.registry, reactor.seconds, factory.router.is_down, factory.router.probe, limits.forget_after
     )
@@ -194,8 +204,13 @@ def make_proxy(
         SweepService(reactor, min(5.0, limits.idle_timeout / 4, limits.packet_timeout / 4), factory.sweep_idle),
         SweepService(reactor, SWEEP_LOGS, keyring.sweep),
     ]
+    happenings = Happenings(time.time)
+    factory.watch(happenings.note)
+    lag = Lag(reactor)
+    control = LocalControl(factory, Reporter(factory, replica, lag, number, str(store)), happenings)
     service = MultiService()
     SignalService(reactor).setServiceParent(service)
+    lag.setServiceParent(service)
     proxy = ProxyService(factory, listeners, replica, sweeps, limits.drain_timeout, reactor)
     proxy.setServiceParent(service)
     CollectorService(reactor).setServiceParent(service)
@@ -210,4 +225,4 @@ def make_proxy(
         reloads.append(recorder.reopen)
     reload = ReloadService(reactor, reloads)
     reload.setServiceParent(service)
-    return Proxy(service, factory.counters, reload.reload, lambda: len(factory.clients))
+    return Proxy(service, factory, reload.reload, control)

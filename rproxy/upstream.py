@@ -47,6 +47,12 @@ class Owner(Protocol):
     def reweigh(self, policies: Iterable[str]) -> None:
         """Its share has changed, in these policies."""
 
+    def went_down(self, members: Iterable[Member], why: str) -> None:
+        """The server that these are is down."""
+
+    def came_up(self, members: Iterable[Member]) -> None:
+        """It is up again."""
+
     def let_go(self, members: Iterable[Member]) -> None:
         """The connections that these were held by are gone."""
 
@@ -152,7 +158,7 @@ class Upstream(Factory):
         :param registrations: those that must not be served in any other way.
         :returns: whether that is so; it is not where there is no such connection, or where others are served here.
         """
-        kept = [member for members in self._members.values() for member in members if member.live]
+        kept = [member for member in self._all if member.live]
         open_now = [connection for connection in self._open if not connection.retiring]
         if self._pipeline is None or not open_now or any(each.registration not in registrations for each in kept):
             return False
@@ -162,12 +168,16 @@ class Upstream(Factory):
             self._probe = None
         for attempt in list(self._connecting):
             attempt.cancel()
+        self._give_back()
         return True
 
     def _let_go(self) -> None:
         """Nothing is held here any more."""
         self.held = False
-        self._owner.let_go([member for members in self._members.values() for member in members])
+        self._owner.let_go(self._all)
+        if not self.health.up:
+            # For those that stay, by another's word.
+            self._probe_later()
 
     def expect(self) -> None:
         """The server said that it is there, to somebody."""
@@ -195,9 +205,17 @@ class Upstream(Factory):
             del self._members[member.policy]
         self._rest_if_unused()
 
+    @property
+    def _all(self) -> list[Member]:
+        return [member for members in self._members.values() for member in members]
+
     def members_of(self, policy: str) -> list[Member]:
         """Those that may be written to for a policy."""
         return [member for member in self._members.get(policy, ()) if member.live]
+
+    def serves(self, registration: Registration) -> bool:
+        """Whether its packets come here."""
+        return any(member.registration is registration for member in self._members.get(registration.policy, ()))
 
     def in_flight_of(self, policy: str) -> int:
         """How many packets of a policy the server has that it hasn't answered."""
@@ -410,10 +428,7 @@ class Upstream(Factory):
     def _went_down(self, why: str) -> None:
         self.down_why = why
         host, port = self.address
-        for members in self._members.values():
-            for member in members:
-                member.tally.downs += 1
-                member.tally.down_at, member.tally.down_why = self._clock.seconds(), why
+        self._owner.went_down(self._all, why)
         self._logger.warn("Server at {host} port {port} is down: {why}", host=host, port=port, why=why)
         self._probe_later()
 
@@ -436,6 +451,7 @@ class Upstream(Factory):
             self._probe = None
         host, port = self.address
         self._logger.info("Server at {host} port {port} is up again", host=host, port=port)
+        self._owner.came_up(self._all)
         self._find_share(now)
 
     def _find_share(self, now: float) -> None:

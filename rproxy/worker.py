@@ -35,8 +35,8 @@ def make_worker(orders: Orders, reactor: Any) -> IService:
     options.update(orders.options)
     sockets: Any = SocketGroup(reactor, ACCEPTS)
     endpoints = [inherited(sockets, descriptor, family) for descriptor, family in enumerate(orders.families, LISTENERS)]
-    proxy = make_proxy(options, reactor, sockets, endpoints)
-    board = Board(BOARD, options["workers"], orders.number, proxy.connections)
+    proxy = make_proxy(options, reactor, sockets, endpoints, orders.number)
+    board = Board(BOARD, options["workers"], orders.number, lambda: len(proxy.factory.clients))
     os.close(BOARD)
     sockets.gives_way = board.gives_way
     SweepService(reactor, SWEEP, board.write).setServiceParent(proxy.service)
@@ -47,7 +47,7 @@ def make_worker(orders: Orders, reactor: Any) -> IService:
         reactor.adoptStreamConnection(CHANNEL, socket.AF_UNIX, factory)
         os.close(CHANNEL)
 
-    return WorkerService(proxy.service, proxy.counters, proxy.reload, connect, reactor)
+    return WorkerService(proxy.service, proxy.factory.counters, proxy.reload, connect, reactor)
 
 
 def main() -> None:

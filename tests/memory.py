@@ -40,6 +40,8 @@ from rproxy.limits import Limits
 from rproxy.policies import EVERYTHING, Policies
 from rproxy.proxy import Entrance, ProxyFactory
 from rproxy.registration import Address
+from rproxy.replica import Replica
+from rproxy.stores import Store
 from rproxy.sweeping import SWEEP
 
 Packet = dict[str, Any]
@@ -550,8 +552,13 @@ class Proxy:
     policies: Policies = EVERYTHING
     #: Whether servers register at a port of their own.
     apart: bool = False
-    reactor: MemoryReactor = field(factory=MemoryReactor, init=False)
+    #: Where it shares its registrations, and as whom.
+    store: Store | None = None
+    name: str = "here"
+    #: Proxies that share a store share their time.
+    reactor: MemoryReactor = field(factory=MemoryReactor)
     factory: ProxyFactory = field(init=False)
+    replica: Replica | None = field(default=None, init=False)
     port: MemoryPort = field(init=False)
     setup_port: MemoryPort = field(init=False)
     #: Every client and registering server that ever was.
@@ -572,10 +579,20 @@ class Proxy:
             self.setup_port = MemoryPort(Entrance(self.factory, ServerProtocol), 8001)
             self.factory.registering(self.setup_port)
         self.factory.listening(self.port)
+        if self.store is not None:
+            self.replica = self._make_replica(self.store)
+            self.replica.startService()
+
+    def _make_replica(self, store: Store) -> Replica:
+        factory, router = self.factory, self.factory.router
+        clock = cast(Any, self.reactor)
+        replica = Replica(store, factory.registry, clock, router.answer_asked, router.share_with, lambda: 0.5)
+        factory.share(replica, ask=True)
+        return replica
 
     def make_factory(self) -> ProxyFactory:
         """The proxy itself."""
-        claims = Claims("here", self.reactor.seconds)
+        claims = Claims(self.name, self.reactor.seconds)
         return ProxyFactory(
             self.limits, cast(Any, self.reactor), self.connect, lambda: 0.5, claims, None, self.policies
         )
@@ -661,10 +678,14 @@ class Proxy:
         """Let time pass in steps, with the sweeps that the proxy's service makes."""
         for _ in range(round(seconds / SWEEP)):
             self.reactor.advance(SWEEP)
-            self.pump()
-            self.factory.sweep()
-            self.factory.sweep_idle()
-            self.pump()
+            self.sweep()
+
+    def sweep(self) -> None:
+        """Do what is due."""
+        self.pump()
+        self.factory.sweep()
+        self.factory.sweep_idle()
+        self.pump()
 
     def check_counters(self) -> None:
         """Every packet that was received went out on one of four ways, or is still there; none went astray.

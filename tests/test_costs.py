@@ -16,7 +16,7 @@ from collections.abc import Callable
 from functools import cache, partial
 from json import decoder, encoder
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 from attrs import define
 from msgspec.json import Decoder
@@ -34,6 +34,9 @@ from rproxy.claims import Claims
 from rproxy.limits import Limits
 from rproxy.proxy import ProxyFactory
 from rproxy.registration import Address
+from rproxy.replica import Replica
+from rproxy.stores.ledger import Ledger
+from rproxy.stores.memory import Memory, MemoryStore
 from tests.support import data_packet
 
 #: Packets in one segment of a client that pipelines.
@@ -200,12 +203,22 @@ class World:
         self.clock = CountingClock()
         self.servers: dict[Address, Server] = {}
         self.factory = ProxyFactory(Limits(), self.clock, self._at, lambda: 0.5, Claims("here", self.clock.seconds))
+        self._share()
         self.clients = [self.client() for _ in range(clients)]
         for number in range(policies + fellows):
             registering = self.client()
             policy = str(number if number < policies else 0)
             registering.send(packets.setup(str(number), policy, 10_000 + number, **declared))
             registering.close()
+
+    def _share(self) -> None:
+        """Keep registrations in ``memory:``, which is on no packet's way."""
+        router, clock = self.factory.router, cast(Any, self.clock)
+        store = MemoryStore(Memory(Ledger("life", self.clock.seconds)))
+        registry = self.factory.registry
+        replica = Replica(store, registry, clock, router.answer_asked, router.share_with, lambda: 0.5)
+        self.factory.share(replica, ask=True)
+        replica.startService()
 
     def _at(self, address: Address, by_tls: bool) -> Server:
         return self.servers.setdefault(address, Server())

@@ -17,8 +17,10 @@ import tests.strategies  # noqa: F401  # the profile that Hypothesis runs under
 from rproxy.claims import Claims
 from rproxy.packets import Setup
 from rproxy.policies import Peer, digest
+from rproxy.records import NOBODY, Record
 from rproxy.registration import Key, Registration
-from rproxy.registry import ConflictError, Observer, Registry, TooManyError
+from rproxy.registry import ConflictError, Registry, TooManyError
+from rproxy.standing import Observer
 
 EAST, WEST = "10.0.0.1", "10.0.0.2"
 
@@ -383,6 +385,219 @@ class ConflictTests(RegistryCase):
         self.assertEqual({("111", "100")}, set(self.router.standing))
 
 
+class HeardTests(RegistryCase):
+    """What other processes tell counts as if it had been said here."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.found: list[Registration] = []
+        self.seen: list[Key] = []
+        self.refused: list[Key] = []
+        self.changed: list[Record] = []
+        self.displaced: list[object] = []
+        self.conflicted: list[object] = []
+        self.holds: set[Key] = set()
+        self.registry = self.make(100)
+
+    def make(self, most: int) -> Registry:
+        observer = Observer(
+            self.router.registered,
+            self.router.ended,
+            found=self.find,
+            seen=lambda registration: self.seen.append(registration.key),
+            displaced=self.displaced.append,
+            conflicted=lambda owner, registration: self.conflicted.append(owner),
+            refused=lambda registration, why: self.refused.append(registration.key),
+            refuses=self.refuses,
+            hold=lambda registrations: [each for each in registrations if each.key in self.holds],
+            changed=self.changed.append,
+        )
+        return Registry(self.clock.seconds, observer, Claims("here", self.clock.seconds), most)
+
+    def find(self, registration: Registration) -> None:
+        self.found.append(registration)
+        self.router.registered(registration)
+
+    def told(
+        self, holder: str, version: int, server_id: str = "100", host: str = EAST, port: int = 5000, **terms: Any
+    ) -> Record:
+        terms = {"lease": None if holder == NOBODY else 10.0} | terms
+        return Record("111", server_id, holder, version, Registration("111", server_id, host, port, **terms))
+
+    def hear(self, *records: Record, complete: bool = False) -> None:
+        self.registry.hear(records, complete=complete)
+
+    def hosts(self) -> dict[str, str]:
+        return {each.server_id: f"{each.host}:{each.port}" for each in self.registry.standing}
+
+    def test_found(self) -> None:
+        self.hear(self.told("a", 5))
+        self.assertEqual([each.key for each in self.found], [("111", "100")])
+        self.hear(self.told("a", 5).ended())
+        self.assert_heard("100 serves 111 at 10.0.0.1", "100 serves 111 no more")
+
+    def test_own_records(self) -> None:
+        """This process knows better."""
+        self.hear(self.told("here", 5))
+        self.assertEqual(self.found, [])
+
+    def test_seen_again(self) -> None:
+        self.hear(self.told("a", 5))
+        self.hear(self.told("b", 6))
+        self.hear(self.told("b", 6))
+        self.assertEqual((len(self.found), self.seen), (1, [("111", "100")]))
+
+    def test_not_allowed(self) -> None:
+        self.forbidden.add(("111", "100"))
+        self.hear(self.told("a", 5))
+        self.assertEqual((self.registry.standing, self.refused), ([], [("111", "100")]))
+        self.forbidden.clear()
+        self.registry.reconsider()
+        self.assertEqual(len(self.registry.standing), 1)
+
+    def test_a_newer_one_that_is_allowed_now(self) -> None:
+        """Also where an older one stands."""
+        self.hear(self.told("a", 5), self.told("b", 6, port=5001))
+        self.forbidden.add(("111", "100"))
+        self.registry.revoke(self.registry.standing[0], "no")
+        self.assertEqual(self.registry.standing, [])
+        self.forbidden.clear()
+        self.registry.reconsider()
+        self.assertEqual(self.hosts(), {"100": f"{EAST}:5001"})
+
+    def test_conflict_with_a_lease_elsewhere(self) -> None:
+        self.hear(self.told("a", 5, host=WEST))
+        with self.assertRaises(ConflictError):
+            self.register(setup(lease=10.0))
+
+    def test_conflict_that_is_heard_of_later(self) -> None:
+        """Whoever was second is refused, by the process that holds its lease."""
+        self.clock.advance(1)
+        self.register(setup(lease=10.0))
+        self.changed.clear()
+        self.hear(self.told("a", 5, host=WEST))
+        self.assertEqual((self.conflicted, self.hosts()), ([self.connection], {"100": f"{WEST}:5000"}))
+        self.assertEqual([each.registration for each in self.changed], [None])
+        self.assertFalse(self.registry.is_owner(self.connection))
+
+    def test_two_at_one_place_of_the_same_time(self) -> None:
+        """All processes keep the same one, in whatever order they hear."""
+        for order in (1, -1):
+            self.registry = self.make(100)
+            for record in [self.told("a", 5, "100"), self.told("b", 5, "101")][::order]:
+                self.hear(record)
+            self.assertEqual(self.hosts(), {"101": f"{EAST}:5000"})
+
+    def test_whose_place_another_has_until_that_ends(self) -> None:
+        """It is its holder's to end: where the newer one ends first, it still stands."""
+        self.hear(self.told("a", 5, "100"))
+        self.register(setup("101", lease=10.0))
+        self.assertEqual(self.hosts(), {"101": f"{EAST}:5000"})
+        self.registry.release(self.connection)
+        self.assertEqual(self.hosts(), {"100": f"{EAST}:5000"})
+
+    def test_moved_away_before_its_place_was_taken(self) -> None:
+        """Both are heard of at once, the newcomer first: nothing of the one that moved is ended."""
+        self.hear(self.told(NOBODY, 5, "100"))
+        self.changed.clear()
+        self.hear(self.told(NOBODY, 6, "101"), self.told(NOBODY, 7, "100", port=5001))
+        self.assertEqual(self.hosts(), {"101": f"{EAST}:5000", "100": f"{EAST}:5001"})
+        self.assertEqual(self.changed, [])
+
+    def test_changed_places(self) -> None:
+        self.hear(self.told("a", 5, "100"), self.told("b", 6, "101", port=5001))
+        self.hear(self.told("a", 7, "100", port=5001), self.told("b", 8, "101"))
+        self.assertEqual(self.hosts(), {"100": f"{EAST}:5001", "101": f"{EAST}:5000"})
+
+    def test_a_lease_that_a_later_one_without_replaced(self) -> None:
+        self.register(setup(lease=10.0))
+        self.hear(self.told(NOBODY, 1 << 50))
+        self.assertEqual(self.displaced, [self.connection])
+        self.register(setup(lease=10.0))
+        self.assertEqual([each.holder for each in self.changed if each.registration is None], ["here", NOBODY])
+
+    def test_an_end_is_of_what_was_known(self) -> None:
+        """A registration that was made elsewhere meanwhile outlives it."""
+        self.hear(self.told(NOBODY, 5))
+        self.registry.forget(self.registry.without_lease[0], "down")
+        self.assertEqual(self.changed, [self.told(NOBODY, 5).ended()])
+        self.hear(self.told(NOBODY, 6))
+        self.assertEqual(len(self.registry.standing), 1)
+
+    def test_as_many_as_there_may_be(self) -> None:
+        """Further ones wait until there is room, and come in by themselves."""
+        self.registry = self.make(2)
+        self.hear(*(self.told("a", number, str(number), port=number) for number in range(1, 5)))
+        self.assertEqual(set(self.hosts()), {"1", "2"})
+        self.hear(self.told("a", 1, "1", port=1).ended())
+        self.registry.expire()
+        self.assertEqual(set(self.hosts()), {"2", "3"})
+        with self.assertRaises(TooManyError):
+            self.register(setup("9"))
+
+    def test_out_of_touch(self) -> None:
+        """For one lease; then only what can be held, and it doesn't come back once let go."""
+        self.hear(self.told("a", 5, "100"), self.told("a", 6, "101", port=5001), self.told(NOBODY, 7, "102", port=5002))
+        self.holds = {("111", "101")}
+        self.registry.lose_touch()
+        self.clock.advance(9.9)
+        self.registry.expire()
+        self.assertEqual(set(self.hosts()), {"100", "101", "102"})
+        self.clock.advance(0.1)
+        self.registry.expire()
+        self.assertEqual(set(self.hosts()), {"101", "102"})
+        self.registry.lose_touch()
+        self.clock.advance(20)
+        self.registry.expire()
+        self.assertEqual(set(self.hosts()), {"101", "102"})
+        held = next(each for each in self.registry.standing if each.server_id == "101")
+        self.registry.let_go(held)
+        self.registry.let_go(held)
+        self.registry.reconsider()
+        self.assertEqual(set(self.hosts()), {"102"})
+
+    def test_held_and_heard_of_again(self) -> None:
+        self.hear(self.told("a", 5))
+        self.holds = {("111", "100")}
+        self.registry.lose_touch()
+        self.clock.advance(10)
+        self.registry.expire()
+        held = self.registry.standing[0]
+        self.hear(self.told("a", 5), complete=True)
+        self.assertEqual((self.seen, self.registry.standing), ([held.key], [held]))
+        self.registry.let_go(held)
+        self.assertEqual(self.registry.standing, [held])
+
+    def test_held_and_not_heard_of_again(self) -> None:
+        self.hear(self.told("a", 5))
+        self.holds = {("111", "100")}
+        self.registry.lose_touch()
+        self.clock.advance(10)
+        self.registry.expire()
+        self.hear(complete=True)
+        self.assertEqual(self.registry.standing, [])
+
+    def test_not_told_of(self) -> None:
+        """It stays for one more lease, for its holder to come back."""
+        self.hear(self.told("a", 5), complete=True)
+        self.hear(complete=True)
+        self.clock.advance(9.9)
+        self.registry.expire()
+        self.assertEqual(len(self.registry.standing), 1)
+        self.clock.advance(0.1)
+        self.registry.expire()
+        self.assertEqual(self.registry.standing, [])
+
+    def test_put_again(self) -> None:
+        """As old as it was: who came after it still counts."""
+        self.register(setup(lease=10.0))
+        [record] = self.changed
+        self.hear(self.told("b", record.version + 5, draining=True))
+        self.registry.put_again([record.key, ("111", "999", "here"), ("111", "100", "b")])
+        self.assertEqual(self.changed, [record, evolve(record, version=record.version + 1)])
+        self.assertTrue(self.registry.standing[0].draining)
+
+
 @frozen
 class Held:
     """What the model knows of a registration."""
@@ -449,6 +664,17 @@ class RevocationTests(RegistryCase):
         self.assertFalse(self.registry.is_owner(self.connection))
         self.registry.release(self.connection)
         self.assertEqual([], self.registry.expire())
+
+    def test_allowed_again(self) -> None:
+        """It has to be registered anew: whoever listens there by now may be another server."""
+        registration = self.register(setup())
+        self.forbidden.add(registration.key)
+        self.registry.revoke(registration, "not allowed")
+        self.forbidden.clear()
+        self.registry.reconsider()
+        self.assertEqual([], self.registry.standing)
+        self.register(setup())
+        self.assertEqual(["100"], [each.server_id for each in self.registry.standing])
 
     def test_its_key_and_its_place_are_free(self) -> None:
         """For another host, and for another id at the same port."""

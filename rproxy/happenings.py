@@ -1,0 +1,70 @@
+"""What happened lately: registrations, servers that went down and came back, refusals. For people who look on."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from msgspec import Struct
+
+#: How many are remembered.
+MOST = 500
+
+
+class Happening(Struct, frozen=True, kw_only=True):
+    """One of them.
+
+    :ivar number: counted from 1 since the process began.
+    :ivar time: seconds since 1970.
+    :ivar kind: ``registered``, ``found`` (told by another process), ``ended``, ``refused``, ``down``, ``up``,
+        ``draining``, ``drained``, ``resumed`` or ``revoked`` (by an operator, the last three).
+    :ivar policy: and ``server``: ``""`` where it is about none.
+    """
+
+    number: int
+    time: float
+    kind: str
+    policy: str
+    server: str
+    text: str
+
+
+#: Told of something: its kind, policy, server id and text, as in :class:`Happening`.
+Happened = Callable[[str, str, str, str], object]
+
+
+def nothing_happened(kind: str, policy: str, server: str, text: str) -> None:
+    """Nobody looks on."""
+
+
+class Happenings:
+    """Remembers them, and tells whoever listens.
+
+    :param wall: the seconds since 1970.
+    """
+
+    def __init__(self, wall: Callable[[], float]) -> None:
+        self._wall = wall
+        self._number = 0
+        self._lately: deque[Happening] = deque(maxlen=MOST)
+        self._listeners: list[Callable[[Happening], object]] = []
+
+    def note(self, kind: str, policy: str, server: str, text: str = "") -> None:
+        """Something happened."""
+        self._number += 1
+        happening = Happening(
+            number=self._number, time=self._wall(), kind=kind, policy=policy, server=server, text=text
+        )
+        self._lately.append(happening)
+        for listener in list(self._listeners):
+            listener(happening)
+
+    @property
+    def lately(self) -> list[Happening]:
+        """Those that are remembered, the oldest first."""
+        return list(self._lately)
+
+    def listen(self, listener: Callable[[Happening], object]) -> Callable[[], None]:
+        """Call it with each from now on; call what is returned to end that."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
