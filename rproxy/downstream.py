@@ -206,10 +206,11 @@ class ProxyProtocol(Protocol):
             self._lingering.cancel()
         if self._pending:
             self._counters.client_gone += len(self._pending)
-            self._counters.tallies.gone(request.policy for request in self._pending)
         if self._trail is not None and self._pending:
             self._trail.gone(self._pending, self._find_shown())
         for request in self._pending:
+            if request.tally is not None:
+                request.tally.client_gone += 1
             request.abandon()
         self._pending.clear()
         self._held = False
@@ -399,9 +400,9 @@ class ProxyProtocol(Protocol):
 
         :param policy: the one it asked for; ``""`` if it was no data packet.
         """
-        if policy:
-            self._counters.tallies.unserved(policy)
         request = Request(raw, policy, client_id, 0.0, self)
+        if policy:
+            request.tally = self._counters.tallies.unserved(policy)
         self._pending.append(request)
         self._pending_bytes += len(raw)
         self._address.bytes += len(raw)
@@ -415,7 +416,7 @@ class ProxyProtocol(Protocol):
     def _write_answers(self) -> None:
         """Write what is answered at the head of the queue, in one go."""
         pending = self._pending
-        refused, tallies = self._counters.refused, self._counters.tallies
+        refused = self._counters.refused
         replies: list[bytes] = []
         if self._trail is not None:
             self._trail.ended(takewhile(_is_answered, pending), self._find_shown())
@@ -428,7 +429,8 @@ class ProxyProtocol(Protocol):
             replies.append(reply)
             if isinstance(reply, Refusal):
                 refused[reply.code] += 1
-                tallies.refused(request.policy, reply.code)
+                if request.tally is not None:
+                    request.tally.refused[reply.code] += 1
                 errors += 1
                 continue
             server = request.server
@@ -437,6 +439,9 @@ class ProxyProtocol(Protocol):
                 # Those that were read together have the same.
                 since = request.deadline
                 seconds = now - since + server.tally.policy.timeout
+                if seconds < 0.0:  # noqa: PLR1730  # max() is a call, for each packet
+                    # Its policy had a longer timeout when it was read; the sum of all times must never sink.
+                    seconds = 0.0
                 class_ = class_of(seconds)
             times = server.total_times
             times[class_] += 1

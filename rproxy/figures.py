@@ -48,8 +48,12 @@ class ServerFigures(Struct, kw_only=True):
 
 
 class PolicyFigures(Struct, kw_only=True):
-    """One policy that has servers, or had some."""
+    """One policy that has servers, or had some; or all those together that are too many to be told apart.
 
+    ``received`` is the sum of ``acked``, everything in ``refused``, ``client_gone`` and ``in_flight``.
+    """
+
+    #: :data:`rproxy.tallies.OTHERS` of all that are too many.
     name: str
     description: str = ""
     received: int = 0
@@ -153,10 +157,11 @@ def add_times(parts: Iterable[Times]) -> Times:
 
 
 def _merge_policy(same: Sequence[PolicyFigures]) -> PolicyFigures:
-    servers: dict[str, list[ServerFigures]] = {}
+    servers: dict[tuple[str, str], list[ServerFigures]] = {}
     for policy in same:
         for server in policy.servers:
-            servers.setdefault(server.id, []).append(server)
+            # By its policy too, because those that aren't told apart may each have a server of that id.
+            servers.setdefault((server.policy, server.id), []).append(server)
     return PolicyFigures(
         name=same[0].name,
         description=same[0].description,
@@ -207,12 +212,13 @@ def quantile(times: Times, share: float, bounds: Sequence[float]) -> float | Non
     :param share: from 0 to 1.
     :param bounds: the classes' upper bounds; what is above the last counts as that.
     """
-    wanted = sum(times[:-1]) * share
-    if not wanted:
+    total = sum(times[:-1])
+    if not total:
         return None
+    wanted = total * share
     low = 0.0
     for count, high in zip(times, bounds, strict=False):
-        if count >= wanted:
+        if count and count >= wanted:
             return low + (high - low) * wanted / count
         wanted -= count
         low = high

@@ -47,7 +47,8 @@ class Happenings:
         self._wall = wall
         self._number = 0
         self._lately: deque[Happening] = deque(maxlen=MOST)
-        self._listeners: list[Callable[[Happening], object]] = []
+        #: Each alone in a list, which is empty once it listens no more.
+        self._listeners: list[list[Callable[[Happening], object]]] = []
 
     def note(self, kind: str, policy: str, server: str, text: str = "") -> None:
         """Something happened."""
@@ -56,8 +57,9 @@ class Happenings:
             number=self._number, time=self._wall(), kind=kind, policy=policy, server=server, text=text
         )
         self._lately.append(happening)
-        for listener in list(self._listeners):
-            listener(happening)
+        for entry in list(self._listeners):
+            for listener in list(entry):
+                listener(happening)
 
     @property
     def lately(self) -> list[Happening]:
@@ -65,6 +67,14 @@ class Happenings:
         return list(self._lately)
 
     def listen(self, listener: Callable[[Happening], object]) -> Callable[[], None]:
-        """Call it with each from now on; call what is returned to end that."""
-        self._listeners.append(listener)
-        return lambda: self._listeners.remove(listener)
+        """Call it with each from now on; call what is returned to end that, once or more often."""
+        # One of its own, so that what ends one of two equal listeners doesn't end the other.
+        entry = [listener]
+        self._listeners.append(entry)
+
+        def end() -> None:
+            if entry:
+                entry.clear()
+                self._listeners[:] = filter(None, self._listeners)
+
+        return end

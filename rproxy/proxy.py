@@ -166,7 +166,7 @@ class ProxyFactory(Factory):
     @property
     def is_draining(self) -> bool:
         """Whether no new packet is taken any more, for good."""
-        return self.submit is _refuse_shutting_down
+        return self.submit == self._refuse_shutting_down
 
     @property
     def in_flight(self) -> int:
@@ -268,8 +268,8 @@ class ProxyFactory(Factory):
 
     def set_recording(self, works: bool) -> None:
         """Take packets only while it can be recorded what becomes of them."""
-        if self.submit is not _refuse_shutting_down:
-            self.submit = self.router.submit if works else _refuse_unrecorded
+        if not self.is_draining:
+            self.submit = self.router.submit if works else self._refuse_unrecorded
 
     def drain(self) -> Deferred[None]:
         """Refuse every new packet from now on.
@@ -277,11 +277,19 @@ class ProxyFactory(Factory):
         :returns: fires when nothing is in flight any more, which :meth:`sweep` looks at. If something came since it
             looked last, that is one look later, so that what was on its way is refused, and not lost.
         """
-        self.submit = _refuse_shutting_down
+        self.submit = self._refuse_shutting_down
         self._lingered = False
         drained: Deferred[None] = Deferred(self._drained.remove)
         self._drained.append(drained)
         return drained
+
+    def _refuse_shutting_down(self, request: Request) -> None:
+        request.tally = self.counters.tallies.unserved(request.policy)
+        request.refuse("shutting-down", "no", "the proxy is stopping")
+
+    def _refuse_unrecorded(self, request: Request) -> None:
+        request.tally = self.counters.tallies.unserved(request.policy)
+        request.refuse("overloaded", "no", "the proxy can't write its audit trail")
 
     def close(self) -> Deferred[None]:
         """Refuse what is in flight, and close every connection when its answers are written.
@@ -365,14 +373,6 @@ def _lease_changed(owner: Hashable) -> None:
 def _conflicted(owner: Hashable, registration: Registration) -> None:
     assert isinstance(owner, ProxyProtocol)
     owner.conflicted(registration)
-
-
-def _refuse_shutting_down(request: Request) -> None:
-    request.refuse("shutting-down", "no", "the proxy is stopping")
-
-
-def _refuse_unrecorded(request: Request) -> None:
-    request.refuse("overloaded", "no", "the proxy can't write its audit trail")
 
 
 def _fire(waiting: list[Deferred[None]]) -> None:

@@ -18,7 +18,7 @@ from rproxy.proxy import ProxyFactory
 from rproxy.replica import Replica
 from rproxy.rotation import Member
 from rproxy.routing import Route, upstream_of
-from rproxy.tallies import PolicyTally, count_of
+from rproxy.tallies import OTHERS, PolicyTally, ServerTally, Tallies, Times, count_of
 
 
 @frozen
@@ -78,7 +78,9 @@ class Reporter:
         """What would become of a packet of this policy from this client."""
         refusal = self._factory.policies.refuses_client(policy, client)
         route = self._factory.router.routes.get(policy)
-        if refusal is None and (route is None or not len(route.rotation)):
+        if self._factory.is_draining:
+            refusal = "the proxy is stopping"
+        elif refusal is None and (route is None or not len(route.rotation)):
             refusal = f"no server serves policy {policy}"
         elif refusal is None and route is not None and route.line.packets:
             refusal = f"{route.line.packets} packets of it wait for a server already"
@@ -93,7 +95,7 @@ class Reporter:
             pid=os.getpid(),
             uptime=now - self._began,
             connections=len(self._factory.clients),
-            open_files=len(list(Path("/proc/self/fd").iterdir())),
+            open_files=_count_open_files(),
             max_open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
             lag=self._lag.last,
             max_lag=self._lag.latest,
@@ -111,18 +113,27 @@ class Reporter:
         leases = {(policy, server): left for (policy, server, _), left in factory.registry.leases.items()}
         now = self._seconds()
         policies = {name: _policy(name, tally) for name, tally in tallies.policies.items()}
+        times: dict[str, list[Times]] = {}
         for (name, _), tally in tallies.servers.items():
-            shown = policies[name]
-            shown.acked += count_of(tally.total_times)
-            shown.total_times = add_times((shown.total_times, tally.total_times))
-        for name, route in factory.router.routes.items():
-            shown = policies[name]
-            shown.description = route.policy.description
-            shown.waiting = route.line.packets
-            shown.servers = [_server(member, now, leases) for member in _in_order(route)]
+            times.setdefault(name, []).append(tally.total_times)
+        for name, all_times in times.items():
+            policies[name].total_times = add_times(all_times)
+            policies[name].acked = count_of(policies[name].total_times)
+        for route in factory.router.routes.values():
+            shown = policies[route.tally.name]
+            # Several policies are shown as one where there are too many.
+            shown.description = "" if shown.name == OTHERS else route.policy.description
+            shown.waiting += route.line.packets
+            shown.servers += [_server(member, now, leases, tallies) for member in _in_order(route)]
         for shown in policies.values():
             shown.in_flight = shown.received - shown.acked - sum(shown.refused.values()) - shown.client_gone
         return list(policies.values())
+
+
+def _count_open_files() -> int:
+    folder = Path("/proc/self/fd")
+    # Linux 6.2 and newer say it without listing them; else without the one that the folder is read by.
+    return folder.stat().st_size or sum(1 for _ in folder.iterdir()) - 1
 
 
 def _policy(name: str, tally: PolicyTally) -> PolicyFigures:
@@ -139,8 +150,11 @@ def _in_order(route: Route) -> list[Member]:
     return sorted(route.rotation.members, key=lambda member: member.order)
 
 
-def _server(member: Member, now: float, leases: dict[tuple[str, str], float]) -> ServerFigures:
+def _server(member: Member, now: float, leases: dict[tuple[str, str], float], tallies: Tallies) -> ServerFigures:
     registration, tally = member.registration, member.tally
+    if not tallies.has_to_itself(tally, registration.server_id):
+        # What is counted for several servers is in their policy's figures; here it would be shown for each of them.
+        tally = ServerTally(tally.policy)
     upstream = upstream_of(member)
     refusal = upstream.refusal(member)
     return ServerFigures(

@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 from msgspec import Struct
 
 from rproxy import packets
-from rproxy.tallies import ServerTally, Times
+from rproxy.tallies import PolicyTally, ServerTally, Times
 
 
 class Asker(Protocol):
@@ -96,6 +96,8 @@ class Request(Struct, eq=False):
     reply: bytes | Refusal | None = None
     #: The server it was given to.
     server: Server | None = None
+    #: Where it was counted as received, and what becomes of it is to be; None where it wasn't.
+    tally: PolicyTally | None = None
     #: Where it counts as unanswered, if its policy has a limit of that.
     allowance: Allowance | None = None
     #: A server before that one may have had it: nobody can say any more that no server did.

@@ -27,7 +27,7 @@ from rproxy.rates import Bucket
 from rproxy.registration import Address, Key, Registration
 from rproxy.request import Allowance, Refusal, Request
 from rproxy.rotation import Member, Rotation
-from rproxy.tallies import PolicyTally
+from rproxy.tallies import PolicyTally, observe
 from rproxy.trail import Trail
 from rproxy.upstream import Connect, Upstream
 from rproxy.waiting import WaitingLine
@@ -67,13 +67,17 @@ class ForwardError(Exception):
 class _Caller:
     """An asker that is a Deferred."""
 
-    def __init__(self, clock: IReactorTime, trail: Trail | None) -> None:
+    def __init__(self, clock: IReactorTime, counters: Counters, trail: Trail | None) -> None:
         self.clock = clock
+        self._counters = counters
         self.answer: Deferred[bytes] = Deferred(lambda _: self._cancel())
         self.request: Request
         self._trail = trail
 
     def _cancel(self) -> None:
+        self._counters.client_gone += 1
+        if self.request.tally is not None:
+            self.request.tally.client_gone += 1
         if self._trail is not None:
             self._trail.gone((self.request,), "")
         self.request.abandon()
@@ -85,8 +89,15 @@ class _Caller:
         if self._trail is not None:
             self._trail.ended((self.request,), "")
         if not isinstance(reply, Refusal):
+            self._counters.acked += 1
+            server = self.request.server
+            assert server is not None
+            observe(server.total_times, self.clock.seconds() - self.request.deadline + server.tally.policy.timeout)
             self.answer.callback(reply)
             return
+        self._counters.refused[reply.code] += 1
+        if self.request.tally is not None:
+            self.request.tally.refused[reply.code] += 1
         error = packets.decode(reply)
         assert isinstance(error, packets.Error)
         self.answer.errback(ForwardError(error.error, error.delivered, error.payload))
@@ -159,7 +170,8 @@ class Router:
         data = packets.decode(raw)
         if not isinstance(data, packets.Data):
             raise packets.PacketError("only data packets are forwarded")
-        caller = _Caller(self._clock, self._trail)
+        caller = _Caller(self._clock, self._counters, self._trail)
+        self._counters.received += 1
         deadline = self._clock.seconds() + self._limits.timeout
         caller.request = Request(raw, data.policy, data.srcid, deadline, caller)
         self.submit(caller.request)
@@ -170,10 +182,11 @@ class Router:
         route = self._routes.get(request.policy)
         if route is None:
             if not self.ask(request):
-                self._counters.tallies.unserved(request.policy)
+                request.tally = self._counters.tallies.unserved(request.policy)
                 request.refuse("no-server", "no", f"no server serves policy {request.policy}")
             return
-        route.tally.received += 1
+        request.tally = tally = route.tally
+        tally.received += 1
         if route.limits is not self._limits and not self._within_limits(route, request):
             return
         if route.deserted is not None and self._clock.seconds() - route.deserted >= route.limits.queue_timeout:
@@ -196,7 +209,7 @@ class Router:
             if request.policy in self._routes:
                 self.submit(request)
             else:
-                self._counters.tallies.unserved(request.policy)
+                request.tally = self._counters.tallies.unserved(request.policy)
                 request.refuse("no-server", "no", f"no server serves policy {request.policy}")
 
     def _within_limits(self, route: Route, request: Request) -> bool:
@@ -254,8 +267,8 @@ class Router:
         self._retrying += again
         self._counters.retried += len(again)
         for request in again:
-            if request.server is not None:
-                request.server.tally.policy.retried += 1
+            if request.tally is not None:
+                request.tally.retried += 1
         self._offer_again(again)
         return others
 
@@ -302,7 +315,7 @@ class Router:
         upstream = self._upstreams.get(place)
         if upstream is None:
             upstream = self._upstreams[place] = self._make_upstream(*place, up=up)
-        tally = self._counters.tallies.server(route.tally, *registration.key)
+        tally = self._counters.tallies.server(route.tally, registration.server_id)
         tally.registrations += 1
         member = Member(registration, upstream, tally)
         if registration.key in self._drained:

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable
 
 from attrs import define, field
 
 #: The upper bounds of the classes of times, in seconds; what took longer is in one more class.
 BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-#: Policies and servers that are told apart at most. All further ones are counted as one.
+#: Policies and servers that are told apart at most. All further policies are counted as one, and all further servers of
+#: a policy as one.
 MOST_POLICIES = 1_000
 MOST_SERVERS = 10_000
-#: What these are called.
+#: What these are called; no policy and no server has that name.
 OTHERS = ""
 
 #: How long things took: how many were within each of :data:`BOUNDS` and above the bound before, how many above all of
@@ -51,8 +51,11 @@ def count_of(times: Times) -> int:
 class PolicyTally:
     """What became of one policy's packets, but for the ACKs, which its servers' tallies have."""
 
-    #: From a packet's being read to its deadline, in seconds.
+    #: From a packet's being read to its deadline, in seconds. Times are measured by that: those of packets that were
+    #: read before it changed are off by the change, and so may be those of :data:`OTHERS` with different timeouts.
     timeout: float
+    #: The policy, or :data:`OTHERS`.
+    name: str = OTHERS
     received: int = 0
     #: Error packets written to clients, by code.
     refused: Counter[str] = field(factory=Counter)
@@ -91,35 +94,31 @@ class Tallies:
         if tally is None:
             if len(self.policies) >= MOST_POLICIES:
                 name = OTHERS
-            tally = self.policies.setdefault(name, PolicyTally(timeout))
+            tally = self.policies.setdefault(name, PolicyTally(timeout, name))
         tally.timeout = timeout
         return tally
 
-    def server(self, policy: PolicyTally, name: str, server_id: str) -> ServerTally:
+    def server(self, policy: PolicyTally, server_id: str) -> ServerTally:
         """Where a server is counted."""
-        key = name, server_id
-        if key not in self.servers and len(self.servers) >= MOST_SERVERS:
-            key = name, OTHERS
+        key = policy.name, server_id
+        # Servers of different policies may have the same id.
+        if policy.name == OTHERS or (key not in self.servers and len(self.servers) >= MOST_SERVERS):
+            key = policy.name, OTHERS
         tally = self.servers.get(key)
         if tally is None:
             tally = self.servers[key] = ServerTally(policy)
         return tally
 
-    def unserved(self, policy: str) -> None:
-        """A packet came that no server is looked for; it counts for its policy if that ever had one."""
+    def has_to_itself(self, tally: ServerTally, server_id: str) -> bool:
+        """Whether it is this server that is counted there, and no other."""
+        return self.servers.get((tally.policy.name, server_id)) is tally
+
+    def unserved(self, policy: str) -> PolicyTally | None:
+        """A packet came that no server is looked for; it counts for its policy if that ever had one.
+
+        :returns: where it was counted, and where its answer is to be.
+        """
         tally = self.policies.get(policy)
         if tally is not None:
             tally.received += 1
-
-    def refused(self, policy: str, code: str) -> None:
-        """An error packet was written to a client."""
-        tally = self.policies.get(policy)
-        if tally is not None:
-            tally.refused[code] += 1
-
-    def gone(self, policies: Iterable[str]) -> None:
-        """The client of packets of these policies, one for each packet, is gone."""
-        for policy in policies:
-            tally = self.policies.get(policy)
-            if tally is not None:
-                tally.client_gone += 1
+        return tally
