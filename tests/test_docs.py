@@ -26,6 +26,7 @@ from twisted.python.usage import Options
 from twisted.trial.unittest import SynchronousTestCase
 
 from rproxy import hashing, packets, pooltap, tap
+from rproxy.admin.metrics import PARTS
 from rproxy.cli import COMMANDS, make_parser
 from rproxy.framing import Framer
 from rproxy.limits import Limits
@@ -38,6 +39,7 @@ from tests.test_packaging import ORDER, PACKAGE, PURE
 README = ROOT / "README.rst"
 PROTOCOL = ROOT / "docs" / "protocol.rst"
 POLICIES = ROOT / "docs" / "policies.rst"
+METRICS = ROOT / "docs" / "metrics.rst"
 ARCHITECTURE = ROOT / "docs" / "architecture.rst"
 PAGES = (README, ROOT / "CHANGELOG.rst", *sorted((ROOT / "docs").glob("*.rst")))
 
@@ -423,6 +425,20 @@ class PoliciesTests(SynchronousTestCase):
 
     def rows(self) -> list[list[str]]:
         return table(section(POLICIES, "The policies file"))
+
+
+class MetricsTests(SynchronousTestCase):
+    """The table of the metrics is that of the code."""
+
+    def test_metrics(self) -> None:
+        """All of them in their order, each with its type, its labels and its meaning."""
+        rows = [
+            [f"``{metric.name}``", metric.kind, ", ".join(f"``{label}``" for label in (*part.labels, *metric.labels))]
+            + [metric.help]
+            for part in PARTS
+            for metric in part.metrics
+        ]
+        self.assertEqual(table(section(METRICS, "All metrics")), rows)
 
 
 class ArchitectureTests(SynchronousTestCase):

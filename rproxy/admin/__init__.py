@@ -1,0 +1,1 @@
+"""What a running proxy shows and takes over HTTP."""
