@@ -45,6 +45,14 @@ def figures(*policies: PolicyFigures, counters: Counters | None = None, **change
     return Figures(counters=snapshot, policies=list(policies), **{**how, **changes})
 
 
+def full_figures() -> Figures:
+    """Figures that have something for every metric."""
+    counters = Counters()
+    counters.refused["timeout"] = counters.setup_refused["forbidden"] = 1
+    policy = PolicyFigures(name="111", refused={"timeout": 1}, servers=[server(lease_left=3.5)])
+    return figures(policy, counters=counters)
+
+
 class Page:
     """What was read."""
 
@@ -74,16 +82,9 @@ def page(*policies: PolicyFigures, **changes: Any) -> Page:
 class FormatTests(SynchronousTestCase):
     """The text."""
 
-    def full(self) -> Figures:
-        """Figures that have something for every metric."""
-        counters = Counters()
-        counters.refused["timeout"] = counters.setup_refused["forbidden"] = 1
-        policy = PolicyFigures(name="111", refused={"timeout": 1}, servers=[server(lease_left=3.5)])
-        return figures(policy, counters=counters)
-
     def test_every_metric_is_there(self) -> None:
         """Once, with its kind, what it means, and the labels that the table says."""
-        read = Page(make_metrics(self.full()))
+        read = Page(make_metrics(full_figures()))
         metrics = [(part, metric) for part in PARTS for metric in part.metrics]
         names = [metric.name for _, metric in metrics]
         self.assertEqual(len({*names}), len(names))

@@ -433,8 +433,12 @@ class MetricsTests(SynchronousTestCase):
     def test_metrics(self) -> None:
         """All of them in their order, each with its type, its labels and its meaning."""
         rows = [
-            [f"``{metric.name}``", metric.kind, ", ".join(f"``{label}``" for label in (*part.labels, *metric.labels))]
-            + [metric.help]
+            [
+                f"``{metric.name}``",
+                metric.kind,
+                ", ".join(f"``{label}``" for label in (*part.labels, *metric.labels)) or "—",
+                metric.help,
+            ]
             for part in PARTS
             for metric in part.metrics
         ]

@@ -294,7 +294,12 @@ PROCESS = (
         _of("connections"),
     ),
     Metric("rproxy_process_open_files", "gauge", "Open files, sockets too.", _of("open_files")),
-    Metric("rproxy_process_max_open_files", "gauge", "How many files the process may open; missing where there is no limit.", one(_file_limit)),
+    Metric(
+        "rproxy_process_max_open_files",
+        "gauge",
+        "How many files the process may open; missing where there is no limit.",
+        one(_file_limit),
+    ),
     Metric(
         "rproxy_process_lag_seconds", "gauge", "Seconds by which a timer was late when it was due last.", _of("lag")
     ),
