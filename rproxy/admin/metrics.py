@@ -201,7 +201,12 @@ POLICY = (
         "Packets of the policy received and not yet answered, those that wait too.",
         _of("in_flight"),
     ),
-    Metric("rproxy_policy_packets_waiting", "gauge", "Packets of the policy in line for a server.", _of("waiting")),
+    Metric(
+        "rproxy_policy_packets_waiting",
+        "gauge",
+        "Packets of the policy in line for a server, also those whose client has left it.",
+        _of("waiting"),
+    ),
     Metric(
         "rproxy_policy_servers",
         "gauge",
