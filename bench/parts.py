@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from bench import audit, backpressure, growth, latency, memory, shapes
+from bench import audit, backpressure, growth, latency, memory, scrape, shapes
 from bench.stage import Bench
 from bench.tables import Column, Row, count, decimal, percent, ratio, size
 
@@ -90,6 +90,18 @@ AUDIT = Table(
     ),
 )
 
+SCRAPE = Table(
+    "scrape",
+    "Milliseconds of processor time that a scrape takes, during which rproxy does nothing else, by registered servers.",
+    (
+        Column("servers", "servers", count),
+        Column("figures", "figures", lambda n: decimal(n * 1e3)),
+        Column("text", "metrics", lambda n: decimal(n * 1e3)),
+        Column("longest", "longest", lambda n: decimal(n * 1e3)),
+        Column("KiB", "bytes", lambda n: decimal(n / 2**10)),
+    ),
+)
+
 LATENCY = Table(
     "latency",
     "Milliseconds from when a message was to be sent to its answer, at half the rate that rproxy can take.",
@@ -124,6 +136,7 @@ PARTS = (
     *(Part(curve.name, CURVES[curve.name], curve.measure) for curve in growth.CURVES),
     Part("memory", MEMORY, memory.measure),
     Part("audit", AUDIT, audit.measure),
+    Part("scrape", SCRAPE, scrape.measure),
     Part("latency", LATENCY, latency.measure),
     *(Part(others.name, BACKPRESSURE, others.measure) for others in backpressure.OTHERS),
 )

@@ -73,8 +73,7 @@ class Happenings:
         self._listeners.append(entry)
 
         def end() -> None:
-            if entry:
-                entry.clear()
-                self._listeners[:] = filter(None, self._listeners)
+            entry.clear()
+            self._listeners[:] = filter(None, self._listeners)
 
         return end

@@ -14,6 +14,7 @@ from bench import gauges, machine
 from bench.building import Missing, build
 from bench.parts import CHOICES, PARTS
 from bench.processes import Children, Failure
+from bench.scrape import measure_point
 from bench.run import make_parser
 from bench.shapes import alternate, check_limits, compare
 from bench.stage import HAPROXY_HTTP, HAPROXY_TCP, RPROXY, Bench, Layout, haproxy_config, open_stage
@@ -187,6 +188,20 @@ class CommandTests(SynchronousTestCase):
         error = self.assertRaises(Missing, build, Path("/nonexistent"), "no-such-compiler")
 
         self.assertIn("apt-get install gcc", str(error))
+
+
+class ScrapeTests(SynchronousTestCase):
+    """What a scrape costs."""
+
+    def test_point(self) -> None:
+        """It is measured in a process of its own, with as many servers as are asked for."""
+        said: list[str] = []
+        few, many = (measure_point(Bench(Path("/nonexistent"), say=said.append), count) for count in (1, 9))
+
+        self.assertEqual((few["servers"], many["servers"], len(said)), (1, 9, 2))
+        self.assertGreater(many["bytes"], few["bytes"])
+        for row in few, many:
+            self.assertTrue(0 < row["figures"] + row["metrics"] <= row["longest"] * 2, row)
 
 
 @skipUnless(shutil.which("cc"), "the benchmark's load is in C, and there is no C compiler here (cc)")
