@@ -163,11 +163,12 @@ class NumberTests(SynchronousTestCase):
         """All of them, also those that no process has it in."""
         policy = PolicyFigures(name="111", servers=[server(states={"up": 2, "down": 1}), server(server_id="200")])
         policy.servers.append(server(server_id="300", states={"down": 3}))
+        policy.servers.append(server(server_id="400", states={"held": 1, "draining": 2}))
         read = page(policy)
         found = [read.get("rproxy_server_state", policy="111", server="100", state=state) for state in STATES]
         self.assertEqual(found, [2, 1, 0, 0])
-        self.assertEqual(read.get("rproxy_policy_servers", policy="111"), 3)
-        self.assertEqual(read.get("rproxy_policy_servers_up", policy="111"), 2)
+        self.assertEqual(read.get("rproxy_policy_servers", policy="111"), 4)
+        self.assertEqual(read.get("rproxy_policy_servers_up", policy="111"), 3)
 
     def test_processes(self) -> None:
         """One by one, with what their store is like."""

@@ -59,7 +59,8 @@ def _processes(figures: Figures) -> Rows:
 
 
 def _count_up(policy: PolicyFigures) -> int:
-    return sum("up" in server.states for server in policy.servers)
+    # One that is held takes packets, as long as its connections are there.
+    return sum("up" in server.states or "held" in server.states for server in policy.servers)
 
 
 def _states(server: ServerFigures) -> dict[str, float]:
@@ -216,7 +217,7 @@ POLICY = (
     Metric(
         "rproxy_policy_servers_up",
         "gauge",
-        "Servers of the policy that are up, in one of the proxy's processes at least.",
+        "Servers of the policy that are up or held, in one of the proxy's processes at least.",
         one(_count_up),
     ),
     Metric(
