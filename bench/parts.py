@@ -127,8 +127,8 @@ def _millis(seconds: float) -> str:
 WORKERS = Table(
     "workers",
     "Microseconds of the processor time of all the proxy's processes for each message, with one that serves and with"
-    " two and their parent; with the clients and pool servers on all processors, and with everything on one. Share: what"
-    " the one of two workers had that had more.",
+    " two and their parent; with the clients and pool servers on all processors, and with everything on one. Share:"
+    " what the one of two workers had that had more.",
     (
         Column("shape", "shape", str),
         Column("processors", "processors", str),

@@ -43,7 +43,7 @@ class Plan:
     deaths: int
 
 
-#: Some ten minutes.
+#: Some twenty minutes.
 FULL = Plan(
     rounds=5,
     seconds=3,
@@ -67,7 +67,7 @@ FULL = Plan(
     deaths=20,
 )
 
-#: About a minute.
+#: About two minutes.
 QUICK = Plan(
     rounds=1,
     seconds=0.7,

@@ -17,7 +17,7 @@ from statistics import median
 from bench.gauges import parse_report, processor_time, quantile
 from bench.processes import PATIENCE, Child, Children, Failure, Tail
 from bench.redis import Redis
-from bench.stage import Bench, Target, await_rproxy, check_log, launch_rproxy
+from bench.stage import Bench, Target, await_rproxy, launch_rproxy, stop_rproxies
 from bench.tables import Row
 from bench.talk import Talk
 
@@ -73,12 +73,12 @@ def measure(bench: Bench) -> list[Row]:
     """Measure nothing but the proxies, and all servers with and without a Redis."""
     if bench.redis is None:
         return []
-    with _open_group(bench, shared=False) as group:
-        rows = [_measure_rounds(group, MEMORY, group.register())]
-    with _open_group(bench, shared=True) as group:
+    with open_group(bench, shared=False) as group:
+        rows = [measure_rounds(group, MEMORY, group.register())]
+    with open_group(bench, shared=True) as group:
         time.sleep(CALM)
-        rows.append(_measure_rounds(group, REDIS, None))
-        rows.append(_measure_rounds(group, REDIS, group.register()))
+        rows.append(measure_rounds(group, REDIS, None))
+        rows.append(measure_rounds(group, REDIS, group.register()))
     empty, full = rows[1:]
     # What a Redis does where nobody asks is no exchange's.
     more = {key: full[key] - empty[key] for key in ("redis_busy", "exchanges")}
@@ -91,13 +91,13 @@ def measure_deaths(bench: Bench) -> list[Row]:
     """Measure how soon all others know that one is gone."""
     if bench.redis is None:
         return []
-    with _open_group(bench, shared=True) as group:
+    with open_group(bench, shared=True) as group:
         group.register()
-        return [_measure_servers(group), _measure_proxy(group)]
+        return [measure_servers(group), measure_proxy(group)]
 
 
 @contextmanager
-def _open_group(bench: Bench, *, shared: bool) -> Iterator[Group]:
+def open_group(bench: Bench, *, shared: bool) -> Iterator[Group]:
     with Children() as children:
         redis = Redis(bench, children) if shared else None
         options = ["--registry", redis.url] if redis is not None else []
@@ -106,12 +106,10 @@ def _open_group(bench: Bench, *, shared: bool) -> Iterator[Group]:
         yield group
         if ended := children.failures():
             raise Failure(ended)
-        children.stop()
-        for proxy in group.proxies:
-            check_log(proxy.child)
+        stop_rproxies([proxy.child for proxy in group.proxies])
 
 
-def _measure_rounds(group: Group, store: str, servers: Child | None) -> Row:
+def measure_rounds(group: Group, store: str, servers: Child | None) -> Row:
     plan = group.bench.plan
     rounds = []
     for _ in range(plan.registry_rounds):
@@ -176,7 +174,7 @@ def _wait_for_all(
     return found
 
 
-def _measure_servers(group: Group) -> Row:
+def measure_servers(group: Group) -> Row:
     """Close the connections of servers, one after the other."""
     times: list[float] = []
     for number in range(group.bench.plan.deaths):
@@ -190,7 +188,7 @@ def _measure_servers(group: Group) -> Row:
     return _row(group, "a server's connection is closed", times)
 
 
-def _measure_proxy(group: Group) -> Row:
+def measure_proxy(group: Group) -> Row:
     """Kill a proxy with all that is registered there."""
     count = len(group.proxies)
     killed, *others = group.proxies

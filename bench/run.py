@@ -42,7 +42,7 @@ def make_parser() -> argparse.ArgumentParser:
         " the run with exit code 1.",
         epilog="Exit codes: 0 all well; 1 a wrong answer, or a limit was passed; 2 something is missing.",
     )
-    parser.add_argument("--quick", action="store_true", help="about a minute instead of ten, and rougher")
+    parser.add_argument("--quick", action="store_true", help="about two minutes instead of twenty, and rougher")
     parser.add_argument(
         "--only",
         action="append",

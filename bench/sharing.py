@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from bench.gauges import connections, family, parse_report, quantile
 from bench.namespaces import Host, join, obstacle
 from bench.processes import PATIENCE, Child, Children, Failure, Tail
 from bench.redis import Redis
-from bench.stage import Bench, Target, await_rproxy, check_log, launch_rproxy
+from bench.stage import Bench, Target, await_rproxy, launch_rproxy, stop_rproxies
 from bench.tables import Row
 from bench.talk import Talk
 
@@ -40,22 +40,24 @@ class Pair:
     :ivar registering: a connection to the one; ``asking``: to the other.
     :ivar port: of the server; it answers any of the policies.
     :ivar listening: whose log has the other's lines.
+    :ivar proxies: all there are.
     """
 
     registering: Talk
     asking: Talk
     port: int
     listening: Child
+    proxies: Sequence[Child]
 
 
 def measure(bench: Bench) -> list[Row]:
     """Measure all kinds of neighbours that there can be here."""
-    return [_measure_pair(bench, name, open_pair) for name, open_pair in _kinds(bench)]
+    return [measure_pair(bench, name, open_pair) for name, open_pair in _kinds(bench)]
 
 
 def _kinds(bench: Bench) -> Iterator[tuple[str, Callable[[Bench, Children], Pair]]]:
     yield "worker, --workers 2", _two_workers
-    yield "process, sqlite:", _two_files
+    yield "process, sqlite:", two_files
     if bench.redis is None:
         return
     yield "process, redis:", _two_processes
@@ -65,14 +67,13 @@ def _kinds(bench: Bench) -> Iterator[tuple[str, Callable[[Bench, Children], Pair
         yield "host, redis:", _two_hosts
 
 
-def _measure_pair(bench: Bench, name: str, open_pair: Callable[[Bench, Children], Pair]) -> Row:
+def measure_pair(bench: Bench, name: str, open_pair: Callable[[Bench, Children], Pair]) -> Row:
     with Children() as children, _closing(open_pair(bench, children)) as pair:
         asked = [_ask(pair, number) for number in range(bench.plan.sharings)]
         unasked = [_listen(pair, number) for number in range(bench.plan.sharings, 2 * bench.plan.sharings)]
         if ended := children.failures():
             raise Failure(ended)
-        children.stop()
-        check_log(pair.listening)
+        stop_rproxies(pair.proxies)
     row: Row = {"other": name, "count": len(asked)}
     acknowledged, answered = ([times[place] for times in asked] for place in (0, 1))
     row |= {"acknowledged": median(acknowledged)}
@@ -138,7 +139,7 @@ def _two_workers(bench: Bench, children: Children) -> Pair:
     proxy = await_rproxy(launch_rproxy(bench, children, "rproxy --workers 2", ["--workers", "2"]))
     one, other = family(proxy.child.pid)[1:]
     registering = _talk_to(proxy, one)
-    return Pair(registering, _talk_to(proxy, other), _serve(bench, children), proxy.child)
+    return Pair(registering, _talk_to(proxy, other), _serve(bench, children), proxy.child, [proxy.child])
 
 
 def _talk_to(proxy: Target, worker: int) -> Talk:
@@ -159,7 +160,7 @@ def _talk_to(proxy: Target, worker: int) -> Talk:
             other.close()
 
 
-def _two_files(bench: Bench, children: Children) -> Pair:
+def two_files(bench: Bench, children: Children) -> Pair:
     return _two_with(bench, children, f"sqlite:{children.folder / 'registrations'}")
 
 
@@ -171,7 +172,7 @@ def _two_with(bench: Bench, children: Children, url: str) -> Pair:
     started = [launch_rproxy(bench, children, "rproxy", ["--registry", url]) for _ in range(2)]
     one, other = (await_rproxy(child) for child in started)
     registering, asking = (Talk("127.0.0.1", proxy.port) for proxy in (one, other))
-    return Pair(registering, asking, _serve(bench, children), other.child)
+    return Pair(registering, asking, _serve(bench, children), other.child, started)
 
 
 def _two_hosts(bench: Bench, children: Children) -> Pair:
@@ -185,7 +186,7 @@ def _two_hosts(bench: Bench, children: Children) -> Pair:
         proxies = [await_rproxy(child) for child in started]
         talks = [Talk(host.address, proxy.port, host.within) for host, proxy in zip(hosts, proxies, strict=True)]
         port = _serve(bench, children, "anywhere=1", host=hosts[0])
-        return Pair(talks[0], talks[1], port, proxies[1].child)
+        return Pair(talks[0], talks[1], port, proxies[1].child, started)
     finally:
         # What runs in them keeps them.
         for host in hosts:

@@ -269,6 +269,18 @@ class Stage:
             check_log(target.child)
 
 
+def stop_rproxies(children: Sequence[Child]) -> None:
+    """Stop proxies, and look whether they wrote of a fault: to be called before what they need is gone.
+
+    :raises Failure: one did.
+    """
+    for child in children:
+        child.terminate()
+    for child in children:
+        child.stop()
+        check_log(child)
+
+
 def check_log(child: Child) -> None:
     """Look whether a proxy wrote of a fault.
 

@@ -53,7 +53,7 @@ def _measure_shape(bench: Bench, shape: Shape, place: str) -> Row:
         def run(who: str) -> Sample:
             if who == RPROXY:
                 return stage.measure(who, bench.plan.seconds, **shape.options)
-            sample, share = _measure_spread(stage, bench.plan.seconds, shape)
+            sample, share = measure_spread(stage, bench.plan.seconds, shape)
             shares.append(share)
             return sample
 
@@ -79,7 +79,7 @@ def _busy(samples: list[Sample]) -> float:
     return median(sample.cpu_seconds / sample.seconds for sample in samples)
 
 
-def _measure_spread(stage: Stage, seconds: float, shape: Shape) -> tuple[Sample, dict[str, float | None]]:
+def measure_spread(stage: Stage, seconds: float, shape: Shape) -> tuple[Sample, dict[str, float | None]]:
     """Measure two workers, and how much the one had that had more: of the connections, of the messages, of the time.
 
     Connections that last for one message can't be counted one by one, but there are as many as messages.

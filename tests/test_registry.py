@@ -17,6 +17,7 @@ import tests.strategies  # noqa: F401  # the profile that Hypothesis runs under
 from rproxy.claims import Claims
 from rproxy.packets import Setup
 from rproxy.policies import Peer, digest
+from rproxy.records import Record
 from rproxy.registration import Key, Registration
 from rproxy.registry import ConflictError, Observer, Registry, TooManyError
 
@@ -508,3 +509,26 @@ class AnyOrderTests(SynchronousTestCase):
                 {key: (HOSTS[held.connection], held.setup.listenport) for key, held in model.items()},
                 {key: registration.address for key, registration in router.standing.items()},
             )
+
+
+class HeardTests(RegistryCase):
+    """What other processes tell is held to what is allowed here."""
+
+    def told(self, server_id: str = "100", version: int = 1) -> Record:
+        """Another process's record, of a server with a lease."""
+        router = Router()
+        observer = Observer(router.registered, router.ended)
+        other = Registry(self.clock.seconds, observer, Claims("there", self.clock.seconds))
+        registration = other.register(setup(server_id, port=int(server_id), lease=15.0), Peer(EAST), self)
+        assert registration is not None
+        return Record("111", server_id, "there", version, evolve(registration, number=0))
+
+    def test_not_allowed(self) -> None:
+        """It doesn't stand, by whatever it says it was let in there; until it is allowed."""
+        self.forbidden.add(("111", "100"))
+        self.registry.hear([self.told(), self.told("200", 2)], complete=True)
+        self.assertEqual([each.server_id for each in self.registry.standing], ["200"])
+
+        self.forbidden.clear()
+        self.registry.reconsider()
+        self.assertEqual([each.server_id for each in self.registry.standing], ["200", "100"])
