@@ -75,6 +75,8 @@ class ProxyFactory(Factory):
     ) -> None:
         self.limits = limits
         self.policies = policies
+        #: See :class:`rproxy.downstream.Hub`.
+        self.when_told: Callable[[Callable[[], object]], None] = _at_once
         self.trail = trail
         self.clock = clock
         self.seconds = clock.seconds
@@ -131,6 +133,7 @@ class ProxyFactory(Factory):
         self._observer.renewed = replica.renewed
         if ask:
             self.router.ask = replica.ask
+            self.when_told = replica.when_told
 
     def listening(self, port: IListeningPort) -> None:
         """Clients come in here."""
@@ -344,6 +347,10 @@ def _lease_changed(owner: Hashable) -> None:
 def _conflicted(owner: Hashable, registration: Registration) -> None:
     assert isinstance(owner, ProxyProtocol)
     owner.conflicted(registration)
+
+
+def _at_once(then: Callable[[], object]) -> None:
+    then()
 
 
 def _refuse_shutting_down(request: Request) -> None:

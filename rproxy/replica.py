@@ -70,6 +70,9 @@ class Replica(Service):
         #: What the store hasn't been told, and the leases that were renewed since it was told.
         self._pending: dict[RecordKey, Record] = {}
         self._renewed: set[RecordKey] = set()
+        #: What is to be done when the next exchange is over, and when the one is that is being made.
+        self._untold: list[Callable[[], object]] = []
+        self._telling: list[Callable[[], object]] = []
         #: Packets that the next exchange is for, and those that the one is for that is being made.
         self._asked: list[Request] = []
         self._asking: list[Request] = []
@@ -104,6 +107,20 @@ class Replica(Service):
             own = self._registry.claims.own((key[0], key[1]))
             self._renewed.add(key)
             self._call(min(RENEWAL_WAIT, ((own and own.record.lease) or 0.0) * RENEWAL_SHARE))
+
+    def when_told(self, then: Callable[[], object]) -> None:
+        """Call this when the store knows what has happened here until now, or can't be told soon; in order."""
+        if self.running and self.away is None and self._pending:
+            self._untold.append(then)
+        elif self._telling:
+            self._telling.append(then)
+        else:
+            then()
+
+    def _have_told(self) -> None:
+        telling, self._telling = self._telling, []
+        for then in telling:
+            then()
 
     def ask(self, request: Request) -> bool:
         """Ask the store about the policy of a packet that has no server here; False where that can't be done now.
@@ -166,6 +183,8 @@ class Replica(Service):
                 self._lost(str(error))
                 await self._sleep(RETRY.seconds(failures, self._random()))
         self._hand_back(self._asking, self._asked)
+        self._telling, self._untold = self._telling + self._untold, []
+        self._have_told()
         await self._store.close()
 
     async def _exchange_all(self) -> None:
@@ -184,6 +203,7 @@ class Replica(Service):
         told, self._pending = self._pending, {}
         renewed, self._renewed = self._renewed, set()
         self._asking, self._asked = self._asked, []
+        self._telling, self._untold = self._untold, []
         self._due = self._clock.seconds() + BEAT
         # What is told may be told late, or again: its lease doesn't begin anew by that.
         left = self._registry.leases_of(renewed | told.keys()) if self.running else self._registry.leases
@@ -194,9 +214,11 @@ class Replica(Service):
             # Whatever it was: what was to be told still is.
             self._pending = told | self._pending
             self._hand_back(self._asking, self._asked)
+            self._have_told()
             raise
         self._last = self._clock.seconds()
         self._take(news)
+        self._have_told()
         self._hand_back(self._asking)
 
     def _take(self, news: News) -> None:
@@ -238,6 +260,8 @@ class Replica(Service):
             self.away_since = self._clock.seconds()
         self.away = why
         self._hand_back(self._asking, self._asked)
+        self._telling, self._untold = self._telling + self._untold, []
+        self._have_told()
 
     def _back(self) -> None:
         if self.away_since is not None:

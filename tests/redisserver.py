@@ -15,6 +15,11 @@ from rproxy.tlsfiles import Files
 MISSING = "" if which("redis-server") and which("redis-cli") else "redis-server isn't installed"
 
 LOOPBACK = "127.0.0.1"
+#: What a user of the store has to be allowed, as docs/scaling.rst says.
+ALLOWED = (
+    "~{rproxy}:* &{rproxy}:changed +auth +ping +select +role +subscribe +publish +time +eval +evalsha +hget +hmget"
+    " +hset +hdel +hlen +hvals +zadd +zcard +zrange +zrangebyscore +zscore +zrem +zremrangebyscore"
+)
 #: Seconds within which a server that was started has to answer.
 _START = 20.0
 

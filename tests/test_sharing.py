@@ -9,7 +9,7 @@ from rproxy.policies import EVERYTHING, Policies, Policy
 from rproxy.registration import Registration
 from rproxy.sweeping import SWEEP
 from tests.links import Link, SharedStore
-from tests.memory import HOST, MemoryReactor, Proxy, ProxyCase
+from tests.memory import HOST, MemoryReactor, Proxy, ProxyCase, setup
 
 #: What servers listen at.
 PORT = 5000
@@ -105,6 +105,39 @@ class RoutingTests(SharingCase):
         client = self.b.client()
         client.ask("x")
         self.assertEqual(client.answers(), ["no-server/no"])
+
+    def test_acknowledged_when_the_others_can_know(self) -> None:
+        """Whoever reads that it is registered finds it at every proxy; the answers keep their order."""
+        self.links[self.a].mode = "hang"
+        server = self.a.client(HOST)
+        server.send(setup("100", "111", PORT, pipeline=4, lease=LEASE))
+        server.send(setup("100", "222", PORT, pipeline=4, lease=LEASE))
+        server.send(setup("100", "111", PORT, pipeline=4, lease=LEASE))
+        self.assertEqual(server.answers(), [])
+        self.links[self.a].heal()
+        self.pump()
+        self.assertEqual(server.answers(), ["registered"] * 3)
+        self.assertEqual(self.standing(self.b), {("111", "100", PORT), ("222", "100", PORT)})
+
+    def test_acknowledged_all_the_same_when_they_can_not(self) -> None:
+        """Once the store is known to be away, at once; and when it is found to be, then."""
+        self.links[self.a].mode = "hang"
+        server = self.a.client(HOST)
+        server.send(setup("100", "111", PORT, pipeline=4, lease=LEASE))
+        self.advance(4)
+        self.assertEqual(server.answers(), ["registered"])
+        server.send(setup("100", "222", PORT, pipeline=4, lease=LEASE))
+        self.assertEqual(server.answers(), ["registered"])
+
+    def test_who_waits_for_it_may_go(self) -> None:
+        self.links[self.a].mode = "hang"
+        self.a.client(HOST).send(setup("100", "111", PORT, pipeline=4, lease=LEASE))
+        gone = self.a.client(HOST)
+        gone.send(setup("200", "111", PORT + 1, pipeline=4, lease=LEASE))
+        gone.reset()
+        self.links[self.a].heal()
+        self.pump()
+        self.assertEqual(self.standing(self.b), {("111", "100", PORT)})
 
     def test_questions_are_few(self) -> None:
         """However many packets ask for what doesn't exist."""
