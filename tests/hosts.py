@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 
 from attrs import frozen
 
@@ -127,13 +127,15 @@ class Site:
         self.proxies: dict[str, Twistd] = {}
         self.servers: list[Server] = []
         self._hosts: dict[str, Host] = {}
+        self._making = Lock()
         self._loads: list[Load] = []
 
     def host(self, name: str) -> Host:
         """The host of that name: a proxy's name, a server's id, or any other."""
-        if name not in self._hosts:
-            self._hosts[name] = self.network.host(f"10.77.0.{len(self._hosts) + 1}/24")
-        return self._hosts[name]
+        with self._making:
+            if name not in self._hosts:
+                self._hosts[name] = self.network.host(f"10.77.0.{len(self._hosts) + 1}/24")
+            return self._hosts[name]
 
     # What runs there.
 
@@ -195,8 +197,6 @@ class Site:
 
         :param env: more variables of each proxy, by its name.
         """
-        for name in ("store", "a", "b", "100", "101", "200", "201", "clients"):
-            self.host(name)
         env = env or {}
         self.all_at_once(*(lambda name=name: self.proxy(name, *arguments, env=env.get(name)) for name in "ab"))
         self.all_at_once(
