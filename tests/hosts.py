@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from threading import Event, Lock, Thread
 
@@ -59,7 +60,7 @@ class Load:
     def __str__(self) -> str:
         return self._client
 
-    def goes_on(self, *server_ids: str) -> None:
+    def goes_on(self, *server_ids: str, seconds: float = PATIENCE) -> None:
         """Return when each of these servers has answered a packet that was sent from now on.
 
         :param server_ids: none where it doesn't matter who answers.
@@ -73,7 +74,7 @@ class Load:
             return set(server_ids) <= set(came) if server_ids else sum(map(str.isdigit, came)) >= _SOME
 
         try:
-            wait_for(is_served, PATIENCE, f"answers of {server_ids or 'anybody'} to {self}")
+            wait_for(is_served, seconds, f"answers of {server_ids or 'anybody'} to {self}")
         except AssertionError as error:
             raise AssertionError(f"{error}: {self.outcomes[since:][-20:]}") from None
 
@@ -111,6 +112,11 @@ class Server:
     def got(self) -> list[str]:
         """The payloads that came to it."""
         return re.findall(r"Received a message from client \S+ payload (\S+)", self.process.log)
+
+    def gets(self, load: Load) -> None:
+        """Return when a packet of this client has come to it."""
+        begin = f"{self.policy}.{load}."
+        wait_for(lambda: any(each.startswith(begin) for each in self.got), PATIENCE, f"a packet {begin}")
 
 
 class Site:
@@ -198,7 +204,7 @@ class Site:
         :param env: more variables of each proxy, by its name.
         """
         env = env or {}
-        self.all_at_once(*(lambda name=name: self.proxy(name, *arguments, env=env.get(name)) for name in "ab"))
+        self.all_at_once(*(partial(self.proxy, name, *arguments, env=env.get(name)) for name in "ab"))
         self.all_at_once(
             lambda: self.modern("100", "111", "a"),
             lambda: self.modern("101", "111", "b"),

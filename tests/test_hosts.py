@@ -10,7 +10,9 @@ from __future__ import annotations
 import re
 import signal
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
@@ -23,7 +25,15 @@ WHY = obstacle() or MISSING
 pytestmark = pytest.mark.skipif(bool(WHY), reason=WHY)
 
 #: Those that :meth:`Site.start` starts.
-SERVERS = {"111": ("100", "101"), "222": ("200", "201")}
+SERVERS: dict[str, tuple[str, ...]] = {"111": ("100", "101"), "222": ("200", "201")}
+#: Seconds within which a server that is down is tried again, and has answered: docs/protocol.rst, Probes.
+PROBE = 60.0
+
+
+class Start(Protocol):
+    """How a server of either kind is started, and registered at a proxy."""
+
+    def __call__(self, server_id: str, policy: str, proxy: str, /, *, port: int = 5000) -> Server: ...
 
 
 @pytest.fixture
@@ -35,10 +45,10 @@ def site(tmp_path: Path) -> Iterator[Site]:
         site.finish()
 
 
-def all_serve(loads: dict[tuple[str, str], Load]) -> None:
+def all_serve(loads: dict[tuple[str, str], Load], seconds: float = PATIENCE) -> None:
     """Wait until each server has answered each client of its policy."""
     for (_, policy), load in loads.items():
-        load.goes_on(*SERVERS[policy])
+        load.goes_on(*SERVERS[policy], seconds=seconds)
 
 
 def all_are_there(site: Site) -> None:
@@ -78,23 +88,23 @@ def test_registered_at_one(site: Site) -> None:
 def test_first_packet(site: Site) -> None:
     """One that comes by way of the other proxy, before that has heard anything, is served."""
     redis = site.redis()
-    site.all_at_once(lambda: site.proxy("a"), lambda: site.proxy("b"))
-    kinds: list[tuple[str, Callable[[str, str, str], Server]]] = [("111", site.modern), ("222", site.classic)]
+    site.all_at_once(*(partial(site.proxy, name) for name in "ab"))
+    kinds: list[tuple[str, Start]] = [("111", site.modern), ("222", site.classic)]
     for known, (policy, start) in enumerate(kinds):
         talk = site.talk("b")
         assert site.ask("b", policy) == "no-server, no"
         # It finds the packet and the note that something changed at the same time: it can only have asked.
         site.proxies["b"].send_signal(signal.SIGSTOP)
         start(f"{policy[0]}00", policy, "a")
-        wait_for(lambda known=known: records(redis) > known, PATIENCE, "the record")  # type: ignore[misc]  # a lambda
+        wait_for(partial(has_more_than, redis, known), PATIENCE, "the record")
         talk.send(data_packet("1", policy, f"{policy}.first"))
         site.proxies["b"].send_signal(signal.SIGCONT)
         assert talk.answer().get("srcid") == f"{policy[0]}00"
 
 
-def records(redis: RedisServer) -> int:
-    """How many there are in the store."""
-    return int(redis.call("HLEN", "{rproxy}:records"))
+def has_more_than(redis: RedisServer, records: int) -> bool:
+    """Whether there are more than so many in the store."""
+    return int(redis.call("HLEN", "{rproxy}:records")) > records
 
 
 # While the store is away.
@@ -215,31 +225,28 @@ def test_another_master(site: Site, how: str) -> None:
 def test_server_cut_from_one_proxy(site: Site) -> None:
     """That one sees it down and passes it over; the other serves by it; nobody forgets it."""
     site.redis()
-    site.start("--connect-timeout", "0.5", "--timeout", "3")
+    site.start("--connect-timeout", "0.5", "--timeout", "2")
     # It registers at both, and one of its leases ends.
     site.modern("102", "111", "a", "b")
     loads = site.loads()
-    a, cut = site.host("a"), ("101", "102", "201")
+    a, cut = site.host("a"), ("102", "201")
     a.cut(*(site.host(each) for each in cut))
     for each in cut:
         site.proxies["a"].wait_for_log(f"Server at {site.host(each).address} port 5000 is down")
     for (proxy, policy), load in loads.items():
-        load.goes_on(*({"111": ("100",), "222": ("200",)} if proxy == "a" else SERVERS)[policy])
+        load.goes_on(*({"111": ("100", "101"), "222": ("200",)} if proxy == "a" else SERVERS)[policy])
     loads["b", "111"].goes_on("102")
 
     a.mend(*(site.host(each) for each in cut))
-    all_serve(loads)
-    loads["a", "111"].goes_on("102")
-    for proxy in site.proxies.values():
-        assert not re.search(ended("...", "..."), proxy.log)
-    # A client has one packet on its way, which each of them may have had when it was cut.
-    for (proxy, policy), load in loads.items():
-        most = {("a", "111"): 2, ("a", "222"): 1}.get((proxy, policy), 0)
-        assert set(load.losses) <= {"timeout, unknown", "server-lost, unknown"}
-        assert len(load.losses) <= most
+    all_serve(loads, seconds=PROBE)
+    loads["a", "111"].goes_on("102", seconds=PROBE)
+    assert not any(re.search(ended("...", "..."), process.log) for process in site.proxies.values())
+    # A client has one packet on its way, and that may be at the server when it is cut.
+    for (proxy, _), load in loads.items():
+        assert load.losses in ([], ["timeout, unknown"] if proxy == "a" else [])
 
 
-@pytest.mark.parametrize("hours", [0, 5, -5])
+@pytest.mark.parametrize("hours", [5, -5])
 def test_proxy_is_killed(site: Site, hours: int) -> None:
     """The leases that it held end at the other one, by nobody's clock but the store's; all else goes on there."""
     site.redis()
@@ -277,20 +284,21 @@ def test_clocks(site: Site) -> None:
     # Each line begins with the time.
     assert site.proxies["a"].log[:13] != site.proxies["b"].log[:13]
     loads = site.loads()
-    for port, (policy, start) in enumerate(
-        [("222", site.classic), ("111", site.modern), ("222", site.classic), ("111", site.modern)], 5001
-    ):
+
+    def move(start: Start, policy: str, to: str, port: int) -> None:
         server_id = SERVERS[policy][0]
-        # Those two are registered at a until now.
-        at = "b" if port < 5003 else "a"
-        moved = start(server_id, policy, at, port=port)
+        moved = start(server_id, policy, to, port=port)
         for proxy in "ab":
-            sent = f"{policy}.{loads[proxy, policy]}."
-            wait_for(lambda: any(each.startswith(sent) for each in moved.got), PATIENCE, f"a packet of {sent}")
-        # Whoever sent it sends one at a time, so there is none at the old port.
+            moved.gets(loads[proxy, policy])
+        # Each client has one packet on its way, so by now none can be at the old port.
         *_, old, _ = [each for each in site.servers if each.server_id == server_id]
         old.process.kill()
         all_serve(loads)
+
+    # Those that move are registered at a.
+    for to, port in ("b", 5001), ("a", 5002):
+        move(site.classic, "222", to, port)
+        move(site.modern, "111", to, port)
     until_past_leases(site, "a", known_from="b")()
     assert site.losses() == []
 
@@ -312,12 +320,13 @@ def test_address_changes_hands(site: Site) -> None:
 
     stop_leased(site, "100")
     a.wait_for_log(ended("100", "111"))
-    new = site.classic("202", "222", "a", on="100")
+    site.classic("202", "222", "a", on="100")
     loads["a", "222"].goes_on("202")
     for (proxy, policy), load in loads.items():
         if (proxy, policy) != ("a", "111"):
             load.goes_on(SERVERS[policy][1])
-    assert not [each for each in new.got if ".b222" in each]
+    # It hasn't heard of this one, either.
+    assert "202" not in loads["b", "222"].outcomes
     site.host("b").mend(site.host("store"))
     b.wait_for_log(BACK)
     loads["b", "222"].goes_on("200", "201", "202")
@@ -338,7 +347,7 @@ def test_policies_of_each(site: Site) -> None:
     files = {name: site.folder / f"{name}.toml" for name in "ab"}
     files["a"].write_text(POLICIES.format(ids='"100"'))
     files["b"].write_text(POLICIES.format(ids='"100", "101"'))
-    site.all_at_once(*(lambda name=name: site.proxy(name, "--policies", str(files[name])) for name in "ab"))
+    site.all_at_once(*(partial(site.proxy, name, "--policies", str(files[name])) for name in "ab"))
     a = site.proxies["a"]
     site.modern("100", "111", "a")
     forbidden = site.modern("101", "111", "b")

@@ -214,7 +214,7 @@ class Dialer:
         except CertificatesError as error:
             raise StoreRefusedError(str(error)) from None
         except (AnswerTimeoutError, ConnectTimeoutError, ConnectingCancelledError):
-            # The last one where the endpoint was still waiting when this time was over, which may be just before its own.
+            # The last one where this time is over before the endpoint's own.
             raise StoreError(f"{name} can't be connected to: it doesn't answer") from None
         except CancelledError:
             raise StoreError("given up") from None
