@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -25,7 +26,7 @@ from rproxy.records import NOBODY, Record
 from rproxy.stores import ENDS, LEASED_ENDS, Message, News, Position, Store, StoreError, StoreRefusedError
 from rproxy.stores.ledger import Ledger
 from rproxy.stores.redis import RedisStore
-from rproxy.stores.redis.link import TIMEOUT, Link
+from rproxy.stores.redis.link import TIMEOUT, Dialer, Link
 from rproxy.stores.redis.script import EXCHANGE, FORMAT, keys
 from rproxy.stores.redis.session import Session
 from rproxy.stores.urls import RedisUrl
@@ -500,6 +501,23 @@ class FailureTests(RedisCase):
         for said in (b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\xff\x00\r\n"):
             port = await self.listen(said)
             self.assertIn("is no Redis", await fails(self.store(port).open(lambda: None), StoreRefusedError))
+
+    async def test_nobody_answers(self) -> None:
+        """Not even by refusing, as behind a cable that was pulled; whoever waits can also give up."""
+        with socket.socket() as full:
+            full.bind((LOOPBACK, 0))
+            full.listen(0)
+            port = full.getsockname()[1]
+            # The kernel takes one more than that, and then lets nobody know.
+            with socket.create_connection((LOOPBACK, port)):
+                dialer = Dialer(reactor, Keyring(), None, Count())
+                with self.assertRaisesRegex(StoreError, "doesn't answer"):
+                    await dialer.dial(LOOPBACK, port, 0.05)
+                store = self.store(port)
+                opening = store.open(lambda: None)
+                await deferLater(reactor, 0.05)
+                await store.close()
+                await fails(opening)
 
     async def test_odd_answers(self) -> None:
         """Of somebody who speaks the protocol, and isn't a Redis."""
