@@ -134,6 +134,8 @@ class ProxyFactory(Factory):
         if ask:
             self.router.ask = replica.ask
             self.when_told = replica.when_told
+            self.router.confirms = replica.confirm
+            self.router.lapsed = replica.lapse
 
     def listening(self, port: IListeningPort) -> None:
         """Clients come in here."""
@@ -304,7 +306,9 @@ class ProxyFactory(Factory):
         )
         if self.trail is not None:
             self.trail.registered(registration)
-        self.router.registered(registration, up=False)
+        # One that also holds its lease here would be told if it went.
+        found = registration.lease is not None and self.registry.claims.own(registration.key) is None
+        self.router.registered(registration, up=False, found=found)
 
     def _refused(self, registration: Registration, why: str) -> None:
         self.admission.refuse_found(registration, why)

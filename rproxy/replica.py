@@ -20,6 +20,7 @@ from twisted.logger import Logger
 
 from rproxy.backoff import Backoff
 from rproxy.records import Record, RecordKey
+from rproxy.registration import Registration
 from rproxy.registry import Registry
 from rproxy.request import Request
 from rproxy.stores import PRESENCE, Message, News, Position, Store, StoreError, StoreRefusedError
@@ -45,6 +46,7 @@ class Replica(Service):
 
     :param answer: what becomes of packets that the store was asked about.
     :param shared_by: called with the number of processes that share the store.
+    :param in_touch: called when the store can be used, at first and again.
     :param random: numbers from 0 to 1, for jitter.
     """
 
@@ -57,6 +59,7 @@ class Replica(Service):
         clock: IReactorTime,
         answer: Callable[[Sequence[Request]], object],
         shared_by: Callable[[int], object],
+        in_touch: Callable[[], object],
         random: Callable[[], float],
     ) -> None:
         self._store = store
@@ -64,6 +67,7 @@ class Replica(Service):
         self._clock = clock
         self._answer = answer
         self._shared_by = shared_by
+        self._in_touch = in_touch
         self._random = random
         self._process = registry.claims.holder
         self._position: Position | None = None
@@ -73,6 +77,8 @@ class Replica(Service):
         #: What is to be done when the next exchange is over, and when the one is that is being made.
         self._untold: list[Callable[[], object]] = []
         self._telling: list[Callable[[], object]] = []
+        #: Who waits for the next exchange that begins.
+        self._unconfirmed: list[Deferred[None]] = []
         #: Packets that the next exchange is for, and those that the one is for that is being made.
         self._asked: list[Request] = []
         self._asking: list[Request] = []
@@ -121,6 +127,25 @@ class Replica(Service):
         telling, self._telling = self._telling, []
         for then in telling:
             then()
+
+    def confirm(self) -> Deferred[None]:
+        """Hear of all that the others have told until now.
+
+        :returns: fails with :class:`rproxy.stores.StoreError` where the store can't be asked.
+        """
+        confirmed: Deferred[None] = Deferred()
+        if not self.running or self.away is not None:
+            confirmed.errback(StoreError("the registry can't say whether it is still this server"))
+        else:
+            self._unconfirmed.append(confirmed)
+            self._call(0.0)
+        return confirmed
+
+    def lapse(self, registrations: Sequence[Registration]) -> None:
+        """These don't stand any more, unless all that there is says so."""
+        self._registry.lapse(registrations)
+        self._position = None
+        self._call(0.0)
 
     def ask(self, request: Request) -> bool:
         """Ask the store about the policy of a packet that has no server here; False where that can't be done now.
@@ -185,6 +210,8 @@ class Replica(Service):
         self._hand_back(self._asking, self._asked)
         self._telling, self._untold = self._telling + self._untold, []
         self._have_told()
+        unconfirmed, self._unconfirmed = self._unconfirmed, []
+        _fail(unconfirmed)
         await self._store.close()
 
     async def _exchange_all(self) -> None:
@@ -204,6 +231,7 @@ class Replica(Service):
         renewed, self._renewed = self._renewed, set()
         self._asking, self._asked = self._asked, []
         self._telling, self._untold = self._untold, []
+        confirming, self._unconfirmed = self._unconfirmed, []
         self._due = self._clock.seconds() + BEAT
         # What is told may be told late, or again: its lease doesn't begin anew by that.
         left = self._registry.leases_of(renewed | told.keys()) if self.running else self._registry.leases
@@ -215,10 +243,13 @@ class Replica(Service):
             self._pending = told | self._pending
             self._hand_back(self._asking, self._asked)
             self._have_told()
+            _fail(confirming)
             raise
         self._last = self._clock.seconds()
         self._take(news)
         self._have_told()
+        for each in confirming:
+            each.callback(None)
         self._hand_back(self._asking)
 
     def _take(self, news: News) -> None:
@@ -259,6 +290,8 @@ class Replica(Service):
             )
             self.away_since = self._clock.seconds()
         self.away = why
+        unconfirmed, self._unconfirmed = self._unconfirmed, []
+        _fail(unconfirmed)
         self._hand_back(self._asking, self._asked)
         self._telling, self._untold = self._telling + self._untold, []
         self._have_told()
@@ -271,6 +304,7 @@ class Replica(Service):
                 seconds=self._clock.seconds() - self.away_since,
             )
         self.away = self.away_since = None
+        self._in_touch()
 
     # Waiting.
 
@@ -301,3 +335,8 @@ class Replica(Service):
             timer.cancel()
         if sleeping is not None:
             sleeping.callback(None)
+
+
+def _fail(waiting: Sequence[Deferred[None]]) -> None:
+    for each in waiting:
+        each.errback(StoreError("the registry didn't say whether it is still this server"))

@@ -183,6 +183,7 @@ def make_proxy(
         reactor,
         factory.router.answer_asked,
         factory.router.share_with,
+        factory.router.in_touch,
         random.random,
     )
     factory.share(replica, ask=not isinstance(options["registry"], MemoryUrl))

@@ -586,7 +586,9 @@ class Proxy:
     def _make_replica(self, store: Store) -> Replica:
         factory, router = self.factory, self.factory.router
         clock = cast(Any, self.reactor)
-        replica = Replica(store, factory.registry, clock, router.answer_asked, router.share_with, lambda: 0.5)
+        replica = Replica(
+            store, factory.registry, clock, router.answer_asked, router.share_with, router.in_touch, lambda: 0.5
+        )
         factory.share(replica, ask=True)
         return replica
 

@@ -125,6 +125,26 @@ class PolicyRuleTests(AttackCase):
         self.assertEqual((client.answers(), self.good.payloads), (["no-server/no"], []))
 
 
+class PortTests(ProxyCase):
+    """A port that changes hands."""
+
+    def test_a_port_that_a_draining_server_left(self) -> None:
+        """Another server of another policy comes to it while the old one still has packets: it gets new connections."""
+        world = self.proxy()
+        lease = world.register("7", "111", 7000, pipeline=4, lease=10)
+        old = world.server(7000)
+        client = world.client()
+        client.ask("a", "b", "c")
+        lease.send(setup("7", "111", 7000, pipeline=4, lease=10, drain=True))
+        connection = old.connection
+        self.assertEqual(connection.payloads, ["a", "b", "c"])
+        lease.close()
+        world.register("8", "222", 7000, pipeline=4, lease=10)
+        client.ask("other", policy="222")
+        self.assertEqual(connection.payloads, ["a", "b", "c"])
+        self.assertEqual(old.connection.payloads, ["other"])
+
+
 class ClientRuleTests(AttackCase):
     """Asking for a policy that isn't for everybody."""
 

@@ -44,7 +44,9 @@ class Process:
         observer = Observer(lambda _: None, lambda _: None)
         self.registry = Registry(clock.seconds, observer, Claims(name, clock.seconds))
         the_clock: Any = clock
-        self.replica = Replica(link, self.registry, the_clock, self._answer, self.sharers.append, lambda: 0.5)
+        self.replica = Replica(
+            link, self.registry, the_clock, self._answer, self.sharers.append, lambda: None, lambda: 0.5
+        )
         observer.changed, observer.renewed = self.replica.changed, self.replica.renewed
 
     def _answer(self, requests: Sequence[Request]) -> None:

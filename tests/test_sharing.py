@@ -323,6 +323,46 @@ class AwayTests(SharingCase):
         self.assertEqual(len(self.server.connections), before)
         self.assertEqual(self.client.answers(), ["server-lost/unknown"] * 4 + ["no-server/no"] * 2)
 
+    def test_address_that_is_anothers_within_the_lease(self) -> None:
+        """The store can't say so, and before this proxy knows that it can't, the server goes and another one comes."""
+        for mode in ("hang", "down"):
+            self.links[self.b].mode = mode
+            before = len(self.server.connections)
+            self.server.connection.reset()
+            self.client.ask("late")
+            self.advance(4)
+            self.assertEqual((len(self.server.connections), self.server.connection.payloads.count("late")), (before, 0))
+            self.advance(4)
+            self.assertEqual(self.client.answers(), ["no-server/no"])
+            self.links[self.b].heal()
+            self.renew_for(4)
+            self.assertEqual(len(self.server.connections), before + 1)
+
+    def test_confirmed_before_each_connection(self) -> None:
+        """What the store says in that moment counts."""
+        self.links[self.b].mode = "hang"
+        before = len(self.server.connections)
+        self.server.connection.reset()
+        self.client.ask("late")
+        self.lease.reset()
+        self.links[self.b].heal()
+        self.pump()
+        self.advance(1)
+        self.assertEqual((len(self.server.connections), len(self.standing(self.b))), (before, 0))
+
+    def test_others_at_the_address_do_not_wait(self) -> None:
+        """A server that registers here is connected to, whatever another process said of its address."""
+        self.store.cut()
+        self.server.connection.reset()
+        self.advance(4)
+        self.b.register("200", "222", PORT, pipeline=4, lease=LEASE)
+        other = self.b.client()
+        other.ask("y", policy="222")
+        self.client.ask("x")
+        self.advance(6)
+        self.assertEqual(self.server.connection.payloads, ["y"])
+        self.assertEqual(self.client.answers(), ["no-server/no"])
+
     def test_back_and_held_no_more(self) -> None:
         """What it was held for is over: connections are made again."""
         self.links[self.b].cut()
