@@ -42,6 +42,26 @@ def open_files(pid: int, port: int) -> Counter[str]:
     return found
 
 
+def has_open(pid: int, pattern: str) -> bool:
+    """Whether a process has a file open whose name matches."""
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            if entry.readlink().match(pattern):
+                return True
+    return False
+
+
+def ports_of_peers(pid: int, port: int) -> frozenset[int]:
+    """Return the ports of all who are connected to a process at a port of its own."""
+    mine = {str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()}
+    lines = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
+    return frozenset(
+        _port(remote)
+        for _, local, remote, state, *rest in lines
+        if _port(local) == port and state != _LISTEN and f"socket:[{rest[5]}]" in mine
+    )
+
+
 def _connections(pid: int, port: int) -> dict[str, str]:
     """Return what each TCP socket of this machine is, by inode, as seen from a process that listens at the port."""
     found = {}
