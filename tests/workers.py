@@ -17,8 +17,10 @@ def workers_of(parent: int) -> dict[int, int]:
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             if int((folder / "stat").read_text().rpartition(")")[2].split()[1]) == parent:
-                *_, number, _ = (folder / "cmdline").read_text().split("\0")
-                found[int(number)] = int(folder.name)
+                # One that was killed has none, and one that was just forked has its parent's.
+                argv = (folder / "cmdline").read_text().split("\0")
+                if "rproxy.worker" in argv:
+                    found[int(argv[-2])] = int(folder.name)
     return found
 
 

@@ -205,7 +205,9 @@ def errors(seen: Seen) -> Iterator[Violation]:
             continue
         fields = answer.fields
         code, delivered = str(fields.get("error")), fields.get("delivered")
-        if fields.get("type") != "3" or delivered not in DELIVERED.get(code, ()):
+        # From when a packet is retried on, nobody can say that no server had it.
+        retried = {"unknown"} if seen.history.plan.proxy.retry else set()
+        if fields.get("type") != "3" or code not in DELIVERED or delivered not in DELIVERED[code] | retried:
             yield Violation("no such error", f"the answer is {fields}", packet)
             continue
         if (fields.get("srcid"), fields.get("destid")) != (PROXY_ID, connection.client_id):
@@ -221,7 +223,8 @@ def _in_place(seen: Seen, connection: Connection, packet: Packet, answer: Answer
     """Whether there is anything that a code could be for."""
     life = seen.life(connection)
     if code == "shutting-down":
-        return life.gently and answer.at >= life.told_at
+        # Workers whose parent was killed leave gently.
+        return (life.gently or seen.history.plan.proxy.workers > 1) and 0 < life.told_at <= answer.at
     if packet.draft.policy == UNSERVED:
         return code == "no-server"
     # The size of the packet is at least that of its payload, and little more.
