@@ -92,7 +92,7 @@ def wait_for_both(proxy: Twistd, policy: str, wanted: str) -> None:
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM])
 def test_server_with_a_lease(end: signal.Signals) -> None:
-    """It registers at one worker and is used by both, until its connection, or its lease, or it itself says otherwise."""
+    """It registers at one worker and is used by both, until its connection or its lease ends, or it drains."""
     with two_workers() as proxy, Group() as group:
         pool_server = group.pool_server(proxy.port, "9", "111", "--lease", "1")
         wait_until_known(proxy, f"server id 9 ip {HOST} privacy policy 111 ")
@@ -322,7 +322,7 @@ def test_store_has_no_room(tmp_path: Path, stack: ExitStack) -> None:
     )
     if mounted.returncode:
         pytest.skip("there is no way to mount a file system here")
-    stack.callback(subprocess.run, ["umount", "--lazy", small], check=True)
+    stack.callback(lambda: subprocess.run(["umount", "--lazy", small], check=True))
 
     def fill() -> None:
         with (small / "filler").open("wb", buffering=0) as filler, suppress(OSError):

@@ -41,7 +41,8 @@ DELIVERED = {
 
 _STOPPED = re.compile(
     # A worker says so too, with its number before it.
-    r"(?<!: )Stopped after (\d+) packets: (\d+) acked, (\d+) refused, (\d+) whose client was gone", re.MULTILINE
+    r"(?<!: )Stopped after (\d+) packets: (\d+) acked, (\d+) refused, (\d+) whose client was gone",
+    re.MULTILINE,
 )
 
 
@@ -116,7 +117,20 @@ class Seen:
 def judge(history: History) -> list[Violation]:
     """Return all violations in a history."""
     seen = Seen(history)
-    checks = (one_answer, right_answer, errors, deadlines, journals, losses, counters, logs, files, roll, trails, vacuity)
+    checks = (
+        one_answer,
+        right_answer,
+        errors,
+        deadlines,
+        journals,
+        losses,
+        counters,
+        logs,
+        files,
+        roll,
+        trails,
+        vacuity,
+    )
     return [violation for check in checks for violation in check(seen)]
 
 

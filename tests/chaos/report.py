@@ -76,7 +76,12 @@ def _background(history: History, violation: Violation) -> Iterator[str]:
     concerned = {violation.server_id}
     if packet is not None:
         receipts = [receipt for receipt in history.receipts if receipt.digest == packet.digest]
-        concerned |= {"proxy", *_workers(history.plan.proxy), packet.draft.client_id, *(receipt.server_id for receipt in receipts)}
+        concerned |= {
+            "proxy",
+            *_workers(history.plan.proxy),
+            packet.draft.client_id,
+            *(receipt.server_id for receipt in receipts),
+        }
         yield from _travels(history, packet)
         for receipt in receipts:
             yield f"{_at(history, receipt.at)} received by {receipt.server_id}, which did: {receipt.deed}"

@@ -97,7 +97,7 @@ class _Run:
             self._history.roll[number] = roll.present
             others = [other for other in self._proxy.serving.values() if other != pid]
             with standing_still(*others):
-                await roll.connect(self._proxy.port, lambda pid=pid: ports_of_peers(pid, self._proxy.port))
+                await roll.connect(self._proxy.port, partial(ports_of_peers, pid, self._proxy.port))
             await roll.call(PATIENCE)
 
     async def _stop(self) -> None:
