@@ -246,10 +246,11 @@ def _in_place(seen: Seen, connection: Connection, packet: Packet, answer: Answer
 
 
 def deadlines(seen: Seen) -> Iterator[Violation]:
-    """No answer comes later than promised."""
-    for _, packet, answer in seen.pairs():
+    """No answer comes later than promised, but for the time that its worker stood still."""
+    for connection, packet, answer in seen.pairs():
+        stood = sum(stop.ended - stop.began for stop in seen.struck(connection, Fault.WORKER_STOP))
         seconds = answer.at - packet.sent_at
-        if seconds > TIMEOUT + SLACK:
+        if seconds > TIMEOUT + SLACK + stood:
             yield Violation("late", f"the answer took {seconds:.2f} s", packet)
 
 

@@ -294,10 +294,15 @@ def _of_workers(random: Random, seconds: float, proxy: Proxy) -> list[Event]:
     faults = [Fault.WORKER_KILL, Fault.WORKER_STOP, *([Fault.RELOAD] if proxy.policies else [])]
     number = max(1, round(_WORKER_FAULT_RATE * (end - begin)))
     events = []
+    stopped: set[str] = set()
     for fault in random.choices(faults, k=number):
         whom = "proxy" if fault is Fault.RELOAD else f"worker {random.randint(1, proxy.workers)}"
         lasting = random.uniform(0.2, _WORKER_STOP) if fault is Fault.WORKER_STOP else 0.0
-        events.append(Event(random.uniform(begin, end), fault, whom, lasting))
+        at = random.uniform(begin, end)
+        # One that is stopped again and again has its clients wait longer than any deadline.
+        if fault is not Fault.WORKER_STOP or whom not in stopped:
+            events.append(Event(at, fault, whom, lasting))
+        stopped |= {whom} if fault is Fault.WORKER_STOP else set()
     return events
 
 

@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.chaos import oracle, report
 from tests.chaos.history import Answer, Connection, End, History, Incident, Packet, ProxyLife
 from tests.chaos.journal import ANSWERED, Receipt
-from tests.chaos.plan import UNSERVED, Client, Draft, Event, Fault, Kind, Plan, Proxy, Server
+from tests.chaos.plan import TIMEOUT, UNSERVED, Client, Draft, Event, Fault, Kind, Plan, Proxy, Server
 
 #: A classic server and a modern one of policy 111, and one of policy 222.
 SERVERS = (
@@ -458,6 +458,17 @@ class OracleTests(SynchronousTestCase):
         packet, answer = self.first.packets[3], self.first.answers[3]
         self.first.answers[3] = Answer(packet.sent_at + 60, answer.fields)
 
+        self.assert_found("late")
+
+    def test_late_by_a_worker_that_stood_still(self) -> None:
+        """That long, and no longer."""
+        self.have(workers=2)
+        self.strike_worker(Fault.WORKER_STOP, self.first)
+        packet, answer = self.first.packets[3], self.first.answers[3]
+        self.first.answers[3] = Answer(packet.sent_at + TIMEOUT + oracle.SLACK + 0.9, answer.fields)
+        self.assert_found()
+
+        self.first.answers[3] = Answer(packet.sent_at + TIMEOUT + oracle.SLACK + 1.1, answer.fields)
         self.assert_found("late")
 
     # Journals.
