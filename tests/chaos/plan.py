@@ -293,16 +293,18 @@ def _of_workers(random: Random, seconds: float, proxy: Proxy) -> list[Event]:
     begin, end = seconds * _FAULTS_FROM, seconds * _FAULTS_TO
     faults = [Fault.WORKER_KILL, Fault.WORKER_STOP, *([Fault.RELOAD] if proxy.policies else [])]
     number = max(1, round(_WORKER_FAULT_RATE * (end - begin)))
+    drawn = sorted((random.uniform(begin, end), fault) for fault in random.choices(faults, k=number))
+    free_from: dict[str, float] = {}
     events = []
-    stopped: set[str] = set()
-    for fault in random.choices(faults, k=number):
+    for at, fault in drawn:
         whom = "proxy" if fault is Fault.RELOAD else f"worker {random.randint(1, proxy.workers)}"
         lasting = random.uniform(0.2, _WORKER_STOP) if fault is Fault.WORKER_STOP else 0.0
-        at = random.uniform(begin, end)
-        # One that is stopped again and again has its clients wait longer than any deadline.
-        if fault is not Fault.WORKER_STOP or whom not in stopped:
-            events.append(Event(at, fault, whom, lasting))
-        stopped |= {whom} if fault is Fault.WORKER_STOP else set()
+        if lasting:
+            # One that is stopped again and again has its clients wait longer than any deadline.
+            if free_from.get(whom, 0.0) > at:
+                continue
+            free_from[whom] = at + lasting + 2 * TIMEOUT
+        events.append(Event(at, fault, whom, lasting))
     return events
 
 
