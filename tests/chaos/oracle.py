@@ -391,8 +391,15 @@ def roll(seen: Seen) -> Iterator[Violation]:
     wanted = {(policy, server.server_id) for server in seen.servers.values() for policy in server.policies}
     for number in range(1, seen.history.plan.proxy.workers + 1):
         for policy, server_id in sorted(wanted - seen.history.roll.get(number, set())):
-            text = f"worker {number} gave {server_id} nothing of policy {policy} in the end"
-            yield Violation("forgotten", text, None, server_id)
+            text = f"worker {number} gave {server_id} nothing of policy {policy} in the end; the log has of that"
+            yield Violation("forgotten", f"{text}: {_said(seen, number, server_id)}", None, server_id)
+
+
+def _said(seen: Seen, worker: int, server_id: str) -> list[str]:
+    """Return what a worker logged of a server in the last life of the proxy."""
+    begin = f"worker {worker}: " if seen.history.plan.proxy.workers > 1 else ""
+    lines = seen.history.proxies[-1].log.splitlines()
+    return [line for line in lines if begin in line and f"erver id {server_id} " in line]
 
 
 def trails(seen: Seen) -> Iterator[Violation]:
