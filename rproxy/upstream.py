@@ -150,12 +150,16 @@ class Upstream(Factory):
         self._rest_if_unused()
 
     def share_with(self, sharers: int) -> None:
-        """Make no more than this proxy's part of the connections that the server wants.
+        """Have no more than this proxy's part of the connections that the server wants.
 
         A server of the old kind has a backlog of 10, however many proxies there are.
         """
         self._sharers = sharers
         self._connections = max(1, self._wanted // sharers)
+        if not self.held:
+            staying = [connection for connection in self._open if not connection.retiring]
+            for connection in staying[self._connections :]:
+                connection.retire(for_good=True)
         self._find_only()
 
     def hold(self, registrations: Collection[Registration]) -> bool:
