@@ -142,7 +142,9 @@ class PortTests(ProxyCase):
         world.register("8", "222", 7000, pipeline=4, lease=10)
         client.ask("other", policy="222")
         self.assertEqual(connection.payloads, ["a", "b", "c"])
+        connection.answer()
         self.assertEqual(old.connection.payloads, ["other"])
+        self.assertEqual(connection.payloads, ["a", "b", "c"])
 
 
 class ClientRuleTests(AttackCase):
