@@ -250,7 +250,7 @@ def test_folder_after_a_crash(runtime: Path) -> None:
 
 
 def test_revoked(tmp_path: Path, stack: ExitStack) -> None:
-    """What the policies file doesn't allow any more ends at both workers, and stands again when it is allowed."""
+    """What the policies file doesn't allow any more ends at both workers, for good: it has to be registered anew."""
     file = tmp_path / "policies.toml"
     file.write_text("[policy.111]\n[policy.222]\n")
     with two_workers("--policies", str(file)) as proxy:
@@ -258,8 +258,10 @@ def test_revoked(tmp_path: Path, stack: ExitStack) -> None:
         classic(proxy, stack, "8", "222")
         file.write_text('[policy.111]\nservers.ids = ["7"]\n[policy.222]\n')
         proxy.send_signal(signal.SIGHUP)
+        # The other one may hear of it from the first before it has read the file.
+        proxy.wait_for_log(r"worker \d: Revoked the registration of server id 9")
         for number in BOTH:
-            proxy.wait_for_log(rf"worker {number}: Revoked the registration of server id 9")
+            proxy.wait_for_log(rf"worker {number}: Keeping to the policies of")
             assert outcome(proxy, number, "111") == "no-server"
             assert outcome(proxy, number, "222") == "server 8"
         os.kill(workers_of(proxy.pid)[1], signal.SIGKILL)
@@ -267,6 +269,10 @@ def test_revoked(tmp_path: Path, stack: ExitStack) -> None:
         assert outcome(proxy, 1, "111") == "no-server"
         file.write_text("[policy.111]\n[policy.222]\n")
         proxy.send_signal(signal.SIGHUP)
+        for number in BOTH:
+            proxy.wait_for_log(rf"(?s)(worker {number}: Keeping to the policies of.*){{2}}")
+            assert outcome(proxy, number, "111") == "no-server"
+        classic(proxy, stack, "9", "111")
         wait_for_both(proxy, "111", "server 9")
 
 
