@@ -309,8 +309,8 @@ def test_clocks(site: Site) -> None:
 def test_address_changes_hands(site: Site) -> None:
     """Also a proxy that can't hear of it writes nothing to whoever has it now.
 
-    The server goes when its lease of that moment is over for this proxy, which until then may connect to it anew. What
-    was on its way to it just then may be lost, with its connection.
+    The server goes when its lease of that moment is over for this proxy. What was on its way to it just then may be
+    lost, with its connection.
     """
     site.redis()
     site.start()
@@ -339,6 +339,24 @@ def test_address_changes_hands(site: Site) -> None:
     losses = {load: load.losses for load in loads.values() if load.losses}
     assert set(losses) <= {loads["b", "111"]}
     assert losses.get(loads["b", "111"], []) in ([], ["server-lost, unknown"])
+
+
+@pytest.mark.parametrize("when", ["noticed", "unnoticed"])
+def test_address_changes_hands_within_the_lease(site: Site, when: str) -> None:
+    """As far as the proxy that is cut off knows, the server is there; it asks before it connects, and gets no answer."""
+    site.redis()
+    site.start()
+    a, b = site.proxies["a"], site.proxies["b"]
+    loads = site.loads()
+    site.host("b").cut(site.host("store"))
+    if when == "noticed":
+        b.wait_for_log(AWAY)
+    stop_leased(site, "100")
+    a.wait_for_log(ended("100", "111"))
+    site.classic("202", "222", "a", on="100")
+    loads["a", "222"].goes_on("202")
+    b.wait_for_log(ended("100", "111"))
+    loads["b", "111"].goes_on("101")
 
 
 POLICIES = """
