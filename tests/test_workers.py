@@ -438,6 +438,7 @@ class ProcessTests(SynchronousTestCase):
 
     def test_how_it_ended(self) -> None:
         self.assertEqual(how_it_ended(ProcessTerminated(signal=9)), "was ended by SIGKILL")
+        self.assertEqual(how_it_ended(ProcessTerminated(signal=35)), "was ended by signal 35")
         self.assertEqual(how_it_ended(ProcessTerminated(exitCode=1)), "ended with exit code 1")
         self.assertEqual(how_it_ended(ProcessDone(0)), "ended with exit code 0")
 
