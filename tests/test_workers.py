@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import pickle
+import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest import mock
 
 from attrs import define, field
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ProcessDone, ProcessTerminated, ReactorNotRunning
 from twisted.internet.task import Clock
+from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import capturedLogs, formatEvent
 from twisted.test.iosim import FakeTransport, IOPump, connect
 from twisted.trial.unittest import SynchronousTestCase
@@ -19,7 +22,7 @@ from rproxy.metrics import Counters
 from rproxy.options import Options
 from rproxy.stores.urls import SqliteUrl, parse_registry
 from rproxy.workers.channel import Channel, ChannelError
-from rproxy.workers.parent import values_of
+from rproxy.workers.parent import make_parent, values_of
 from rproxy.workers.serving import FAREWELL, WorkerService
 from rproxy.workers.spawning import Orders, Told, environment, how_it_ended
 from rproxy.workers.supervising import ATTEMPTS, BACKOFF, STEADY, Supervisor
@@ -465,6 +468,17 @@ class OptionTests(SynchronousTestCase):
         self.assertEqual(self.values(1, folder=Path("/run/x"))["registry"], SqliteUrl(Path("/run/x/registry.sqlite")))
         redis = self.values(1, "--registry", "redis://localhost/0")["registry"]
         self.assertEqual(redis, parse_registry("redis://localhost/0"))
+
+    def test_registry_that_can_not_be_used(self) -> None:
+        """It is told of by the parent, before it has anything."""
+        options = Options()
+        options.parseOptions(["--workers", "3", "--registry", "redis://localhost/0"])
+        reactor = MemoryReactorClock()
+        with (
+            mock.patch.dict(sys.modules, {"txredisapi": None}),
+            self.assertRaisesRegex(SystemExit, r"--registry: a registry in Redis needs txredisapi: pip install"),
+        ):
+            make_parent(options, reactor)
 
     def test_trails_are_not(self) -> None:
         for name, own in (("audit.log", "audit-2.log"), ("audit", "audit-2"), ("a.b.log", "a.b-2.log")):
