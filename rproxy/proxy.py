@@ -124,18 +124,14 @@ class ProxyFactory(Factory):
         self._server_count = 0
         self._full = False
 
-    def share(self, replica: Replica, *, ask: bool) -> None:
-        """Tell other processes of registrations, by this replica.
-
-        :param ask: whether there are others who may know a server that isn't known here.
-        """
+    def share(self, replica: Replica) -> None:
+        """Tell other processes of registrations, and hear of theirs, by this replica."""
         self._observer.changed = replica.changed
         self._observer.renewed = replica.renewed
-        if ask:
-            self.router.ask = replica.ask
-            self.when_told = replica.when_told
-            self.router.confirms = replica.confirm
-            self.router.lapsed = replica.lapse
+        self.when_told = replica.when_told
+        self.router.ask = replica.ask
+        self.router.confirms = replica.confirm
+        self.router.lapsed = replica.lapse
 
     def listening(self, port: IListeningPort) -> None:
         """Clients come in here."""

@@ -12,6 +12,7 @@ whole: what was lost there is put back, and what was missed here is taken over.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NoReturn, TypeVar
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
@@ -35,10 +36,19 @@ RENEWAL_SHARE = 0.1
 RENEWAL_WAIT = 1.0
 #: Seconds from one exchange to the next in any case.
 BEAT = PRESENCE / 3
+#: Seconds that a store may take for one thing, whatever it promises.
+STORE_TIMEOUT = 5.0
+#: Seconds that a stop may take: a proxy that stops has told what there was to tell, or will not be able to.
+STOP_TIMEOUT = 3.0
+#: Packets that may wait for the store's word, and their bytes.
+MOST_ASKED = 10_000
+MOST_ASKED_BYTES = 64 << 20
 #: The waits before a store that is away is tried again, in seconds.
 RETRY = Backoff(0.25, 2.0)
 #: Ends that nobody could be told of: beyond so many the oldest are dropped, as each can be caused by a stranger.
 MOST_PENDING = 50_000
+
+_T = TypeVar("_T")
 
 
 class Replica(Service):
@@ -82,6 +92,7 @@ class Replica(Service):
         #: Packets that the next exchange is for, and those that the one is for that is being made.
         self._asked: list[Request] = []
         self._asking: list[Request] = []
+        self._asked_bytes = 0
         self._ask_timer: IDelayedCall | None = None
         self._last = 0.0
         #: When the next exchange is due, in the clock's seconds, and who waits for that.
@@ -89,6 +100,7 @@ class Replica(Service):
         self._sleeping: Deferred[None] | None = None
         self._timer: IDelayedCall | None = None
         self._run: Deferred[None] | None = None
+        self._stopped: Deferred[None] | None = None
         #: Why the store can't be used, and since when, in the clock's seconds; None while it can.
         self.away: str | None = None
         self.away_since: float | None = None
@@ -154,6 +166,10 @@ class Replica(Service):
         """
         if not self.running or self.away is not None:
             return False
+        asked = len(self._asked) + len(self._asking)
+        if asked >= MOST_ASKED or self._asked_bytes >= MOST_ASKED_BYTES:
+            return False
+        self._asked_bytes += len(request.raw)
         self._asked.append(request)
         self._call(max(0.0, self._last + ASK_INTERVAL - self._clock.seconds()))
         if self._ask_timer is None:
@@ -166,6 +182,7 @@ class Replica(Service):
 
     def _hand_back(self, *asked: list[Request]) -> None:
         requests = [request for each in asked for request in each]
+        self._asked_bytes -= sum(len(request.raw) for request in requests)
         for each in asked:
             each.clear()
         if self._ask_timer is not None and not (self._asked or self._asking):
@@ -188,13 +205,21 @@ class Replica(Service):
         """
         super().stopService()
         self._call(0.0)
-        return self._run
+        run, self._run = self._run, None
+        if run is not None:
+            self._stopped = Deferred()
+            run.chainDeferred(self._stopped)
+            self._stopped.addTimeout(STOP_TIMEOUT, self._clock, onTimeoutCancel=self._stop_late)
+        return self._stopped
+
+    def _stop_late(self, result: object, timeout: float) -> None:
+        self._logger.warn("The registry at {store} was left without a word", store=str(self._store))
 
     async def _live(self) -> None:
         failures = 0
         while self.running:
             try:
-                await self._store.open(self._woken)
+                await self._bounded(self._store.open(self._woken))
                 await self._exchange_all()
                 failures = 0
                 self._back()
@@ -212,7 +237,14 @@ class Replica(Service):
         self._have_told()
         unconfirmed, self._unconfirmed = self._unconfirmed, []
         _fail(unconfirmed)
-        await self._store.close()
+        try:
+            await self._bounded(self._store.close())
+        except StoreError as error:
+            self._logger.warn("The registry at {store} can't be let go of: {why}", store=str(self._store), why=error)
+
+    def _bounded(self, doing: Deferred[_T]) -> Deferred[_T]:
+        """It fails if it takes too long, whatever it does."""
+        return doing.addTimeout(STORE_TIMEOUT, self._clock, onTimeoutCancel=_took_too_long)
 
     async def _exchange_all(self) -> None:
         """Compare what is here and what is there as a whole."""
@@ -237,7 +269,7 @@ class Replica(Service):
         left = self._registry.leases_of(renewed | told.keys()) if self.running else self._registry.leases
         message = Message(self._process, self._position, list(told.values()), left, leaves=not self.running)
         try:
-            news = await self._store.exchange(message)
+            news = await self._bounded(self._store.exchange(message))
         except Exception:
             # Whatever it was: what was to be told still is.
             self._pending = told | self._pending
@@ -340,3 +372,7 @@ class Replica(Service):
 def _fail(waiting: Sequence[Deferred[None]]) -> None:
     for each in waiting:
         each.errback(StoreError("the registry didn't say whether it is still this server"))
+
+
+def _took_too_long(result: object, seconds: float) -> NoReturn:
+    raise StoreError(f"nothing came of it within {seconds:g} seconds")

@@ -186,7 +186,8 @@ def make_proxy(
         factory.router.in_touch,
         random.random,
     )
-    factory.share(replica, ask=not isinstance(options["registry"], MemoryUrl))
+    if not isinstance(options["registry"], MemoryUrl):
+        factory.share(replica)
     forgetter = Forgetter(
         factory.registry, reactor.seconds, factory.router.is_down, factory.router.probe, limits.forget_after
     )

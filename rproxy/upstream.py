@@ -87,6 +87,7 @@ class Upstream(Factory):
         self._live = 0
         self._found = 0
         #: Whom the connections were made for.
+        self._server_id = ""
         self._served: set[Key] = set()
         #: Grows with each packet out of a waiting line, so that policies take turns.
         self.turn = 0
@@ -125,8 +126,9 @@ class Upstream(Factory):
             # They may lead to what listened here before.
             for connection in list(self._open):
                 connection.retire(for_good=True)
-        if not self._live and registration.key not in self._served:
+        if registration.server_id != self._server_id or not (self._live or registration.key in self._served):
             # They may lead to a server that was here before, and only finishes what it has.
+            self._server_id = registration.server_id
             self._served.clear()
             for connection in list(self._open):
                 connection.retire(for_good=True)

@@ -589,7 +589,7 @@ class Proxy:
         replica = Replica(
             store, factory.registry, clock, router.answer_asked, router.share_with, router.in_touch, lambda: 0.5
         )
-        factory.share(replica, ask=True)
+        factory.share(replica)
         return replica
 
     def make_factory(self) -> ProxyFactory:

@@ -146,6 +146,22 @@ class PortTests(ProxyCase):
         self.assertEqual(old.connection.payloads, ["other"])
         self.assertEqual(connection.payloads, ["a", "b", "c"])
 
+    def test_a_port_that_another_id_registers(self) -> None:
+        """Whatever listened there is another server now, be it of the same policy or of another one."""
+        for policy in ("111", "222"):
+            world = self.proxy()
+            world.register("100", "111", 7000, pipeline=4, lease=10)
+            server = world.server(7000)
+            client = world.client()
+            client.ask("a", policy="111")
+            old = server.connection
+            world.register("200", policy, 7000, pipeline=4, lease=10)
+            other = world.client()
+            other.ask("b", policy=policy)
+            self.assertEqual(old.payloads, ["a"])
+            old.answer(srcid="100")
+            self.assertEqual((old.payloads, server.connection.payloads), (["a"], ["b"]))
+
 
 class ClientRuleTests(AttackCase):
     """Asking for a policy that isn't for everybody."""

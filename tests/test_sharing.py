@@ -7,6 +7,7 @@ from typing import Any
 from rproxy.limits import Limits
 from rproxy.policies import EVERYTHING, Policies, Policy
 from rproxy.registration import Registration
+from rproxy.replica import MOST_ASKED_BYTES
 from rproxy.sweeping import SWEEP
 from tests.links import Link, SharedStore
 from tests.memory import HOST, MemoryReactor, Proxy, ProxyCase, setup
@@ -138,6 +139,17 @@ class RoutingTests(SharingCase):
         self.links[self.a].heal()
         self.pump()
         self.assertEqual(self.standing(self.b), {("111", "100", PORT)})
+
+    def test_few_bytes_wait_for_it(self) -> None:
+        """However long the packets are for policies that nobody has heard of."""
+        self.links[self.b].mode = "hang"
+        clients = [self.b.client() for _ in range(80)]
+        for client in clients:
+            client.ask("x" * 900_000, policy="333")
+        refused = [client for client in clients if client.answers() == ["no-server/no"]]
+        self.assertEqual(len(refused), len(clients) - 1 - MOST_ASKED_BYTES // 900_000)
+        self.advance(1.0)
+        self.assertEqual(sum(client.answers() == ["no-server/no"] for client in clients), len(clients) - len(refused))
 
     def test_questions_are_few(self) -> None:
         """However many packets ask for what doesn't exist."""
