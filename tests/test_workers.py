@@ -20,9 +20,12 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from rproxy.metrics import Counters
 from rproxy.options import Options
+from rproxy.proxyservice import CLOSE_TIMEOUT
+from rproxy.recording import PATIENCE as PATIENCE_OF_TRAILS
+from rproxy.replica import STOP_TIMEOUT
 from rproxy.stores.urls import SqliteUrl, parse_registry
 from rproxy.workers.channel import Channel, ChannelError
-from rproxy.workers.parent import make_parent, values_of
+from rproxy.workers.parent import make_parent, patience_with, values_of
 from rproxy.workers.serving import FAREWELL, WorkerService
 from rproxy.workers.spawning import Orders, Told, environment, how_it_ended
 from rproxy.workers.supervising import ATTEMPTS, BACKOFF, STEADY, Supervisor
@@ -485,6 +488,14 @@ class OptionTests(SynchronousTestCase):
             options = Options()
             options.update(self.values(2), audit=Path("/var/log") / name)
             self.assertEqual(values_of(options, 2, None)["audit"], Path("/var/log") / own)
+
+    def test_patience(self) -> None:
+        """It is longer than all that a worker may take, one thing after the other, when it is told to stop."""
+        options = self.values(1, "--drain-timeout", "7")
+        longest = 7.0 + STOP_TIMEOUT + CLOSE_TIMEOUT + FAREWELL
+        self.assertGreater(patience_with(options), longest)
+        options["audit"] = Path("audit.log")
+        self.assertGreater(patience_with(options), longest + PATIENCE_OF_TRAILS)
 
     def test_they_can_be_handed_on(self) -> None:
         """Whatever the parent has read: also a policies file and a key."""
