@@ -343,7 +343,7 @@ def test_address_changes_hands(site: Site) -> None:
 
 @pytest.mark.parametrize("when", ["noticed", "unnoticed"])
 def test_address_changes_hands_within_the_lease(site: Site, when: str) -> None:
-    """As far as the proxy that is cut off knows, the server is there; it asks before it connects, and gets no answer."""
+    """As far as the proxy that is cut off knows, the server is there. It asks before it connects, in vain."""
     site.redis()
     site.start()
     a, b = site.proxies["a"], site.proxies["b"]
