@@ -9,7 +9,7 @@ from pathlib import Path
 #: Where their sources are.
 SOURCES = Path(__file__).resolve().parent
 #: Each is one source file.
-PROGRAMS = ("load", "servers", "nats", "rude")
+PROGRAMS = ("load", "servers", "nats", "rude", "registrants")
 
 
 class Missing(Exception):

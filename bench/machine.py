@@ -65,6 +65,7 @@ def describe(bench: Bench) -> dict[str, Any]:
             "commit": None if bench.installed else _commit(),
             "haproxy": bench.haproxy and parse_version(_output([bench.haproxy, "-v"])),
             "nats": bench.nats and parse_version(_output([bench.nats, "--version"])),
+            "redis": bench.redis and parse_version(_output([bench.redis, "--version"])),
         },
     }
 
@@ -75,7 +76,8 @@ def in_words(about: dict[str, Any]) -> str:
     optimized = "with" if versions["python_optimized"] else "without"
     build = f"built {optimized} --enable-optimizations" + (", with LTO" if versions["python_lto"] else "")
     commit = f" ({versions['commit']})" if versions["commit"] else ""
-    peers = [f"{name} {versions[key]}" for name, key in (("HAProxy", "haproxy"), ("NATS", "nats")) if versions[key]]
+    names = (("HAProxy", "haproxy"), ("NATS", "nats"), ("Redis", "redis"))
+    peers = [f"{name} {versions[key]}" for name, key in names if versions[key]]
     return "\n".join(
         [
             f"{about['date']}, {machine['cpu']}, {machine['processors']} processors, {machine['kernel']}",

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from bench import audit, backpressure, growth, latency, memory, scrape, shapes
+from bench import audit, backpressure, growth, latency, memory, registry, scrape, shapes, sharing, workers
 from bench.stage import Bench
 from bench.tables import Column, Row, count, decimal, percent, ratio, size
 
@@ -131,6 +131,81 @@ BACKPRESSURE = Table(
     ),
 )
 
+
+def _millis(seconds: float) -> str:
+    return decimal(seconds * 1e3)
+
+
+WORKERS = Table(
+    "workers",
+    "Microseconds of the processor time of all the proxy's processes for each message, with one that serves and with"
+    " two and their parent; with the clients and pool servers on all processors, and with everything on one. Share:"
+    " what the one of two workers had that had more.",
+    (
+        Column("shape", "shape", str),
+        Column("processors", "processors", str),
+        Column("µs with one", "one", decimal),
+        Column("µs with two", "two", decimal),
+        Column("ratio", "more", ratio),
+        Column("messages/s with one", "rate_one", count),
+        Column("with two", "rate_two", count),
+        Column("processors that one took", "busy_one", ratio),
+        Column("two", "busy_two", ratio),
+        Column("share of connections", "share_connections", percent),
+        Column("of messages", "share_messages", percent),
+        Column("of time", "share_time", percent),
+    ),
+)
+
+SHARING = Table(
+    "sharing",
+    "Milliseconds from a server's setup packet to its acknowledgement, to the server's answer to a packet that came to"
+    " another process then, and, without a packet, until that process had found the server.",
+    (
+        Column("the other", "other", str),
+        Column("of each", "count", count),
+        Column("acknowledged", "acknowledged", _millis),
+        Column("answered p50", "answered", _millis),
+        Column("p99", "answered_p99", _millis),
+        Column("refused before", "refusals", count),
+        Column("found p50", "found", _millis),
+        Column("p99", "found_p99", _millis),
+    ),
+)
+
+REGISTRY = Table(
+    "registry",
+    "What proxies with servers that do nothing but renew their leases take. Busy: of one processor.",
+    (
+        Column("store", "store", str),
+        Column("proxies", "proxies", count),
+        Column("servers", "servers", count),
+        Column("renewals/s", "renewals", decimal),
+        Column("exchanges/s", "exchanges", decimal),
+        Column("Redis busy", "redis_busy", lambda n: f"{n * 100:.2f} %"),
+        Column("µs each", "redis_micros", decimal),
+        Column("proxy busy", "proxy_busy", lambda n: f"{n * 100:.2f} %"),
+        Column("most of them", "proxy_busy_most", lambda n: f"{n * 100:.2f} %"),
+        Column("KB/s to Redis", "bytes_in", lambda n: decimal(n / 1e3)),
+        Column("from it", "bytes_out", lambda n: decimal(n / 1e3)),
+        Column("MB in Redis", "redis_memory", lambda n: decimal(n / 1e6)),
+        Column("bytes a server", "redis_bytes_each", count),
+    ),
+)
+
+DEATHS = Table(
+    "deaths",
+    "Milliseconds until the other proxies have ended a registration.",
+    (
+        Column("what", "what", str),
+        Column("ends", "count", count),
+        Column("least", "least", _millis),
+        Column("p50", "median", _millis),
+        Column("p99", "p99", _millis),
+        Column("most", "most", _millis),
+    ),
+)
+
 PARTS = (
     *(Part(shape.name, SHAPES, shape.measure) for shape in shapes.SHAPES),
     *(Part(curve.name, CURVES[curve.name], curve.measure) for curve in growth.CURVES),
@@ -138,6 +213,10 @@ PARTS = (
     Part("audit", AUDIT, audit.measure),
     Part("scrape", SCRAPE, scrape.measure),
     Part("latency", LATENCY, latency.measure),
+    Part("workers", WORKERS, workers.measure),
+    Part("sharing", SHARING, sharing.measure),
+    Part("registry", REGISTRY, registry.measure),
+    Part("deaths", DEATHS, registry.measure_deaths),
     *(Part(others.name, BACKPRESSURE, others.measure) for others in backpressure.OTHERS),
 )
 

@@ -15,6 +15,10 @@ class Plan:
     :ivar idle_clients: over so many the memory of one is measured.
     :ivar calm_seconds: how long well-behaved clients are measured before and after the others come.
     :ivar rude_seconds: how long with them.
+    :ivar sharings: registrations that another process is to hear of, of each kind.
+    :ivar proxies: that share a store, with so many ``registrants`` whose leases are of ``lease`` seconds.
+    :ivar registry_rounds: each ``registry_seconds`` of nothing but renewals.
+    :ivar deaths: servers whose connections are closed, one after the other.
     """
 
     rounds: int
@@ -30,9 +34,16 @@ class Plan:
     latency_seconds: float
     calm_seconds: float
     rude_seconds: float
+    sharings: int
+    proxies: int
+    registrants: int
+    lease: float
+    registry_rounds: int
+    registry_seconds: float
+    deaths: int
 
 
-#: Some ten minutes.
+#: Some twenty minutes.
 FULL = Plan(
     rounds=5,
     seconds=3,
@@ -47,9 +58,16 @@ FULL = Plan(
     latency_seconds=5,
     calm_seconds=4,
     rude_seconds=8,
+    sharings=200,
+    proxies=10,
+    registrants=1000,
+    lease=15,
+    registry_rounds=3,
+    registry_seconds=15,
+    deaths=20,
 )
 
-#: About a minute.
+#: About two minutes.
 QUICK = Plan(
     rounds=1,
     seconds=0.7,
@@ -64,4 +82,11 @@ QUICK = Plan(
     latency_seconds=1.5,
     calm_seconds=1,
     rude_seconds=2,
+    sharings=20,
+    proxies=3,
+    registrants=60,
+    lease=3,
+    registry_rounds=1,
+    registry_seconds=3,
+    deaths=3,
 )

@@ -43,12 +43,12 @@ class Child:
         self.pid = process.pid
         self._asked_to_end = False
         self._process = process
-        self._log_path = log_path
+        self.log_path = log_path
 
     @property
     def log(self) -> str:
         """What it wrote."""
-        return self._log_path.read_text("utf-8", errors="replace")
+        return self.log_path.read_text("utf-8", errors="replace")
 
     @property
     def code(self) -> int | None:
@@ -95,6 +95,16 @@ class Child:
             self._asked_to_end = True
             self._process.terminate()
 
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send it a signal that doesn't end it."""
+        self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._asked_to_end = True
+        self._process.kill()
+        self._process.wait()
+
     def stop(self, seconds: float = PATIENCE) -> None:
         """Have it ended."""
         self.terminate()
@@ -103,6 +113,26 @@ class Child:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+
+class Tail:
+    """What a child writes from now on, read line by line."""
+
+    def __init__(self, child: Child) -> None:
+        self._path = child.log_path
+        self._at = child.log_path.stat().st_size
+        self._rest = b""
+
+    def read(self) -> str:
+        """The lines that are new."""
+        if self._path.stat().st_size == self._at:
+            return ""
+        with self._path.open("rb") as log:
+            log.seek(self._at)
+            new = log.read()
+        self._at += len(new)
+        lines, line_end, self._rest = (self._rest + new).rpartition(b"\n")
+        return (lines + line_end).decode("utf-8", "replace")
 
 
 class Children:

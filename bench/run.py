@@ -24,6 +24,7 @@ from bench.parts import CHOICES, PARTS, SHAPES, Part
 from bench.plan import FULL, QUICK
 from bench.plots import draw
 from bench.processes import Failure
+from bench.redis import can_use_redis, find_redis
 from bench.shapes import check_limits
 from bench.stage import Bench, find, raise_file_limit
 from bench.tables import Row, render
@@ -41,7 +42,7 @@ def make_parser() -> argparse.ArgumentParser:
         " the run with exit code 1.",
         epilog="Exit codes: 0 all well; 1 a wrong answer, or a limit was passed; 2 something is missing.",
     )
-    parser.add_argument("--quick", action="store_true", help="about a minute instead of ten, and rougher")
+    parser.add_argument("--quick", action="store_true", help="about two minutes instead of twenty, and rougher")
     parser.add_argument(
         "--only",
         action="append",
@@ -63,9 +64,9 @@ def make_parser() -> argparse.ArgumentParser:
         "--without",
         action="append",
         default=[],
-        choices=("haproxy", "nats"),
+        choices=("haproxy", "nats", "redis"),
         metavar="PEER",
-        help="leave this peer out though it is installed (repeatable): haproxy, nats",
+        help="leave this peer out though it is installed (repeatable): haproxy, nats, redis",
     )
     parser.add_argument(
         "--limit",
@@ -121,7 +122,21 @@ def make_bench(args: argparse.Namespace, programs: Path) -> Bench:
     bench.haproxy, bench.nats = (
         _find_peer(bench, *names, args.without) for names in (("haproxy", "haproxy"), ("nats", "nats-server"))
     )
+    bench.redis = _find_store(bench, args.without)
     return bench
+
+
+def _find_store(bench: Bench, without: Sequence[str]) -> str | None:
+    """A Redis, if this rproxy can use one."""
+    found = None if "redis" in without else find_redis()
+    if "redis" in without:
+        bench.note("redis-server is left out, as was asked for")
+    elif found is None:
+        bench.note("redis-server is left out, as it isn't installed (bench/README.rst says how)")
+    elif not can_use_redis(bench):
+        bench.note(f"redis-server is left out, as {bench.python} has no txredisapi: pip install 'rproxy[redis]'")
+        found = None
+    return found
 
 
 def _find_peer(bench: Bench, name: str, command: str, without: Sequence[str]) -> str | None:

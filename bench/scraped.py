@@ -57,7 +57,8 @@ def make_reporter(servers: int) -> Reporter:
         tally.policy.refused["timeout"] += 1
         observe(tally.total_times, 0.0123456789)
         observe(tally.times, 0.0123456789)
-    replica = Replica(silent, factory.registry, clock, lambda requests: None, lambda sharers: None, lambda: 0.5)
+    nothing: Any = lambda *_: None
+    replica = Replica(silent, factory.registry, clock, nothing, nothing, nothing, lambda: 0.5)
     return Reporter(factory, replica, Lag(clock), 0, "memory")
 
 

@@ -7,22 +7,26 @@
 //   setup=TEXT        what is added to the setup packets
 //   http=1            packets are the bodies of HTTP/1.1 requests
 //   mute=1            accept connections, but neither read nor answer
+//   anywhere=1        listen at all addresses, not on 127.0.0.1 alone
 //   spoil=N           give each N-th packet the answer to the one before: to see that it is noticed
 //
-// When all are registered it prints their ports as JSON. A packet for a policy that its server doesn't serve ends it
+// When all are registered it prints their ports as JSON; and at each SIGUSR1, as JSON, how many packets came from which
+// port of a proxy's so far. A packet for a policy that its server doesn't serve ends it
 // with exit code 1.
 
 #include "common.h"
 
 struct connection {
-    int fd, server;
+    int fd, server, peer;
     struct bytes in, out;
     struct scan scan;
     bool writing;
 };
 
 static int poll_fd, count, first, only;
-static bool http, mute;
+static bool http, mute, anywhere;
+static long packets_from[1 << 16];
+static volatile sig_atomic_t asked;
 static long spoil, answers;
 static int *listeners, *ports;
 
@@ -36,6 +40,7 @@ static void open_ports(void) {
     for (int i = 0; i < count; i++) {
         struct sockaddr_in address = local(1, 0);
         socklen_t size = sizeof address;
+        if (anywhere) address.sin_addr.s_addr = htonl(INADDR_ANY);
         int one = 1, fd = listeners[i] = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
         if (fd < 0 || bind(fd, (void *)&address, size) || listen(fd, 1024) || getsockname(fd, (void *)&address, &size))
@@ -84,6 +89,7 @@ static void answer(struct connection *c, struct text packet) {
     if (!client.at || !payload.at || !serves(c->server, number(policy, "") / 111 - 1))
         die(WRONG_ANSWER, "wrong packet: server s%d doesn't serve its policy: %.*s", first + c->server,
             SHOWN(packet.n), packet.at);
+    packets_from[c->peer]++;
     struct text given = payload;
     if (spoil && ++answers % spoil == 0) given = (struct text){last, strlen(last)};
     append_answer(&c->out, first + c->server, client, given, http);
@@ -125,25 +131,48 @@ static void drop(struct connection *c) {
 
 static void accept_all(int server) {
     int one = 1, fd;
-    while ((fd = accept4(listeners[server], NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0) {
+    struct sockaddr_in peer;
+    socklen_t size = sizeof peer;
+    while ((fd = accept4(listeners[server], (void *)&peer, &size, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0) {
         struct connection *c = calloc(1, sizeof *c);
         if (!c) die(TROUBLE, "out of memory");
         c->fd = fd;
         c->server = server;
+        c->peer = ntohs(peer.sin_port);
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
         if (!mute) watch(poll_fd, EPOLL_CTL_ADD, fd, true, false, c);
     }
     if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED) die(TROUBLE, "can't accept: %s", strerror(errno));
 }
 
+static void ask(int number) {
+    (void)number;
+    asked = 1;
+}
+
+static void tell(void) {
+    const char *separator = "";
+    asked = 0;
+    printf("{");
+    for (int port = 0; port < 1 << 16; port++) {
+        if (!packets_from[port]) continue;
+        printf("%s\"%d\": %ld", separator, port, packets_from[port]);
+        separator = ", ";
+    }
+    puts("}");
+    fflush(stdout);
+}
+
 int main(int n, char **values) {
     read_arguments(n, values);
     read_message_arguments();
+    signal(SIGUSR1, ask);
     count = option("count", 4);
     first = option("first", 1);
     only = option("only", -1);
     http = option("http", 0);
     mute = option("mute", 0);
+    anywhere = option("anywhere", 0);
     spoil = option("spoil", 0);
     poll_fd = epoll_create1(EPOLL_CLOEXEC);
     open_ports();
@@ -155,7 +184,8 @@ int main(int n, char **values) {
     fflush(stdout);
     for (;;) {
         struct epoll_event events[256];
-        int happened = epoll_wait(poll_fd, events, 256, -1);
+        int happened = epoll_wait(poll_fd, events, 256, 100);
+        if (asked) tell();
         for (int i = 0; i < happened; i++) {
             int *listener = events[i].data.ptr;
             struct connection *c = events[i].data.ptr;

@@ -20,6 +20,8 @@ from bench.processes import SHOWN, Child, Children, Failure
 RPROXY = "rproxy"
 #: The same with an audit trail.
 RPROXY_AUDIT = "rproxy --audit"
+#: The same as two processes.
+RPROXY_WORKERS = "rproxy --workers 2"
 HAPROXY_TCP = "HAProxy TCP"
 HAPROXY_HTTP = "HAProxy HTTP"
 NATS = "NATS"
@@ -76,7 +78,7 @@ class Bench:
     :ivar programs: where the programs in C are.
     :ivar python: what runs rproxy.
     :ivar installed: whether rproxy is the one installed there, and not this clone's.
-    :ivar haproxy: the command, None if it isn't there; likewise ``nats``.
+    :ivar haproxy: the command, None if it isn't there; likewise ``nats`` and ``redis``.
     :ivar memory_bound: bytes that rproxy may have, whatever its clients and servers do.
     :ivar say: tells how it goes.
     :ivar notes: what was left out, and why.
@@ -89,6 +91,7 @@ class Bench:
     installed: bool = False
     haproxy: str | None = None
     nats: str | None = None
+    redis: str | None = None
     memory_bound: int = 512 << 20
     say: Callable[[str], None] = print
     notes: list[str] = field(default_factory=list)
@@ -116,6 +119,31 @@ class Target:
     program: str = "load"
 
 
+def launch_rproxy(
+    bench: Bench,
+    children: Children,
+    name: str,
+    options: Sequence[str],
+    host: str = "127.0.0.1",
+    within: Sequence[str] = (),
+) -> Child:
+    """Start an rproxy at a free port, without waiting for it.
+
+    :param within: a command that becomes the one that stands behind it.
+    """
+    argv = [*within, bench.python, "-c", TWISTD, "-n", "--pidfile=", "rproxy"]
+    argv += ["--listen", f"tcp:0:interface={host}:backlog=1024", *options]
+    return children.start(name, argv, {} if bench.installed else {"PYTHONPATH": str(ROOT)})
+
+
+def await_rproxy(child: Child) -> Target:
+    """Wait until it runs.
+
+    :raises Failure: it doesn't.
+    """
+    return Target(int(child.wait_for(r"Running the reverse proxy on port (\d+)$")[1]), child)
+
+
 class Stage:
     """Proxies that are ready, with the pool servers behind them."""
 
@@ -124,15 +152,15 @@ class Stage:
         self._children = children
         self.layout = layout
         self.targets: dict[str, Target] = {}
+        #: The pool servers of each rproxy.
+        self.servers: dict[str, Child] = {}
 
     def start(self, contestants: Sequence[str]) -> None:
         """Start the proxies, and the servers that they need."""
-        if RPROXY in contestants:
-            self.targets[RPROXY] = self._start_rproxy()
-            self.start_servers(f"proxy={self.targets[RPROXY].port}")
-        if RPROXY_AUDIT in contestants:
-            self.targets[RPROXY_AUDIT] = self._start_rproxy(*self._audit())
-            self.start_servers(f"proxy={self.targets[RPROXY_AUDIT].port}")
+        ours = {RPROXY: (), RPROXY_AUDIT: self._audit(), RPROXY_WORKERS: ("--workers", "2")}
+        for who in [who for who in ours if who in contestants]:
+            self.targets[who] = self._start_rproxy(who, *ours[who])
+            self.servers[who], _ = self.start_servers(f"proxy={self.targets[who].port}")
         if HAPROXY_TCP in contestants or HAPROXY_HTTP in contestants:
             self._start_haproxy()
         if NATS in contestants:
@@ -148,14 +176,10 @@ class Stage:
         key.chmod(0o600)
         return ["--audit", str(self._children.folder / "audit.log"), "--audit-key", str(key)]
 
-    def _start_rproxy(self, *options: str) -> Target:
-        argv = [self._bench.python, "-c", TWISTD, "-n", "--pidfile=", "rproxy"]
-        argv += ["--listen", "tcp:0:interface=127.0.0.1:backlog=1024", *options]
+    def _start_rproxy(self, who: str, *options: str) -> Target:
         if self.layout.payload + OVERHEAD > MAX_PACKET:
-            argv += ["--max-packet", str(self.layout.payload + OVERHEAD)]
-        env = {} if self._bench.installed else {"PYTHONPATH": str(ROOT)}
-        child = self._children.start(RPROXY_AUDIT if options else RPROXY, argv, env)
-        return Target(int(child.wait_for(r"Running the reverse proxy on port (\d+)$")[1]), child)
+            options = (*options, "--max-packet", str(self.layout.payload + OVERHEAD))
+        return await_rproxy(launch_rproxy(self._bench, self._children, who, options))
 
     def start_servers(self, *words: str, layout: Layout | None = None) -> tuple[Child, list[int]]:
         """Start pool servers, all in one process, and return that and their ports."""
@@ -214,7 +238,13 @@ class Stage:
 
         :raises Failure: an answer was wrong or missing.
         """
-        load = self.start_load(who, seconds=seconds, **options)
+        return self.finish_load(who, self.start_load(who, seconds=seconds, **options), seconds)
+
+    def finish_load(self, who: str, load: Child, seconds: float) -> Sample:
+        """Wait until clients that work for so many seconds are done, and return what was measured.
+
+        :raises Failure: an answer was wrong or missing.
+        """
         try:
             return parse_sample(load.finish(seconds + 90))
         except Failure as error:
@@ -235,9 +265,29 @@ class Stage:
         if ended := self._children.failures():
             raise Failure(ended)
         self._children.stop()
-        for who, target in self.targets.items():
-            if any(fault in target.child.log for fault in FAULTS):
-                raise Failure(f"the log of {who} has a fault: {target.child.log[-SHOWN:]}")
+        for target in self.targets.values():
+            check_log(target.child)
+
+
+def stop_rproxies(children: Sequence[Child]) -> None:
+    """Stop proxies, and look whether they wrote of a fault: to be called before what they need is gone.
+
+    :raises Failure: one did.
+    """
+    for child in children:
+        child.terminate()
+    for child in children:
+        child.stop()
+        check_log(child)
+
+
+def check_log(child: Child) -> None:
+    """Look whether a proxy wrote of a fault.
+
+    :raises Failure: it did.
+    """
+    if any(fault in child.log for fault in FAULTS):
+        raise Failure(f"the log of {child.name} has a fault: {child.log[-SHOWN:]}")
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Hashable
+from functools import partial
 from itertools import takewhile
 from typing import Protocol as Interface
 from typing import cast
@@ -87,6 +88,8 @@ class Hub(Interface):
     log_refusal: QuietLog
     #: Where packets go.
     submit: Callable[[Request], None]
+    #: Calls something when other processes can know what has happened here until now.
+    when_told: Callable[[Callable[[], object]], None]
 
     def opened(self, client: Connection) -> None:
         """A connection was made."""
@@ -486,7 +489,8 @@ class ProxyProtocol(Protocol):
             text = "servers register elsewhere: setup packets aren't taken here"
             answer = admission.refuse(setup.policy, setup.id, self._peer, "forbidden", text)
         if answer is not None:
-            self._transport.write(answer)
+            # Whoever reads that it is registered may send a packet by way of another proxy at once.
+            self._factory.when_told(partial(self._transport.write, answer))
 
     def conflicted(self, registration: Registration) -> None:
         """What this connection holds a lease on was another host's before, as another process says."""

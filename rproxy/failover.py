@@ -28,7 +28,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from attrs import define
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import (
     IDelayedCall,
     IProtocol,
@@ -168,7 +168,7 @@ class _Race:
     def _start(self) -> None:
         self._next = None
         proxy = self._coming.popleft()
-        attempt = self._pending[proxy] = proxy.endpoint.connect(self._factory)
+        attempt = self._pending[proxy] = maybeDeferred(proxy.endpoint.connect, self._factory)
         if self._coming:
             self._next = self._clock.callLater(self._head_start, self._start)
         attempt.addCallbacks(self._succeed, self._fail, callbackArgs=(proxy,), errbackArgs=(proxy,))

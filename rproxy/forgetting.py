@@ -1,8 +1,8 @@
 """Ends registrations without a lease whose servers have been down for too long (``--forget-after``).
 
 Only time counts in which a proxy saw the server down: all of them may have been stopped for days. So that it isn't
-begun anew with each restart, what was seen is kept with the registration. A process that sees the server up says so;
-but one whose server had nothing to do for a while looks first.
+begun anew with each restart, what was seen is kept with the registration. A process that sees the server up says so.
+A server that nobody has a packet for is looked for all the same, now and then: it isn't known to be down otherwise.
 """
 
 from __future__ import annotations
@@ -65,15 +65,11 @@ class Forgetter:
                 self._contradict(record, record.registration)
 
     def _contradict(self, record: Record, registration: Registration) -> None:
-        """Another process sees it down, and this one doesn't: find out, and say so."""
-        if not record.down:
-            return
-        if record.key in self._probed:
-            self._probed.discard(record.key)
+        """Find out whether it is up, as it is taken for; if it was, and another process sees it down, say so."""
+        if record.down and record.key in self._probed:
             self._registry.set_down(record, 0.0)
-        else:
-            self._probed.add(record.key)
-            self._probe(registration)
+        self._probed.add(record.key)
+        self._probe(registration)
 
     def _count(self, record: Record) -> None:
         now = self._seconds()

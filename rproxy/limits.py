@@ -66,7 +66,7 @@ class Limits:
     #: Registrations of one host; and of its connections where only servers come in, those that hold no lease
     #: (``registry``, ``downstream``).
     registrations_per_host: int = field(default=2_000, validator=ge(1))
-    #: A registration without a lease ends when its server was down for so long (``registry``).
+    #: A registration without a lease ends when its server was down for so long (``forgetting``).
     forget_after: float = field(default=24 * 3600.0, validator=gt(0))
     #: From being told to stop to having what is in flight answered (``proxyservice``).
     drain_timeout: float = field(default=30.0, validator=gt(0))

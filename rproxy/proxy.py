@@ -77,6 +77,8 @@ class ProxyFactory(Factory):
         self.limits = limits
         self.policies = policies
         self.happened: Happened = nothing_happened
+        #: See :class:`rproxy.downstream.Hub`.
+        self.when_told: Callable[[Callable[[], object]], None] = _at_once
         self.trail = trail
         self.clock = clock
         self.seconds = clock.seconds
@@ -124,15 +126,14 @@ class ProxyFactory(Factory):
         self._server_count = 0
         self._full = False
 
-    def share(self, replica: Replica, *, ask: bool) -> None:
-        """Tell other processes of registrations, by this replica.
-
-        :param ask: whether there are others who may know a server that isn't known here.
-        """
+    def share(self, replica: Replica) -> None:
+        """Tell other processes of registrations, and hear of theirs, by this replica."""
         self._observer.changed = replica.changed
         self._observer.renewed = replica.renewed
-        if ask:
-            self.router.ask = replica.ask
+        self.when_told = replica.when_told
+        self.router.ask = replica.ask
+        self.router.confirms = replica.confirm
+        self.router.lapsed = replica.lapse
 
     def watch(self, happened: Happened) -> None:
         """Tell of what happens to servers and registrations from now on."""
@@ -328,7 +329,9 @@ class ProxyFactory(Factory):
         )
         if self.trail is not None:
             self.trail.registered(registration)
-        self.router.registered(registration, up=False)
+        # One that also holds its lease here would be told if it went.
+        found = registration.lease is not None and self.registry.claims.own(registration.key) is None
+        self.router.registered(registration, up=False, found=found)
         self.happened("found", *registration.key, f"{registration.host} port {registration.port}")
 
     def _refused(self, registration: Registration, why: str) -> None:
@@ -373,6 +376,10 @@ def _lease_changed(owner: Hashable) -> None:
 def _conflicted(owner: Hashable, registration: Registration) -> None:
     assert isinstance(owner, ProxyProtocol)
     owner.conflicted(registration)
+
+
+def _at_once(then: Callable[[], object]) -> None:
+    then()
 
 
 def _fire(waiting: list[Deferred[None]]) -> None:

@@ -192,6 +192,16 @@ class Registry:
             entry.claim.held, entry.claim.lapsed = False, True
             self._standing.settle([registration.key], "its lease ran out")
 
+    def lapse(self, registrations: Iterable[Registration]) -> None:
+        """What others hold of these doesn't stand any more, unless it is heard of again."""
+        keys = []
+        for registration in registrations:
+            entry = self._standing.entries.get(registration.key)
+            if entry is not None and entry.registration is registration and self.claims.is_others(entry.claim):
+                entry.claim.expires, entry.claim.held, entry.claim.lapsed = None, False, True
+                keys.append(registration.key)
+        self._standing.settle(keys, "nobody could say whether it is still there")
+
     # What others tell.
 
     def hear(self, records: Iterable[Record], *, complete: bool) -> None:

@@ -12,6 +12,7 @@ whole: what was lost there is put back, and what was missed here is taken over.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NoReturn, TypeVar
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
@@ -20,6 +21,7 @@ from twisted.logger import Logger
 
 from rproxy.backoff import Backoff
 from rproxy.records import Record, RecordKey
+from rproxy.registration import Registration
 from rproxy.registry import Registry
 from rproxy.request import Request
 from rproxy.stores import PRESENCE, Message, News, Position, Store, StoreError, StoreRefusedError
@@ -34,10 +36,19 @@ RENEWAL_SHARE = 0.1
 RENEWAL_WAIT = 1.0
 #: Seconds from one exchange to the next in any case.
 BEAT = PRESENCE / 3
+#: Seconds that a store may take for one thing, whatever it promises.
+STORE_TIMEOUT = 5.0
+#: Seconds that a stop may take: a proxy that stops has told what there was to tell, or will not be able to.
+STOP_TIMEOUT = 3.0
+#: Packets that may wait for the store's word, and their bytes.
+MOST_ASKED = 10_000
+MOST_ASKED_BYTES = 64 << 20
 #: The waits before a store that is away is tried again, in seconds.
 RETRY = Backoff(0.25, 2.0)
 #: Ends that nobody could be told of: beyond so many the oldest are dropped, as each can be caused by a stranger.
 MOST_PENDING = 50_000
+
+_T = TypeVar("_T")
 
 
 class Replica(Service):
@@ -45,6 +56,7 @@ class Replica(Service):
 
     :param answer: what becomes of packets that the store was asked about.
     :param shared_by: called with the number of processes that share the store.
+    :param in_touch: called when the store can be used, at first and again.
     :param random: numbers from 0 to 1, for jitter.
     """
 
@@ -57,6 +69,7 @@ class Replica(Service):
         clock: IReactorTime,
         answer: Callable[[Sequence[Request]], object],
         shared_by: Callable[[int], object],
+        in_touch: Callable[[], object],
         random: Callable[[], float],
     ) -> None:
         self._store = store
@@ -64,15 +77,22 @@ class Replica(Service):
         self._clock = clock
         self._answer = answer
         self._shared_by = shared_by
+        self._in_touch = in_touch
         self._random = random
         self._process = registry.claims.holder
         self._position: Position | None = None
         #: What the store hasn't been told, and the leases that were renewed since it was told.
         self._pending: dict[RecordKey, Record] = {}
         self._renewed: set[RecordKey] = set()
+        #: What is to be done when the next exchange is over, and when the one is that is being made.
+        self._untold: list[Callable[[], object]] = []
+        self._telling: list[Callable[[], object]] = []
+        #: Who waits for the next exchange that begins.
+        self._unconfirmed: list[Deferred[None]] = []
         #: Packets that the next exchange is for, and those that the one is for that is being made.
         self._asked: list[Request] = []
         self._asking: list[Request] = []
+        self._asked_bytes = 0
         self._ask_timer: IDelayedCall | None = None
         self._last = 0.0
         #: When the next exchange is due, in the clock's seconds, and who waits for that.
@@ -80,6 +100,7 @@ class Replica(Service):
         self._sleeping: Deferred[None] | None = None
         self._timer: IDelayedCall | None = None
         self._run: Deferred[None] | None = None
+        self._stopped: Deferred[None] | None = None
         #: Why the store can't be used, and since when, in the clock's seconds; None while it can.
         self.away: str | None = None
         self.away_since: float | None = None
@@ -107,6 +128,39 @@ class Replica(Service):
             self._renewed.add(key)
             self._call(min(RENEWAL_WAIT, ((own and own.record.lease) or 0.0) * RENEWAL_SHARE))
 
+    def when_told(self, then: Callable[[], object]) -> None:
+        """Call this when the store knows what has happened here until now, or can't be told soon; in order."""
+        if self.running and self.away is None and self._pending:
+            self._untold.append(then)
+        elif self._telling:
+            self._telling.append(then)
+        else:
+            then()
+
+    def _have_told(self) -> None:
+        telling, self._telling = self._telling, []
+        for then in telling:
+            then()
+
+    def confirm(self) -> Deferred[None]:
+        """Hear of all that the others have told until now.
+
+        :returns: fails with :class:`rproxy.stores.StoreError` where the store can't be asked.
+        """
+        confirmed: Deferred[None] = Deferred()
+        if not self.running or self.away is not None:
+            confirmed.errback(StoreError("the registry can't say whether it is still this server"))
+        else:
+            self._unconfirmed.append(confirmed)
+            self._call(0.0)
+        return confirmed
+
+    def lapse(self, registrations: Sequence[Registration]) -> None:
+        """These don't stand any more, unless all that there is says so."""
+        self._registry.lapse(registrations)
+        self._position = None
+        self._call(0.0)
+
     def ask(self, request: Request) -> bool:
         """Ask the store about the policy of a packet that has no server here; False where that can't be done now.
 
@@ -114,6 +168,10 @@ class Replica(Service):
         """
         if not self.running or self.away is not None:
             return False
+        asked = len(self._asked) + len(self._asking)
+        if asked >= MOST_ASKED or self._asked_bytes >= MOST_ASKED_BYTES:
+            return False
+        self._asked_bytes += len(request.raw)
         self._asked.append(request)
         self._call(max(0.0, self._last + ASK_INTERVAL - self._clock.seconds()))
         if self._ask_timer is None:
@@ -126,6 +184,7 @@ class Replica(Service):
 
     def _hand_back(self, *asked: list[Request]) -> None:
         requests = [request for each in asked for request in each]
+        self._asked_bytes -= sum(len(request.raw) for request in requests)
         for each in asked:
             each.clear()
         if self._ask_timer is not None and not (self._asked or self._asking):
@@ -148,13 +207,21 @@ class Replica(Service):
         """
         super().stopService()
         self._call(0.0)
-        return self._run
+        run, self._run = self._run, None
+        if run is not None:
+            self._stopped = Deferred()
+            run.chainDeferred(self._stopped)
+            self._stopped.addTimeout(STOP_TIMEOUT, self._clock, onTimeoutCancel=self._stop_late)
+        return self._stopped
+
+    def _stop_late(self, result: object, timeout: float) -> None:
+        self._logger.warn("The registry at {store} was left without a word", store=str(self._store))
 
     async def _live(self) -> None:
         failures = 0
         while self.running:
             try:
-                await self._store.open(self._woken)
+                await self._bounded(self._store.open(self._woken))
                 await self._exchange_all()
                 failures = 0
                 self._back()
@@ -168,7 +235,18 @@ class Replica(Service):
                 self._lost(str(error))
                 await self._sleep(RETRY.seconds(failures, self._random()))
         self._hand_back(self._asking, self._asked)
-        await self._store.close()
+        self._telling, self._untold = self._telling + self._untold, []
+        self._have_told()
+        unconfirmed, self._unconfirmed = self._unconfirmed, []
+        _fail(unconfirmed)
+        try:
+            await self._bounded(self._store.close())
+        except StoreError as error:
+            self._logger.warn("The registry at {store} can't be let go of: {why}", store=str(self._store), why=error)
+
+    def _bounded(self, doing: Deferred[_T]) -> Deferred[_T]:
+        """It fails if it takes too long, whatever it does."""
+        return doing.addTimeout(STORE_TIMEOUT, self._clock, onTimeoutCancel=_took_too_long)
 
     async def _exchange_all(self) -> None:
         """Compare what is here and what is there as a whole."""
@@ -186,19 +264,26 @@ class Replica(Service):
         told, self._pending = self._pending, {}
         renewed, self._renewed = self._renewed, set()
         self._asking, self._asked = self._asked, []
+        self._telling, self._untold = self._untold, []
+        confirming, self._unconfirmed = self._unconfirmed, []
         self._due = self._clock.seconds() + BEAT
         # What is told may be told late, or again: its lease doesn't begin anew by that.
         left = self._registry.leases_of(renewed | told.keys()) if self.running else self._registry.leases
         message = Message(self._process, self._position, list(told.values()), left, leaves=not self.running)
         try:
-            news = await self._store.exchange(message)
+            news = await self._bounded(self._store.exchange(message))
         except Exception:
             # Whatever it was: what was to be told still is.
             self._pending = told | self._pending
             self._hand_back(self._asking, self._asked)
+            self._have_told()
+            _fail(confirming)
             raise
         self._last = self._clock.seconds()
         self._take(news)
+        self._have_told()
+        for each in confirming:
+            each.callback(None)
         self._hand_back(self._asking)
 
     def _take(self, news: News) -> None:
@@ -240,7 +325,11 @@ class Replica(Service):
             )
             self.away_since = self._clock.seconds()
         self.away = why
+        unconfirmed, self._unconfirmed = self._unconfirmed, []
+        _fail(unconfirmed)
         self._hand_back(self._asking, self._asked)
+        self._telling, self._untold = self._telling + self._untold, []
+        self._have_told()
 
     def _back(self) -> None:
         if self.away_since is not None:
@@ -250,6 +339,7 @@ class Replica(Service):
                 seconds=self._clock.seconds() - self.away_since,
             )
         self.away = self.away_since = None
+        self._in_touch()
 
     # Waiting.
 
@@ -280,3 +370,12 @@ class Replica(Service):
             timer.cancel()
         if sleeping is not None:
             sleeping.callback(None)
+
+
+def _fail(waiting: Sequence[Deferred[None]]) -> None:
+    for each in waiting:
+        each.errback(StoreError("the registry didn't say whether it is still this server"))
+
+
+def _took_too_long(result: object, seconds: float) -> NoReturn:
+    raise StoreError(f"nothing came of it within {seconds:g} seconds")

@@ -41,6 +41,8 @@ class Member:
     registration: Registration
     target: Target
     tally: ServerTally
+    #: Whether it is only known from another process, which holds its lease.
+    found: bool = field(default=False, kw_only=True)
     #: Its place in the order of registration; a successor takes it over.
     order: int = field(default=0, init=False)
     policy: str = field(init=False)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from attrs import define, evolve, field
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
@@ -135,6 +135,10 @@ class Router:
         #: Takes a packet of a policy that no server is known of, to give it to :meth:`answer_asked` when it is found
         #: out whether another process knows one; or answers False.
         self.ask: Callable[[Request], bool] = _nobody_knows
+        #: Fires when the other processes were asked what stands; see :class:`rproxy.upstream.Owner`.
+        self.confirms: Callable[[], Deferred[None]] = lambda: succeed(None)
+        #: Told of what doesn't stand until it is heard of again.
+        self.lapsed: Callable[[Sequence[Registration]], object] = lambda registrations: None
         self._let_go = let_go
         self._sharers = 1
         #: What an operator had drained.
@@ -302,10 +306,11 @@ class Router:
         request.refuse("too-large", "no", text)
         return True
 
-    def registered(self, registration: Registration, *, up: bool = True) -> None:
+    def registered(self, registration: Registration, *, up: bool = True, found: bool = False) -> None:
         """A server serves a policy, anew or with other terms.
 
         :param up: whether to take it for up, where nothing is known of its address.
+        :param found: whether it is only known from another process, which holds its lease.
         """
         route = self._routes.get(registration.policy)
         if route is None:
@@ -317,7 +322,7 @@ class Router:
             upstream = self._upstreams[place] = self._make_upstream(*place, up=up)
         tally = self._counters.tallies.server(route.tally, registration.server_id)
         tally.registrations += 1
-        member = Member(registration, upstream, tally)
+        member = Member(registration, upstream, tally, found=found)
         if registration.key in self._drained:
             member.live = False
         replaced = route.rotation.put(member)
@@ -331,6 +336,19 @@ class Router:
     def routes(self) -> Mapping[str, Route]:
         """The policies that have servers, or somebody in line."""
         return self._routes
+
+    def confirm(self) -> Deferred[None]:
+        """See :class:`rproxy.upstream.Owner`."""
+        return self.confirms()
+
+    def lapse(self, members: Iterable[Member]) -> None:
+        """See :class:`rproxy.upstream.Owner`."""
+        self.lapsed([member.registration for member in members])
+
+    def in_touch(self) -> None:
+        """The other processes are heard of again: servers that nobody could confirm may be there."""
+        for upstream in list(self._upstreams.values()):
+            upstream.expect()
 
     def seen(self, registration: Registration) -> None:
         """A server that is registered said again that it is there, to another process."""
@@ -436,7 +454,7 @@ class Router:
                 # There is no other way to it than the connections that it is held by.
                 self._let_go(registration)
             else:
-                self.registered(registration, up=upstream.health.up)
+                self.registered(registration, up=upstream.health.up, found=member.found)
 
     def _abolish(self, name: str, route: Route) -> None:
         del self._routes[name]

@@ -61,6 +61,8 @@ class Entry:
     #: Of the claim, when it was looked at last: its record's version, and whether it was held.
     version: int
     held: bool = False
+    #: Whether this process holds a lease on the key, be it the one that counts or not.
+    backed: bool = False
 
     @property
     def place(self) -> Place:
@@ -200,15 +202,18 @@ class Standing:
         if claim is None:
             return None if entry is None else self._end(key, why)
         if fresh is not None:
-            return self._enter(Entry(fresh, claim, claim.record.version), self.observer.registered)
+            backed = self.claims.own(key) is not None
+            return self._enter(Entry(fresh, claim, claim.record.version, backed=backed), self.observer.registered)
         if entry is None and len(self.entries) >= self.most:
             self.crowded = True
             return None
-        if entry is None or not _same_terms(entry.registration, claim.registration):
+        backed = self.claims.own(key) is not None
+        unbacked = entry is not None and entry.backed and not backed and self.claims.is_others(claim)
+        if entry is None or unbacked or not _same_terms(entry.registration, claim.registration):
             registration = evolve(claim.registration, number=self.next_number())
-            return self._enter(Entry(registration, claim, claim.record.version), self.observer.found)
+            return self._enter(Entry(registration, claim, claim.record.version, backed=backed), self.observer.found)
         is_news = claim.record.version > entry.version or (entry.held and not claim.held)
-        entry.claim, entry.version, entry.held = claim, claim.record.version, claim.held
+        entry.claim, entry.version, entry.held, entry.backed = claim, claim.record.version, claim.held, backed
         if is_news:
             self.observer.seen(entry.registration)
         return None

@@ -192,9 +192,11 @@ def make_proxy(
         reactor,
         factory.router.answer_asked,
         factory.router.share_with,
+        factory.router.in_touch,
         random.random,
     )
-    factory.share(replica, ask=not isinstance(options["registry"], MemoryUrl))
+    if not isinstance(options["registry"], MemoryUrl):
+        factory.share(replica)
     forgetter = Forgetter(
         factory.registry, reactor.seconds, factory.router.is_down, factory.router.probe, limits.forget_after
     )

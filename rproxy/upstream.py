@@ -10,10 +10,10 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
-from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime, IStreamClientEndpoint
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IAddress, IDelayedCall, IProtocol, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -23,7 +23,7 @@ from rproxy.health import FULL_SHARE, Health
 from rproxy.limits import CLASSIC_READ, Limits
 from rproxy.metrics import Counters
 from rproxy.packetlog import ProxyLog
-from rproxy.registration import Address, Registration
+from rproxy.registration import Address, Key, Registration
 from rproxy.request import Request
 from rproxy.rotation import Member
 from rproxy.trail import Trail
@@ -52,6 +52,12 @@ class Owner(Protocol):
 
     def came_up(self, members: Iterable[Member]) -> None:
         """It is up again."""
+
+    def confirm(self) -> Deferred[None]:
+        """Find out whether what other processes have told still stands; fails if that can't be done now."""
+
+    def lapse(self, members: Iterable[Member]) -> None:
+        """These don't stand any more, unless they are heard of again."""
 
     def let_go(self, members: Iterable[Member]) -> None:
         """The connections that these were held by are gone."""
@@ -83,8 +89,12 @@ class Upstream(Factory):
         self.address = address
         self.health = health
         self._members: dict[str, list[Member]] = {}
-        #: How many of them may be written to.
+        #: How many of them may be written to, and of those, how many are only known from other processes.
         self._live = 0
+        self._found = 0
+        #: Whom the connections were made for.
+        self._server_id = ""
+        self._served: set[Key] = set()
         #: Grows with each packet out of a waiting line, so that policies take turns.
         self.turn = 0
         self._changed = False
@@ -126,8 +136,16 @@ class Upstream(Factory):
             # They may lead to what listened here before.
             for connection in list(self._open):
                 connection.retire(for_good=True)
+        if registration.server_id != self._server_id or not (self._live or registration.key in self._served):
+            # They may lead to a server that was here before, and only finishes what it has.
+            self._server_id = registration.server_id
+            self._served.clear()
+            for connection in list(self._open):
+                connection.retire(for_good=True)
+        self._served.add(registration.key)
         self._members.setdefault(member.policy, []).append(member)
         self._live += member.live
+        self._found += member.live and member.found
         if (registration.pipeline, registration.connections) != (self._pipeline, self._wanted):
             self._pipeline, self._wanted = registration.pipeline, registration.connections
             self.share_with(self._sharers)
@@ -144,12 +162,16 @@ class Upstream(Factory):
         self._rest_if_unused()
 
     def share_with(self, sharers: int) -> None:
-        """Make no more than this proxy's part of the connections that the server wants.
+        """Have no more than this proxy's part of the connections that the server wants.
 
         A server of the old kind has a backlog of 10, however many proxies there are.
         """
         self._sharers = sharers
         self._connections = max(1, self._wanted // sharers)
+        if not self.held:
+            staying = [connection for connection in self._open if not connection.retiring]
+            for connection in staying[self._connections :]:
+                connection.retire(for_good=True)
         self._find_only()
 
     def hold(self, registrations: Collection[Registration]) -> bool:
@@ -194,6 +216,7 @@ class Upstream(Factory):
     def bar(self, member: Member) -> None:
         """Nothing more is written for this member, which is about to leave."""
         self._live -= member.live
+        self._found -= member.live and member.found
         member.live = False
 
     def leave(self, member: Member) -> None:
@@ -255,7 +278,7 @@ class Upstream(Factory):
         for members in self._members.values():
             for member in members:
                 member.live = False
-        self._live = 0
+        self._live = self._found = 0
         for connection in list(self._open):
             connection.stop()
         self._rest_if_unused()
@@ -350,10 +373,27 @@ class Upstream(Factory):
         return len(self._open) + len(self._connecting) < self._connections and not self.held
 
     def _connect(self) -> None:
-        attempt = cast("Deferred[UpstreamConnection]", self._endpoint.connect(self))
+        reached = self._confirm_and_connect() if self._found else self._endpoint.connect(self)
+        attempt = cast("Deferred[UpstreamConnection]", reached)
         self._connecting.add(attempt)
         attempt.addBoth(self._attempted, attempt)
         attempt.addErrback(lambda failure: self._logger.failure("A connection to a server was mishandled", failure))
+
+    def _confirm_and_connect(self) -> Deferred[IProtocol]:
+        """Make a connection, if the server is still the one that is meant.
+
+        Whoever holds the lease of a server knows when it goes. Of one that is only known from others the store is asked
+        before each connection: another server, of another policy, may have its address by now.
+        """
+        confirmed: Deferred[Any] = self._owner.confirm()
+        return confirmed.addCallbacks(lambda _: self._endpoint.connect(self), self._unconfirmed)
+
+    def _unconfirmed(self, failure: Failure) -> Failure | Deferred[IProtocol]:
+        if self._found == self._live or failure.check(CancelledError):
+            return failure
+        # Others are served here, and needn't wait for what nobody can say.
+        self._owner.lapse([member for member in self._all if member.found and member.live])
+        return self._endpoint.connect(self)
 
     def _attempted(self, result: UpstreamConnection | Failure, attempt: Deferred[UpstreamConnection]) -> None:
         self._connecting.discard(attempt)

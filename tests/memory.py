@@ -586,8 +586,10 @@ class Proxy:
     def _make_replica(self, store: Store) -> Replica:
         factory, router = self.factory, self.factory.router
         clock = cast(Any, self.reactor)
-        replica = Replica(store, factory.registry, clock, router.answer_asked, router.share_with, lambda: 0.5)
-        factory.share(replica, ask=True)
+        replica = Replica(
+            store, factory.registry, clock, router.answer_asked, router.share_with, router.in_touch, lambda: 0.5
+        )
+        factory.share(replica)
         return replica
 
     def make_factory(self) -> ProxyFactory:

@@ -25,6 +25,8 @@ from tests.support import PATIENCE, Group, Process, Talk, Twistd, environment
 
 T = TypeVar("T")
 
+#: Whoever has this address takes everything and answers nothing.
+_NOBODY = "02:00:00:00:00:01"
 #: From <sched.h>; os.unshare and os.setns came with Python 3.12.
 _CLONE_NEWNET = 0x40000000
 
@@ -163,6 +165,19 @@ class Host:
         """Put them in again."""
         self._switch.ip(*(f"link set {port} up" for port in self._ports))
 
+    def cut(self, *others: Host) -> None:
+        """Have nothing get from here to other hosts of its first network, nor back, and nobody told."""
+        for one, other in self._ways(others):
+            one.namespace.ip(f"neighbour replace {other.address} lladdr {_NOBODY} nud permanent dev eth0")
+
+    def mend(self, *others: Host) -> None:
+        """End a cut."""
+        for one, other in self._ways(others):
+            one.namespace.ip(f"neighbour del {other.address} dev eth0")
+
+    def _ways(self, others: Sequence[Host]) -> list[tuple[Host, Host]]:
+        return [way for other in others for way in ((self, other), (other, self))]
+
 
 class Network:
     """The hosts of one test, and what runs on them, which ends with them."""
@@ -217,8 +232,12 @@ class Network:
     def launch(self, process: Process) -> Process:
         """Start any other process, which is killed in the end."""
         process.start()
-        self._stack.callback(process.kill)
+        self.finally_do(process.kill)
         return process
+
+    def finally_do(self, function: Callable[[], object]) -> None:
+        """Call this in the end, before what was started earlier ends."""
+        self._stack.callback(function)
 
     def talk(self, host: Host, where: tuple[str, int]) -> Talk:
         """Connect from a host; it is closed in the end."""

@@ -10,11 +10,17 @@ from pathlib import Path
 from shutil import which
 
 from rproxy.tlsfiles import Files
+from tests.namespaces import Host
 
 #: Why there can't be one here; empty if there can.
 MISSING = "" if which("redis-server") and which("redis-cli") else "redis-server isn't installed"
 
 LOOPBACK = "127.0.0.1"
+#: What a user of the store has to be allowed, as docs/scaling.rst says.
+ALLOWED = (
+    "~{rproxy}:* &{rproxy}:changed +auth +ping +select +role +subscribe +publish +time +eval +evalsha +hget +hmget"
+    " +hset +hdel +hlen +hvals +zadd +zcard +zrange +zrangebyscore +zscore +zrem +zremrangebyscore"
+)
 #: Seconds within which a server that was started has to answer.
 _START = 20.0
 
@@ -24,16 +30,29 @@ class RedisServer:
 
     :param settings: more lines of its configuration.
     :param tls: its certificate, for TLS in the place of plain TCP.
+    :param host: where it runs, at that host's address, in the place of this one.
     """
 
-    def __init__(self, folder: Path, *settings: str, tls: Files | None = None, sentinel: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *settings: str,
+        tls: Files | None = None,
+        sentinel: bool = False,
+        host: Host | None = None,
+    ) -> None:
+        self._host = host
+        self.address = LOOPBACK if host is None else host.address
         self.port = _free_port()
         self._folder = folder / str(self.port)
         self._folder.mkdir()
         self._file = self._folder / "redis.conf"
         self._log = self._folder / "log"
         self._arguments = ["--sentinel"] if sentinel else []
-        lines = [f"bind {LOOPBACK}", f"dir {self._folder}", *settings]
+        lines = [f"bind {self.address}", f"dir {self._folder}", *settings]
+        if host is not None:
+            # Else it only talks to its own host, as it has no password.
+            lines += ["protected-mode no"]
         if not sentinel:
             lines += ['save ""']
         self._client: list[str] = []
@@ -50,7 +69,7 @@ class RedisServer:
         """Start it, and return when it answers."""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                ["redis-server", self._file, *self._arguments], stdout=log, stderr=subprocess.STDOUT
+                self._there(["redis-server", str(self._file), *self._arguments]), stdout=log, stderr=subprocess.STDOUT
             )
         until = time.monotonic() + _START
         while not self._answers():
@@ -67,11 +86,19 @@ class RedisServer:
         return self._cli(*words).strip()
 
     def _cli(self, *words: str) -> str:
-        command = ["redis-cli", "-h", LOOPBACK, "-p", str(self.port), *self._client, *words]
+        command = ["redis-cli", "-h", self.address, "-p", str(self.port), *self._client, *words]
         done = subprocess.run(
-            command, capture_output=True, encoding="utf-8", errors="backslashreplace", check=False, timeout=_START
+            self._there(command),
+            capture_output=True,
+            encoding="utf-8",
+            errors="backslashreplace",
+            check=False,
+            timeout=_START,
         )
         return done.stdout + done.stderr
+
+    def _there(self, command: list[str]) -> list[str]:
+        return command if self._host is None else self._host.namespace.command(command)
 
     def pause(self) -> None:
         """Have it accept connections and say nothing."""

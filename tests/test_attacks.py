@@ -125,6 +125,44 @@ class PolicyRuleTests(AttackCase):
         self.assertEqual((client.answers(), self.good.payloads), (["no-server/no"], []))
 
 
+class PortTests(ProxyCase):
+    """A port that changes hands."""
+
+    def test_a_port_that_a_draining_server_left(self) -> None:
+        """Another server of another policy comes to it while the old one still has packets: it gets new connections."""
+        world = self.proxy()
+        lease = world.register("7", "111", 7000, pipeline=4, lease=10)
+        old = world.server(7000)
+        client = world.client()
+        client.ask("a", "b", "c")
+        lease.send(setup("7", "111", 7000, pipeline=4, lease=10, drain=True))
+        connection = old.connection
+        self.assertEqual(connection.payloads, ["a", "b", "c"])
+        lease.close()
+        world.register("8", "222", 7000, pipeline=4, lease=10)
+        client.ask("other", policy="222")
+        self.assertEqual(connection.payloads, ["a", "b", "c"])
+        connection.answer()
+        self.assertEqual(old.connection.payloads, ["other"])
+        self.assertEqual(connection.payloads, ["a", "b", "c"])
+
+    def test_a_port_that_another_id_registers(self) -> None:
+        """Whatever listened there is another server now, be it of the same policy or of another one."""
+        for policy in ("111", "222"):
+            world = self.proxy()
+            world.register("100", "111", 7000, pipeline=4, lease=10)
+            server = world.server(7000)
+            client = world.client()
+            client.ask("a", policy="111")
+            old = server.connection
+            world.register("200", policy, 7000, pipeline=4, lease=10)
+            other = world.client()
+            other.ask("b", policy=policy)
+            self.assertEqual(old.payloads, ["a"])
+            old.answer(srcid="100")
+            self.assertEqual((old.payloads, server.connection.payloads), (["a"], ["b"]))
+
+
 class ClientRuleTests(AttackCase):
     """Asking for a policy that isn't for everybody."""
 

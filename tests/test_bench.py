@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import socket
+import time
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-from unittest import skipUnless
+from unittest import SkipTest, skipUnless
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from bench import gauges, machine
+from bench import gauges, machine, registry, sharing
 from bench.building import Missing, build
 from bench.parts import CHOICES, PARTS
+from bench.plan import QUICK
 from bench.processes import Children, Failure
+from bench.redis import find_redis, parse_info
 from bench.run import make_parser
 from bench.scrape import measure_point
-from bench.shapes import alternate, check_limits, compare
-from bench.stage import HAPROXY_HTTP, HAPROXY_TCP, RPROXY, Bench, Layout, haproxy_config, open_stage
+from bench.shapes import SHAPES, alternate, check_limits, compare
+from bench.stage import HAPROXY_HTTP, HAPROXY_TCP, RPROXY, RPROXY_WORKERS, Bench, Layout, haproxy_config, open_stage
 from bench.tables import Column, decimal, render, size
+from bench.workers import measure_spread
 
 REPORT = (
     '{"done": 1000, "seconds": 2.0, "cpu_seconds": 0.05, "p50": 0.001, "p90": 0.002, "p99": 0.003, "p999": 0.004,'
@@ -68,6 +75,44 @@ class GaugeTests(SynchronousTestCase):
                 (Path(folder) / str(pid) / "stat").write_text(f"{pid} (name) S {parent} 1 1")
 
             self.assertEqual(gauges.family(7, Path(folder)), [7, 8, 9])
+
+    def test_connections(self) -> None:
+        """Ports come in hexadecimal, and the sockets of others stand between."""
+        head = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
+        line = "   {}: 0100007F:{} 0100007F:{} 01 00000000:00000000 00:00000000 00000000  1000  0 {} 1 0 100 0\n"
+        table = head + line.format(0, "1F40", "C001", 71) + line.format(1, "1F40", "C002", 72)
+
+        self.assertEqual(gauges.parse_connections(table, {"72", "9"}), {(8000, 0xC002)})
+
+    def test_own_connections(self) -> None:
+        """Both ends of one within this process, and nothing of it when it is closed."""
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+            with socket.create_connection(("127.0.0.1", port)) as one, listener.accept()[0]:
+                own = one.getsockname()[1]
+                self.assertLessEqual({(own, port), (port, own)}, gauges.connections(os.getpid()))
+
+        self.assertNotIn((own, port), gauges.connections(os.getpid()))
+
+    def test_processor_time(self) -> None:
+        """It is this process's own, and grows."""
+        before = gauges.processor_time(os.getpid())
+        self.assertLessEqual(before, time.process_time())
+        self.assertGreater(gauges.processor_time(os.getpid()), before)
+
+    def test_quantile(self) -> None:
+        """So many of a hundred are within it, whatever their order."""
+        self.assertEqual(gauges.quantile([3.0, 1.0, 2.0, 4.0], 0.5), 3.0)
+        self.assertEqual(gauges.quantile([*map(float, range(100))], 0.99), 99.0)
+
+    def test_redis(self) -> None:
+        """Versions and texts are no numbers; calls are found by the command's name."""
+        text = (
+            "# Stats\r\nredis_version:7.0.15\r\nused_memory:1500\r\nused_memory_human:1.46K\r\nratio:1.25\r\n"
+            "cmdstat_evalsha:calls=12,usec=600,usec_per_call=50.00\r\n"
+        )
+
+        self.assertEqual(parse_info(text), {"used_memory": 1500.0, "ratio": 1.25, "calls_evalsha": 12.0})
 
     def test_machine(self) -> None:
         """The processor's and the peers' lines."""
@@ -228,6 +273,43 @@ class LoadTests(SynchronousTestCase):
             self.assertGreater(one.done, 10)
             self.assertGreater(one.micros, 0)
             self.assertLessEqual(one.p50, one.longest)
+
+    def test_workers(self) -> None:
+        """Whatever came to the servers came from one of the two, and each share is of the whole."""
+        with open_stage(Bench(self.programs), Layout(), [RPROXY_WORKERS]) as stage:
+            for shape in SHAPES:
+                found, shares = measure_spread(stage, 0.2, shape)
+
+                self.assertGreater(found.done, 10)
+                for what, share in shares.items():
+                    if share is None:
+                        self.assertEqual((shape.name, what), ("one-shot", "connections"))
+                    else:
+                        self.assertTrue(0.5 <= share <= 1.0, (what, share))
+
+    def test_sharing(self) -> None:
+        """Another process answers for a server that registered at the first, asked and unasked."""
+        bench = Bench(self.programs, replace(QUICK, sharings=2), say=lambda line: None)
+        row = sharing.measure_pair(bench, "sqlite:", sharing.two_files)
+
+        self.assertEqual(row["count"], 2)
+        self.assertGreater(row["answered"], row["acknowledged"])
+        self.assertGreater(row["found"], 0)
+
+    def test_registry(self) -> None:
+        """Servers stay registered, and the others know when one is gone, or all of a proxy that was killed."""
+        redis = find_redis()
+        if redis is None:
+            raise SkipTest("redis-server isn't installed")
+        plan = replace(QUICK, proxies=2, registrants=6, lease=1, registry_seconds=1, deaths=1)
+        bench = Bench(self.programs, plan, redis=redis, say=lambda line: None)
+        with registry.open_group(bench, shared=True) as group:
+            row = registry.measure_rounds(group, registry.REDIS, group.register())
+            server, proxy = registry.measure_servers(group), registry.measure_proxy(group)
+
+        self.assertGreater(row["renewals"], 0)
+        self.assertGreater(row["exchanges"], 0)
+        self.assertEqual((server["count"], proxy["count"]), (1, 3))
 
     def test_a_wrong_answer_is_noticed(self) -> None:
         """A server that once gives the answer to the message before ends the load, which shows it."""

@@ -72,7 +72,9 @@ class Process:
         )
         self.registry = Registry(self.clock.seconds, observer, Claims(self.name, self.clock.seconds), MOST * 3)
         clock: Any = self.clock
-        self.replica = Replica(self.link, self.registry, clock, lambda asked: None, lambda count: None, lambda: 0.5)
+        self.replica = Replica(
+            self.link, self.registry, clock, lambda asked: None, lambda count: None, lambda: None, lambda: 0.5
+        )
         observer.changed = self.replica.changed
         observer.renewed = self.replica.renewed
         self.replica.startService()

@@ -216,8 +216,8 @@ class World:
         router, clock = self.factory.router, cast(Any, self.clock)
         store = MemoryStore(Memory(Ledger("life", self.clock.seconds)))
         registry = self.factory.registry
-        replica = Replica(store, registry, clock, router.answer_asked, router.share_with, lambda: 0.5)
-        self.factory.share(replica, ask=True)
+        replica = Replica(store, registry, clock, router.answer_asked, router.share_with, router.in_touch, lambda: 0.5)
+        self.factory.share(replica)
         replica.startService()
 
     def _at(self, address: Address, by_tls: bool) -> Server:

@@ -29,10 +29,14 @@ from rproxy import hashing, packets, pooltap, tap
 from rproxy.admin.metrics import PARTS
 from rproxy.cli import COMMANDS, make_parser
 from rproxy.framing import Framer
+from rproxy.leasing import DEFAULT_LEASE
 from rproxy.limits import Limits
 from rproxy.packets import Ack, Data, Error, PacketError, Setup
 from rproxy.policies import PRIVATE, ClientRule, Policies, Policy, ServerRule, digest
 from rproxy.policies.reading import PoliciesError, parse, read
+from rproxy.replica import BEAT, RENEWAL_SHARE, RENEWAL_WAIT
+from rproxy.stores.redis.script import channel, keys
+from tests.redisserver import ALLOWED
 from tests.support import PATIENCE, ROOT, Twistd, free_port
 from tests.test_packaging import ORDER, PACKAGE, PURE
 
@@ -41,6 +45,7 @@ PROTOCOL = ROOT / "docs" / "protocol.rst"
 POLICIES = ROOT / "docs" / "policies.rst"
 METRICS = ROOT / "docs" / "metrics.rst"
 ARCHITECTURE = ROOT / "docs" / "architecture.rst"
+SCALING = ROOT / "docs" / "scaling.rst"
 PAGES = (README, ROOT / "CHANGELOG.rst", *sorted((ROOT / "docs").glob("*.rst")))
 
 #: Options that the pages name and that are those of other commands.
@@ -443,6 +448,37 @@ class MetricsTests(SynchronousTestCase):
             for metric in part.metrics
         ]
         self.assertEqual(table(section(METRICS, "All metrics")), rows)
+
+
+class ScalingTests(SynchronousTestCase):
+    """What docs/scaling.rst says of the store."""
+
+    def test_user(self) -> None:
+        """Its user is allowed what test_redis finds to be enough."""
+        (block,) = code_blocks(section(SCALING, "The store"), "text")
+        self.assertEqual(block.split(), ["user", "rproxy", "on", ">PASSWORD", *ALLOWED.split()])
+
+    def test_keys(self) -> None:
+        """Those that there are, and the channel."""
+        (named,) = re.findall(r"^What is in it: (.*?)\.", section(SCALING, "The store"), re.MULTILINE | re.DOTALL)
+        first, *others = re.findall(r"``([^`]+)``", named)
+        prefix, _, _ = first.partition(":")
+        names = [first, *(f"{prefix}:{name}" for name in others[:-1]), others[-1]]
+        self.assertEqual(names, [*keys("rproxy"), channel("rproxy")])
+
+    def test_figures_of_the_code(self) -> None:
+        """Those that the calculation is made with."""
+        text = section(SCALING, "What it costs") + section(SCALING, "10, 100, 1,000 proxies")
+        for sentence, figure in (
+            ("every {:g} seconds in any case", BEAT),
+            ("gathers for a second", RENEWAL_WAIT),
+            ("with leases below {:g} seconds", RENEWAL_WAIT / RENEWAL_SHARE),
+            ("leases of {:g} seconds", DEFAULT_LEASE),
+            ("A process takes {:,} registrations", Limits().registrations),
+            ("and {:,} of one host", Limits().registrations_per_host),
+        ):
+            self.assertIn(sentence.format(figure), " ".join(text.split()))
+        self.assertEqual(RENEWAL_WAIT, 1.0)
 
 
 class ArchitectureTests(SynchronousTestCase):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from twisted.internet._resolver import HostResolution
 from twisted.internet.address import IPv4Address
@@ -42,7 +42,7 @@ class FailoverCase(SynchronousTestCase):
         self.left: list[tuple[str, str, str]] = []
         self.endpoint = self.make(self.proxies)
 
-    def make(self, proxies: dict[str, Peer]) -> FailoverEndpoint:
+    def make(self, proxies: Mapping[str, IStreamClientEndpoint]) -> FailoverEndpoint:
         return FailoverEndpoint(
             proxies, self.clock, shuffle=lambda line: None, left=lambda *told: self.left.append(told)
         )
@@ -197,6 +197,23 @@ class AttemptTests(FailoverCase):
         self.endpoint = FailoverEndpoint({"x": Nowhere(), "y": Nowhere()}, self.clock)
 
         self.failureResultOf(self.connect(), NoProxyError)
+
+    def test_raises(self) -> None:
+        """One that raises has failed like any other, also when its turn comes by the clock."""
+
+        @implementer(IStreamClientEndpoint)
+        class Faulty:
+            def connect(self, factory: IProtocolFactory) -> Deferred[IProtocol]:
+                raise ValueError("a fault")
+
+        slow = Peer()
+        self.endpoint = self.make({"x": Faulty(), "a": slow, "y": Faulty()})
+        connecting = self.connect()
+        self.clock.advance(HEAD_START)
+        self.assertEqual(self.left, [("x", "a", "a fault"), ("y", "a", "a fault")])
+        slow.accept()
+
+        self.assertIs(self.successResultOf(connecting), slow.protocol)
 
     def test_black_hole(self) -> None:
         """One that says nothing costs a head start, and is the last one from then on."""

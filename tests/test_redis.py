@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -25,7 +26,7 @@ from rproxy.records import NOBODY, Record
 from rproxy.stores import ENDS, LEASED_ENDS, Message, News, Position, Store, StoreError, StoreRefusedError
 from rproxy.stores.ledger import Ledger
 from rproxy.stores.redis import RedisStore
-from rproxy.stores.redis.link import TIMEOUT, Link
+from rproxy.stores.redis.link import TIMEOUT, Dialer, Link
 from rproxy.stores.redis.script import EXCHANGE, FORMAT, keys
 from rproxy.stores.redis.session import Session
 from rproxy.stores.urls import RedisUrl
@@ -33,7 +34,7 @@ from rproxy.tls import Keyring
 from rproxy.tlsfiles import Files
 from tests.authority import Authority
 from tests.contract import LONG, Process, StoreContract, record, registration, until
-from tests.redisserver import LOOPBACK, MISSING, RedisServer
+from tests.redisserver import ALLOWED, LOOPBACK, MISSING, RedisServer
 from tests.transports import Transport
 
 without_redis = skipIf(bool(MISSING), MISSING)
@@ -469,10 +470,8 @@ class FailureTests(RedisCase):
         self.assertIn("none set", await fails(self.store(self.start().port, password="right").open(lambda: None)))
 
     async def test_what_its_user_has_to_be_allowed(self) -> None:
-        """No more than docs/scaling.rst says."""
-        allowed = "+auth +ping +select +role +subscribe +publish +time +eval +evalsha +hget +hmget +hset +hdel +hlen"
-        allowed += " +hvals +zadd +zcard +zrange +zrangebyscore +zscore +zrem +zremrangebyscore"
-        server = self.start(f"user p on >hidden ~{{rproxy}}:* &{{rproxy}}:changed {allowed}")
+        """No more than docs/scaling.rst says, as test_docs finds."""
+        server = self.start(f"user p on >hidden {ALLOWED}")
         a = await self.process_at("a", server.port, username="p", password="hidden")
         leased = record("1", holder="a", lease=0.0)
 
@@ -502,6 +501,23 @@ class FailureTests(RedisCase):
         for said in (b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\xff\x00\r\n"):
             port = await self.listen(said)
             self.assertIn("is no Redis", await fails(self.store(port).open(lambda: None), StoreRefusedError))
+
+    async def test_nobody_answers(self) -> None:
+        """Not even by refusing, as behind a cable that was pulled; whoever waits can also give up."""
+        with socket.socket() as full:
+            full.bind((LOOPBACK, 0))
+            full.listen(0)
+            port = full.getsockname()[1]
+            # The kernel takes one more than that, and then lets nobody know.
+            with socket.create_connection((LOOPBACK, port)):
+                dialer = Dialer(reactor, Keyring(), None, Count())
+                with self.assertRaisesRegex(StoreError, "doesn't answer"):
+                    await dialer.dial(LOOPBACK, port, 0.05)
+                store = self.store(port)
+                opening = store.open(lambda: None)
+                await deferLater(reactor, 0.05)
+                await store.close()
+                await fails(opening)
 
     async def test_odd_answers(self) -> None:
         """Of somebody who speaks the protocol, and isn't a Redis."""

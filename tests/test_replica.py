@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -13,13 +13,13 @@ from rproxy import replica as module
 from rproxy.claims import Claims
 from rproxy.packets import Setup
 from rproxy.policies import Peer
-from rproxy.records import NOBODY
-from rproxy.registration import Key
+from rproxy.records import NOBODY, Record
+from rproxy.registration import Key, Registration
 from rproxy.registry import Registry
 from rproxy.replica import ASK_INTERVAL, ASK_TIMEOUT, BEAT, Replica
 from rproxy.request import Request
 from rproxy.standing import Observer
-from rproxy.stores import PRESENCE
+from rproxy.stores import PRESENCE, Message, News, Position
 from tests.links import HANGS, Link, SharedStore
 
 EAST, WEST = "10.0.0.1", "10.0.0.2"
@@ -44,7 +44,9 @@ class Process:
         observer = Observer(lambda _: None, lambda _: None)
         self.registry = Registry(clock.seconds, observer, Claims(name, clock.seconds))
         the_clock: Any = clock
-        self.replica = Replica(link, self.registry, the_clock, self._answer, self.sharers.append, lambda: 0.5)
+        self.replica = Replica(
+            link, self.registry, the_clock, self._answer, self.sharers.append, lambda: None, lambda: 0.5
+        )
         observer.changed, observer.renewed = self.replica.changed, self.replica.renewed
 
     def _answer(self, requests: Sequence[Request]) -> None:
@@ -61,6 +63,58 @@ class Process:
     @property
     def knows(self) -> list[Key]:
         return sorted(each.key for each in self.registry.standing)
+
+
+class StuckStore:
+    """One that promises, and never answers a second time."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def open(self, changed: object) -> Deferred[None]:
+        return succeed(None)
+
+    def exchange(self, message: Message) -> Deferred[News]:
+        self.asked += 1
+        if self.asked > 1:
+            return Deferred()
+        terms = Registration("111", "9", EAST, 5000, pipeline=4, lease=15.0)
+        return succeed(News(Position("life", 1), [Record("111", "9", "other", 5, terms)], True, (), 2, 15.0))
+
+    def close(self) -> Deferred[None]:
+        return Deferred()
+
+
+class StuckTests(SynchronousTestCase):
+    """A store that breaks its promise to say within some seconds that it can't."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        store: Any = StuckStore()
+        self.process = Process(self.clock, "a", store)
+        self.process.replica.startService()
+
+    def pass_(self, seconds: int) -> None:
+        for _ in range(seconds):
+            self.clock.advance(1)
+            self.process.registry.expire()
+
+    def test_leases_of_others_end(self) -> None:
+        self.assertEqual(self.process.knows, [("111", "9")])
+        self.pass_(60)
+        self.assertEqual(self.process.knows, [])
+        self.assertIn("within 5 seconds", self.process.replica.away or "")
+
+    def test_stop(self) -> None:
+        self.pass_(17)
+        stopped = self.process.replica.stopService()
+        assert stopped is not None
+        self.assertNoResult(stopped)
+        self.pass_(4)
+        self.successResultOf(stopped)
+        again = self.process.replica.stopService()
+        assert again is not None
+        self.successResultOf(again)
 
 
 class ReplicaCase(SynchronousTestCase):

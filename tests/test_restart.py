@@ -1,12 +1,13 @@
-"""A proxy is started again, from end to end: clients and pool servers that run through it need no help."""
+"""A proxy is started again, from end to end: clients and servers that run through it need no help."""
 
 from __future__ import annotations
 
 import socket
 import subprocess
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,9 @@ from zope.interface import implementer
 
 from rproxy import packets
 from rproxy.client import Client, ProxyError, is_correct
-from tests.support import POLL_SECONDS, Group, Talk, Twistd, data_packet, environment, free_port, script
+from tests.classic import ClassicServer, sha1_hex
+from tests.support import POLL_SECONDS, Group, Talk, Twistd, data_packet, environment, free_port, script, wait_for
+from tests.workers import is_running, workers_of
 
 HOST = "127.0.0.1"
 SECONDS = 30.0
@@ -192,6 +195,91 @@ async def test_crashed(group: Group, tmp_path: Path) -> None:
     came = journals(tmp_path)
     assert {*came.values()} == {1}
     assert {*stream.outcomes} - lost <= {*came} <= {*stream.outcomes}
+
+
+#: Servers of the old kind, which register once for all lives of a proxy: their ids, by policy.
+CLASSIC = {"111": ("100", "101"), "222": ("200", "201"), "PP_3": ("300",)}
+RESTARTS = 10
+
+
+class Load:
+    """A thread that sends packets of one policy, over a connection each, as long as it is entered."""
+
+    def __init__(self, port: int, policy: str) -> None:
+        self.policy = policy
+        #: Who answered, and what was refused why, in the order of the answers.
+        self.servers: list[str] = []
+        self.errors: list[str] = []
+        self._port = port
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Load:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join(SECONDS)
+
+    def _run(self) -> None:
+        number = 0
+        while not self._over.is_set():
+            number += 1
+            try:
+                with closing(Talk(self._port)) as talk:
+                    answer = talk.ask(data_packet("1", self.policy, f"{number}"))
+            except (OSError, AssertionError):
+                # There is no proxy, or not the one any more that was connected to.
+                self._over.wait(POLL_SECONDS)
+                continue
+            if answer["type"] == "2" and answer["payload"] == sha1_hex(f"{number}"):
+                self.servers.append(answer["srcid"])
+            else:
+                self.errors.append(answer.get("error", f"{answer}"))
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_classic_servers_stay_registered(group: Group, tmp_path: Path, workers: str) -> None:
+    """They register once; then the proxy is stopped and killed in turn, and each of its lives knows them all."""
+    port = free_port()
+    arguments = ("--port", str(port), "--registry", f"sqlite:{tmp_path / 'registry'}", "--workers", workers)
+    proxy = group.proxy(*arguments)
+    with ExitStack() as stack:
+        servers = [
+            stack.enter_context(ClassicServer((HOST, port), free_port(), server_id, policy))
+            for policy, server_ids in CLASSIC.items()
+            for server_id in server_ids
+        ]
+        loads = [stack.enter_context(Load(port, policy)) for policy in CLASSIC]
+        wait_until_served(proxy, loads)
+        for load in loads:
+            load.errors.clear()
+        for number in range(RESTARTS):
+            pids = workers_of(proxy.pid).values()
+            if number % 2:
+                group.kill(proxy)
+            else:
+                group.stop(proxy)
+            # Without their parent they answer their last packets, and the port is theirs until they have closed it.
+            wait_for(lambda pids=pids: not any(map(is_running, pids)), SECONDS, "the workers to be gone")  # type: ignore[misc]
+            proxy = group.proxy(*arguments)
+            wait_until_served(proxy, loads)
+            assert "Received setup message" not in proxy.log
+        for server in servers:
+            assert (server.faults, server.connections > RESTARTS) == ([], True)
+    assert {error for load in loads for error in load.errors} <= {"shutting-down"}
+
+
+def wait_until_served(proxy: Twistd, loads: list[Load]) -> None:
+    """Wait until all servers have answered from now on."""
+    for load in loads:
+        before = len(load.servers)
+        wanted = {*CLASSIC[load.policy]}
+        try:
+            wait_for(lambda: wanted <= {*load.servers[before:]}, SECONDS, f"all of {wanted}")  # noqa: B023 - at once
+        except AssertionError as error:
+            raise AssertionError(f"{error}, not just {load.servers[before:][-5:]}:\n{proxy.log}") from None
 
 
 def test_send_keeps_trying(group: Group) -> None:

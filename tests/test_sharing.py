@@ -7,9 +7,10 @@ from typing import Any
 from rproxy.limits import Limits
 from rproxy.policies import EVERYTHING, Policies, Policy
 from rproxy.registration import Registration
+from rproxy.replica import MOST_ASKED_BYTES
 from rproxy.sweeping import SWEEP
 from tests.links import Link, SharedStore
-from tests.memory import HOST, MemoryReactor, Proxy, ProxyCase
+from tests.memory import HOST, MemoryReactor, Proxy, ProxyCase, setup
 
 #: What servers listen at.
 PORT = 5000
@@ -105,6 +106,50 @@ class RoutingTests(SharingCase):
         client = self.b.client()
         client.ask("x")
         self.assertEqual(client.answers(), ["no-server/no"])
+
+    def test_acknowledged_when_the_others_can_know(self) -> None:
+        """Whoever reads that it is registered finds it at every proxy; the answers keep their order."""
+        self.links[self.a].mode = "hang"
+        server = self.a.client(HOST)
+        server.send(setup("100", "111", PORT, pipeline=4, lease=LEASE))
+        server.send(setup("100", "222", PORT, pipeline=4, lease=LEASE))
+        server.send(setup("100", "111", PORT, pipeline=4, lease=LEASE))
+        self.assertEqual(server.answers(), [])
+        self.links[self.a].heal()
+        self.pump()
+        self.assertEqual(server.answers(), ["registered"] * 3)
+        self.assertEqual(self.standing(self.b), {("111", "100", PORT), ("222", "100", PORT)})
+
+    def test_acknowledged_all_the_same_when_they_can_not(self) -> None:
+        """Once the store is known to be away, at once; and when it is found to be, then."""
+        self.links[self.a].mode = "hang"
+        server = self.a.client(HOST)
+        server.send(setup("100", "111", PORT, pipeline=4, lease=LEASE))
+        self.advance(4)
+        self.assertEqual(server.answers(), ["registered"])
+        server.send(setup("100", "222", PORT, pipeline=4, lease=LEASE))
+        self.assertEqual(server.answers(), ["registered"])
+
+    def test_who_waits_for_it_may_go(self) -> None:
+        self.links[self.a].mode = "hang"
+        self.a.client(HOST).send(setup("100", "111", PORT, pipeline=4, lease=LEASE))
+        gone = self.a.client(HOST)
+        gone.send(setup("200", "111", PORT + 1, pipeline=4, lease=LEASE))
+        gone.reset()
+        self.links[self.a].heal()
+        self.pump()
+        self.assertEqual(self.standing(self.b), {("111", "100", PORT)})
+
+    def test_few_bytes_wait_for_it(self) -> None:
+        """However long the packets are for policies that nobody has heard of."""
+        self.links[self.b].mode = "hang"
+        clients = [self.b.client() for _ in range(80)]
+        for client in clients:
+            client.ask("x" * 900_000, policy="333")
+        refused = [client for client in clients if client.answers() == ["no-server/no"]]
+        self.assertEqual(len(refused), len(clients) - 1 - MOST_ASKED_BYTES // 900_000)
+        self.advance(1.0)
+        self.assertEqual(sum(client.answers() == ["no-server/no"] for client in clients), len(clients) - len(refused))
 
     def test_questions_are_few(self) -> None:
         """However many packets ask for what doesn't exist."""
@@ -289,6 +334,46 @@ class AwayTests(SharingCase):
         self.advance(90)
         self.assertEqual(len(self.server.connections), before)
         self.assertEqual(self.client.answers(), ["server-lost/unknown"] * 4 + ["no-server/no"] * 2)
+
+    def test_address_that_is_anothers_within_the_lease(self) -> None:
+        """The store can't say so, and before this proxy knows that it can't, the server goes and another one comes."""
+        for mode in ("hang", "down"):
+            self.links[self.b].mode = mode
+            before = len(self.server.connections)
+            self.server.connection.reset()
+            self.client.ask("late")
+            self.advance(4)
+            self.assertEqual((len(self.server.connections), self.server.connection.payloads.count("late")), (before, 0))
+            self.advance(4)
+            self.assertEqual(self.client.answers(), ["no-server/no"])
+            self.links[self.b].heal()
+            self.renew_for(4)
+            self.assertEqual(len(self.server.connections), before + 1)
+
+    def test_confirmed_before_each_connection(self) -> None:
+        """What the store says in that moment counts."""
+        self.links[self.b].mode = "hang"
+        before = len(self.server.connections)
+        self.server.connection.reset()
+        self.client.ask("late")
+        self.lease.reset()
+        self.links[self.b].heal()
+        self.pump()
+        self.advance(1)
+        self.assertEqual((len(self.server.connections), len(self.standing(self.b))), (before, 0))
+
+    def test_others_at_the_address_do_not_wait(self) -> None:
+        """A server that registers here is connected to, whatever another process said of its address."""
+        self.store.cut()
+        self.server.connection.reset()
+        self.advance(4)
+        self.b.register("200", "222", PORT, pipeline=4, lease=LEASE)
+        other = self.b.client()
+        other.ask("y", policy="222")
+        self.client.ask("x")
+        self.advance(6)
+        self.assertEqual(self.server.connection.payloads, ["y"])
+        self.assertEqual(self.client.answers(), ["no-server/no"])
 
     def test_back_and_held_no_more(self) -> None:
         """What it was held for is over: connections are made again."""

@@ -16,7 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 import tests.strategies  # noqa: F401  # the profile that Hypothesis runs under
 from rproxy.stores import StoreRefusedError
 from rproxy.stores.memory import MemoryStore
-from rproxy.stores.opening import open_registry
+from rproxy.stores.opening import check_registry, open_registry
 from rproxy.stores.sqlite import SqliteStore
 from rproxy.stores.urls import MemoryUrl, RedisUrl, SqliteUrl, parse_registry, read_password
 from rproxy.tls import Keyring
@@ -159,4 +159,4 @@ class OpeningTests(SynchronousTestCase):
             mock.patch.dict(sys.modules, {"txredisapi": None}),
             self.assertRaisesRegex(StoreRefusedError, r"pip install 'rproxy\[redis\]'"),
         ):
-            open_registry(evolve(RedisUrl(A), password="x"), Clock(), Keyring())
+            check_registry(evolve(RedisUrl(A), password="x"))

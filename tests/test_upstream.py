@@ -360,6 +360,25 @@ class PipelineTests(ProxyCase):
         self.assertEqual(client.answers(), [f"{number} by 100" for number in range(10)])
         self.assertEqual((server.attempted, len(server.open)), (3, 3))
 
+    def test_one_more_proxy_shares_the_server(self) -> None:
+        """Then connections beyond this one's part are closed, as soon as what is in flight on them is answered."""
+        server = self.serve(pipeline=2, connections=3)
+        client = self.world.client()
+        client.ask(*map(str, range(6)))
+        self.world.factory.router.share_with(2)
+        self.assertEqual(len(server.open), 3)
+        server.answer()
+        self.assertEqual(len(server.open), 1)
+        client.ask("a", "b", "c")
+        self.assertEqual((server.attempted, len(server.open)), (3, 1))
+        server.answer()
+        server.answer()
+        self.assertEqual(client.answers(), [f"{payload} by 100" for payload in [*range(6), *"abc"]])
+        self.world.factory.router.share_with(1)
+        client.ask(*map(str, range(6)))
+        self.assertEqual((server.attempted, len(server.open)), (5, 3))
+        server.answer()
+
     def test_several_attempts(self) -> None:
         """Connections that are being made count."""
         server = self.serve(pipeline=2, connections=3)

@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import pickle
+import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest import mock
 
 from attrs import define, field
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ProcessDone, ProcessTerminated, ReactorNotRunning
 from twisted.internet.task import Clock
+from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import capturedLogs, formatEvent
 from twisted.test.iosim import FakeTransport, IOPump, connect
 from twisted.trial.unittest import SynchronousTestCase
 
 from rproxy.metrics import Counters
 from rproxy.options import Options
+from rproxy.proxyservice import CLOSE_TIMEOUT
+from rproxy.recording import PATIENCE as PATIENCE_OF_TRAILS
+from rproxy.replica import STOP_TIMEOUT
 from rproxy.stores.urls import SqliteUrl, parse_registry
 from rproxy.workers.channel import Channel, ChannelError
-from rproxy.workers.parent import values_of
+from rproxy.workers.parent import make_parent, patience_with, values_of
 from rproxy.workers.serving import FAREWELL, WorkerService
 from rproxy.workers.spawning import Orders, Told, environment, how_it_ended
 from rproxy.workers.supervising import ATTEMPTS, BACKOFF, STEADY, Supervisor
+from rproxy.workers.watching import ANSWER, ROUND, START
 
 PATIENCE = 10.0
 
@@ -35,9 +42,15 @@ class FakeWorker:
     told: Told
     happened: list[str] = field(factory=list)
     answers: Any = None
+    #: What it was asked and hasn't answered, where it hangs.
+    unanswered: list[Deferred[Any]] = field(factory=list)
+    hangs: bool = False
 
     def ask(self, name: str, **arguments: Any) -> Deferred[Any]:
         self.happened.append(f"asked {name}")
+        if self.hangs:
+            self.unanswered.append(Deferred())
+            return self.unanswered[-1]
         return fail(self.answers) if isinstance(self.answers, Exception) else succeed(self.answers)
 
     def stop(self) -> None:
@@ -81,6 +94,11 @@ class SupervisorTests(SynchronousTestCase):
     def numbers(self) -> list[int]:
         return [worker.number for worker in self.workers]
 
+    def restarts(self) -> list[float]:
+        """When workers are to be replaced."""
+        calls: Any = self.clock.getDelayedCalls()
+        return [call.getTime() for call in calls if call.func == self.supervisor._start]
+
     def test_start(self) -> None:
         """It is said once, and when the last one accepts."""
         self.supervisor.startService()
@@ -108,8 +126,8 @@ class SupervisorTests(SynchronousTestCase):
         waits = []
         for _ in range(12):
             self.workers[-1].told.ended("ended with exit code 1")
-            (call,) = self.clock.getDelayedCalls()
-            waits.append(round(call.getTime() - self.clock.seconds(), 6))
+            (restart,) = self.restarts()
+            waits.append(round(restart - self.clock.seconds(), 6))
             self.clock.advance(waits[-1])
         self.assertEqual(waits, [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, *[10.0] * 6])
         self.assertEqual(self.said, ["ready"])
@@ -133,7 +151,7 @@ class SupervisorTests(SynchronousTestCase):
         self.assertEqual(self.said, ["gave up"])
         self.assertEqual(self.lines(), ["Can't start: worker 2 ended with exit code 1"])
         self.workers[0].told.ended("ended with exit code 1")
-        self.assertEqual((self.said, self.clock.getDelayedCalls()), (["gave up"], []))
+        self.assertEqual((self.said, self.restarts()), (["gave up"], []))
 
     def test_system_that_does_not_let_it(self) -> None:
         self.no_more = True
@@ -223,6 +241,86 @@ class SupervisorTests(SynchronousTestCase):
         self.assertEqual([worker.happened for worker in self.workers], [["asked counters"]] * 2)
         self.assertEqual(self.lines(), ["A worker didn't answer counters: the other side is gone"])
 
+    def rounds(self, seconds: float) -> None:
+        """Let that time go by, and the round that has begun."""
+        self.clock.pump([ROUND] * (int(seconds / ROUND) + 1))
+
+    def test_one_that_hangs(self) -> None:
+        """It is asked once, killed when its time is over, and replaced; the other one is asked on, and left alone."""
+        self.start()
+        first, other = self.workers
+        first.hangs = True
+        self.rounds(ANSWER - ROUND)
+        self.assertEqual(first.happened, ["asked ping"])
+        self.clock.advance(ROUND)
+        self.assertEqual(first.happened, ["asked ping", "killed"])
+        self.assertEqual(self.lines(), ["Killing worker 1, which hasn't answered for 30 seconds"])
+        self.rounds(ANSWER)
+        self.assertEqual((first.happened[1:], set(other.happened)), (["killed"], {"asked ping"}))
+        for question in first.unanswered:
+            question.errback(ChannelError("the other side is gone"))
+        first.told.ended("was ended by SIGKILL")
+        self.clock.advance(BACKOFF.first)
+        self.workers[2].told.ready()
+        self.rounds(ANSWER * 2)
+        self.assertEqual((set(self.workers[2].happened), self.lines()[-1]), ({"asked ping"}, "Worker 1 is back"))
+
+    def test_one_that_was_slow(self) -> None:
+        """Whoever answers in time has all of it again."""
+        self.start()
+        slow = self.workers[0]
+        slow.hangs = True
+        for _ in range(3):
+            self.rounds(ANSWER - ROUND)
+            slow.unanswered.pop().callback(None)
+        self.assertEqual((slow.happened, self.lines()), (["asked ping"] * 3, []))
+
+    def test_one_that_can_not_be_asked(self) -> None:
+        """That is no answer."""
+        self.start()
+        self.workers[0].answers = ChannelError("there is no other side")
+        self.rounds(ANSWER)
+        self.assertEqual(self.workers[0].happened[-2:], ["asked ping", "killed"])
+
+    def test_pause_of_the_machine(self) -> None:
+        """However long it was, it was no worker's fault."""
+        self.start()
+        self.workers[0].hangs = True
+        self.clock.pump([ROUND, ANSWER * 100])
+        self.assertEqual(self.workers[0].happened, ["asked ping"])
+
+    def test_one_that_does_not_start(self) -> None:
+        """It is killed when its time is over, and is one that ended before it accepted."""
+        self.supervisor.startService()
+        self.workers[0].told.ready()
+        self.rounds(START - ROUND)
+        self.assertEqual(self.workers[1].happened, [])
+        self.clock.advance(ROUND)
+        self.assertEqual(self.workers[1].happened, ["killed"])
+        self.workers[1].told.ended("was ended by SIGKILL")
+        said = ["Killing worker 2, which took over 60 seconds to start", "Can't start: worker 2 was ended by SIGKILL"]
+        self.assertEqual((self.lines(), self.said), (said, ["gave up"]))
+
+    def test_replacement_that_does_not_start(self) -> None:
+        """It has as much time as the first."""
+        self.start()
+        self.rounds(START)
+        self.workers[0].told.ended("was ended by SIGKILL")
+        self.clock.advance(BACKOFF.first)
+        self.rounds(START - ROUND)
+        self.assertEqual(self.workers[2].happened, [])
+        self.clock.advance(ROUND)
+        self.assertEqual(self.workers[2].happened, ["killed"])
+
+    def test_none_is_asked_while_they_stop(self) -> None:
+        """They have their time for that."""
+        self.start()
+        self.workers[0].hangs = True
+        self.clock.advance(ROUND)
+        self.supervisor.stopService()
+        self.clock.advance(ROUND)
+        self.assertEqual(self.workers[1].happened, ["asked ping", "stopped"])
+
     def test_stopped_twice(self) -> None:
         self.start()
         self.supervisor.stopService()
@@ -299,6 +397,7 @@ class WorkerServiceTests(SynchronousTestCase):
         self.ask("reload")
         self.assertEqual(self.told, ["ready", "reloaded"])
         self.assertEqual(Counters(**self.ask("counters")), self.counters)
+        self.assertIsNone(self.ask("ping"))
 
     def test_stop(self) -> None:
         """It leaves when it has drained and its parent knows what it counted; it is asked meanwhile, too."""
@@ -345,6 +444,7 @@ class ProcessTests(SynchronousTestCase):
 
     def test_how_it_ended(self) -> None:
         self.assertEqual(how_it_ended(ProcessTerminated(signal=9)), "was ended by SIGKILL")
+        self.assertEqual(how_it_ended(ProcessTerminated(signal=35)), "was ended by signal 35")
         self.assertEqual(how_it_ended(ProcessTerminated(exitCode=1)), "ended with exit code 1")
         self.assertEqual(how_it_ended(ProcessDone(0)), "ended with exit code 0")
 
@@ -372,11 +472,30 @@ class OptionTests(SynchronousTestCase):
         redis = self.values(1, "--registry", "redis://localhost/0")["registry"]
         self.assertEqual(redis, parse_registry("redis://localhost/0"))
 
+    def test_registry_that_can_not_be_used(self) -> None:
+        """It is told of by the parent, before it has anything."""
+        options = Options()
+        options.parseOptions(["--workers", "3", "--registry", "redis://localhost/0"])
+        reactor = MemoryReactorClock()
+        with (
+            mock.patch.dict(sys.modules, {"txredisapi": None}),
+            self.assertRaisesRegex(SystemExit, r"--registry: a registry in Redis needs txredisapi: pip install"),
+        ):
+            make_parent(options, reactor)
+
     def test_trails_are_not(self) -> None:
         for name, own in (("audit.log", "audit-2.log"), ("audit", "audit-2"), ("a.b.log", "a.b-2.log")):
             options = Options()
             options.update(self.values(2), audit=Path("/var/log") / name)
             self.assertEqual(values_of(options, 2, None)["audit"], Path("/var/log") / own)
+
+    def test_patience(self) -> None:
+        """It is longer than all that a worker may take, one thing after the other, when it is told to stop."""
+        options = self.values(1, "--drain-timeout", "7")
+        longest = 7.0 + STOP_TIMEOUT + CLOSE_TIMEOUT + FAREWELL
+        self.assertGreater(patience_with(options), longest)
+        options["audit"] = Path("audit.log")
+        self.assertGreater(patience_with(options), longest + PATIENCE_OF_TRAILS)
 
     def test_they_can_be_handed_on(self) -> None:
         """Whatever the parent has read: also a policies file and a key."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import selectors
@@ -9,39 +10,16 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support import FAULT, PATIENCE, Process, Talk, Twistd, data_packet, run, script, wait_for
+from tests.workers import is_running, standing_still, workers_of
 
 HOST = "127.0.0.1"
-
-
-def workers_of(parent: int) -> dict[int, int]:
-    """The process ids of a proxy's workers by their number."""
-    found = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            if int((folder / "stat").read_text().rpartition(")")[2].split()[1]) == parent:
-                *_, number, _ = (folder / "cmdline").read_text().split("\0")
-                found[int(number)] = int(folder.name)
-    return found
-
-
-def state_of(pid: int) -> str:
-    """What a process does, in the letter that ps has for it; Z where there is none any more."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return "Z"
-
-
-def is_running(pid: int) -> bool:
-    """Whether there is such a process, and it hasn't ended yet."""
-    return state_of(pid) != "Z"
 
 
 def two_workers(*arguments: str, cwd: Path | None = None, ready: str = Twistd.READY) -> Twistd:
@@ -54,13 +32,8 @@ def two_workers(*arguments: str, cwd: Path | None = None, ready: str = Twistd.RE
 @contextmanager
 def only(proxy: Process, number: int) -> Iterator[None]:
     """Have only one worker accept, as the other doesn't run."""
-    (other,) = (pid for each, pid in workers_of(proxy.pid).items() if each != number)
-    os.kill(other, signal.SIGSTOP)
-    try:
-        wait_for(lambda: state_of(other) == "T", PATIENCE, "the other worker to stand still")
+    with standing_still(*(pid for each, pid in workers_of(proxy.pid).items() if each != number)):
         yield
-    finally:
-        os.kill(other, signal.SIGCONT)
 
 
 def connect_to_both(proxy: Process, where: int | Path, stack: ExitStack) -> dict[int, list[Talk]]:
@@ -118,13 +91,22 @@ def server() -> Iterator[socket.socket]:
         yield listener
 
 
-def register_at_both(proxy: Process, server: socket.socket) -> None:
-    """Register a server at each worker."""
-    setup = f'{{"type":"1","id":"9","privPolyId":"111","listenport":"{server.getsockname()[1]}","pipeline":64}}'
-    for number in (1, 2):
-        with only(proxy, number), closing(Talk(proxy.port)) as talk:
-            talk.send(setup.encode())
-            proxy.wait_for_log(rf"worker {number}: Received setup message from server id 9")
+def register(proxy: Process, server: socket.socket, policy: str = "111", **further: Any) -> None:
+    """Register a server once, and wait until both workers know it."""
+    with closing(Talk(proxy.port)) as talk:
+        talk.send(setup_packet(server, policy, **further))
+        wait_until_known(proxy, f"server id 9 ip {HOST} privacy policy {policy} ")
+
+
+def setup_packet(server: socket.socket, policy: str, **further: Any) -> bytes:
+    fields = {"type": "1", "id": "9", "privPolyId": policy, "listenport": str(server.getsockname()[1]), **further}
+    return json.dumps(fields).encode()
+
+
+def wait_until_known(proxy: Process, server: str) -> None:
+    """Wait until one worker was told by the server, and the other one by the registry."""
+    found = proxy.wait_for_log(rf"worker (\d): Received setup message from {server}")
+    proxy.wait_for_log(rf"worker {3 - int(found[1])}: Found in the registry: {server}")
 
 
 def packets_for(server: socket.socket, count: int, stack: ExitStack) -> dict[socket.socket, bytes]:
@@ -153,7 +135,7 @@ def packets_for(server: socket.socket, count: int, stack: ExitStack) -> dict[soc
 def test_sigterm(server: socket.socket, also_workers: bool) -> None:
     """Each worker has its last packets answered, also where it gets the signal itself, as from a terminal."""
     with two_workers() as proxy, ExitStack() as stack:
-        register_at_both(proxy, server)
+        register(proxy, server, pipeline=64)
         talks = connect_to_both(proxy, proxy.port, stack)
         count = len(talks[1]) + len(talks[2])
         came = packets_for(server, count, stack)
@@ -180,7 +162,7 @@ def test_sigterm(server: socket.socket, also_workers: bool) -> None:
 def test_second_sigterm(server: socket.socket) -> None:
     """It ends all of them at once, whatever is in flight."""
     with two_workers() as proxy, ExitStack() as stack:
-        register_at_both(proxy, server)
+        register(proxy, server, pipeline=64)
         connect_to_both(proxy, proxy.port, stack)
         workers = workers_of(proxy.pid).values()
         proxy.send_signal(signal.SIGTERM)
@@ -193,7 +175,7 @@ def test_second_sigterm(server: socket.socket) -> None:
 def test_killed_parent(server: socket.socket) -> None:
     """No worker goes on without it, and each has its last packets answered."""
     with two_workers() as proxy, ExitStack() as stack:
-        register_at_both(proxy, server)
+        register(proxy, server, pipeline=64)
         talks = connect_to_both(proxy, proxy.port, stack)
         came = packets_for(server, len(talks[1]) + len(talks[2]), stack)
         workers = workers_of(proxy.pid).values()

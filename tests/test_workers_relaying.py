@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from socket import SO_SNDBUF, SOL_SOCKET
 from typing import Any
 
 from twisted.logger import Logger, LogLevel, capturedLogs, formatEvent
@@ -69,9 +70,17 @@ class RelayTests(SynchronousTestCase):
         first = [line for line in lines if line.startswith("worker 2: line")]
         left_out = 10_000 - LINES - len(first)
         self.assertGreater(left_out, 0)
-        told = f"worker 2: Left out {left_out} lines: they came faster than they could be written"
+        told = f"worker 2: Left out {left_out} lines: there was no room for them on their way to the log"
         self.assertEqual(lines[len(first) :], [told, "worker 2: another"])
         self.assertEqual(first[-1], f"worker 2: line {LINES + len(first) - 1}")
+
+    def test_small_messages(self) -> None:
+        """Where the system has no long ones, a line that is too long for it is left out like any other."""
+        self.theirs.setsockopt(SOL_SOCKET, SO_SNDBUF, 4096)
+        self.log.info("{text}", text="x" * LONGEST)
+        self.log.info("another")
+        told = "worker 2: Left out 1 lines: there was no room for them on their way to the log"
+        self.assertEqual([text for _, _, text in self.read()], [told, "worker 2: another"])
 
     def test_worker_has_ended(self) -> None:
         """Its last lines are written, and then nothing is watched any more."""

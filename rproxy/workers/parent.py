@@ -26,6 +26,7 @@ from rproxy.policies.reading import PoliciesError
 from rproxy.proxy import say_registering, say_running
 from rproxy.proxyservice import CLOSE_TIMEOUT
 from rproxy.recording import PATIENCE
+from rproxy.replica import STOP_TIMEOUT
 from rproxy.signals import ReloadService, SignalService
 from rproxy.stores import StoreRefusedError
 from rproxy.stores.opening import check_registry
@@ -72,7 +73,7 @@ class Parent(MultiService):
             self._spawn,
             reactor,
             random.random,
-            options["limits"].drain_timeout + CLOSE_TIMEOUT + (PATIENCE if options["audit"] else 0.0) + GRACE,
+            patience_with(options),
             self._say_running,
             self._give_up,
         )
@@ -150,6 +151,12 @@ def _exit() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(1)
+
+
+def patience_with(options: Mapping[str, Any]) -> float:
+    """Return how long a worker may take from being told to stop until it is killed, in seconds."""
+    trail = PATIENCE if options["audit"] is not None else 0.0
+    return options["limits"].drain_timeout + STOP_TIMEOUT + CLOSE_TIMEOUT + trail + GRACE  # type: ignore[no-any-return]
 
 
 def values_of(options: Mapping[str, Any], number: int, folder: Path | None) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 Each goes by itself, as one message over a pair of sockets that keeps messages apart, and it is sent when it is logged:
 nothing is gathered, so nothing is lost when the worker dies, and a flood fills no memory. Where the parent is behind, a
-line is left out and counted. The parent reads a few lines a turn, and writes each before it reads the next.
+line is left out and counted, and so is one that is longer than the system has messages be. The parent reads a few lines
+a turn, and writes each before it reads the next.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 #: The longest text of a line, in characters: up to twelve bytes each in JSON, and the socket takes no more than 208 KiB
-#: at once (net.core.wmem_default).
+#: at once (net.core.wmem_default, which may be set to less).
 LONGEST = 1 << 14
 #: How many lines the parent reads in one turn.
 LINES = 32
@@ -46,7 +47,7 @@ class LineSender:
 
     def __call__(self, event: LogEvent) -> None:
         if self._left_out and self._send(
-            "warn", __name__, f"Left out {self._left_out} lines: they came faster than they could be written"
+            "warn", __name__, f"Left out {self._left_out} lines: there was no room for them on their way to the log"
         ):
             self._left_out = 0
         level = event.get("log_level") or LogLevel.info
@@ -59,11 +60,12 @@ class LineSender:
             text = f"{text[:LONGEST]}..."
         try:
             self._socket.send(json.dumps([level, namespace, text]).encode())
-        except BlockingIOError:
-            return False
-        except OSError:
+        except ConnectionError:
             # The parent is gone, and with it the log. What comes of that is the channel's matter.
             return True
+        except OSError:
+            # The parent is behind, or the line is longer than the system has messages be.
+            return False
         return True
 
 

@@ -42,7 +42,7 @@ class WorkerService(Service):
         self._connect = connect
         self._reactor = reactor
         self._channel = Channel(
-            {"stop": self._leave, "reload": reload, "counters": counters.snapshot},
+            {"stop": self._leave, "reload": reload, "counters": counters.snapshot, "ping": lambda: None},
             self._orphaned,
         )
 

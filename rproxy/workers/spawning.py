@@ -149,7 +149,9 @@ def how_it_ended(reason: BaseException | None) -> str:
     """Say it, for a sentence that begins with who did."""
     number = getattr(reason, "signal", None)
     if number is not None:
-        return f"was ended by {signal.Signals(number).name}"
+        # Most realtime signals have a number only.
+        named = number in set(signal.Signals)
+        return f"was ended by {signal.Signals(number).name if named else f'signal {number}'}"
     return f"ended with exit code {getattr(reason, 'exitCode', None)}"
 
 

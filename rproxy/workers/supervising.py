@@ -4,6 +4,8 @@ The start succeeds as a whole or not at all: until every worker has accepted onc
 proxy, as what kept it from starting will be a mistake in the options or the files. From then on each is replaced, after
 waits that grow, and the others go on. Where none is left, and :data:`ATTEMPTS` replacements of each in a row didn't
 come to accept, the proxy ends: who connects to a proxy that isn't there is told so, and who runs it notices.
+
+A worker that hangs (:mod:`rproxy.workers.watching`) is killed, and from there on it is like any other that ended.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from attrs import define
+from attrs import Factory, define
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, TimeoutError, gatherResults, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -22,8 +24,10 @@ from rproxy.backoff import Backoff
 from rproxy.counting import Count
 from rproxy.metrics import Counters
 from rproxy.proxyservice import say_stopped
+from rproxy.sweeping import SweepService
 from rproxy.workers.channel import ChannelError
 from rproxy.workers.spawning import Told
+from rproxy.workers.watching import ROUND, Watch
 
 #: Before a worker is replaced, in seconds.
 BACKOFF = Backoff(0.2, 10.0)
@@ -57,6 +61,7 @@ class _Place:
     supervisor: Supervisor
     number: int
     worker: Worker | None = None
+    watch: Watch = Factory(Watch)
     is_ready: bool = False
     has_told: bool = False
     since: float = 0.0
@@ -111,11 +116,13 @@ class Supervisor(Service):
         self._give_up = give_up
         self._places = [_Place(self, number) for number in range(1, size + 1)]
         self._alive = Count()
+        self._rounds = SweepService(clock, ROUND, self._look)
         self._is_up = False
         self._gave_up = False
 
     def startService(self) -> None:
         super().startService()
+        self._rounds.startService()
         for place in self._places:
             self._start(place)
 
@@ -124,6 +131,8 @@ class Supervisor(Service):
         if not self.running:
             return succeed(None)
         super().stopService()
+        # Those that hang now are killed in the end.
+        self._rounds.stopService()
         return Deferred.fromCoroutine(self._stop())
 
     def ask(self, name: str, **arguments: Any) -> Deferred[list[Any]]:
@@ -144,6 +153,7 @@ class Supervisor(Service):
     def ready(self, place: _Place) -> None:
         """One accepts."""
         place.is_ready = True
+        place.watch.ready()
         place.in_vain = 0
         place.since = self._clock.seconds()
         if self._is_up:
@@ -170,11 +180,19 @@ class Supervisor(Service):
     def _start(self, place: _Place) -> None:
         place.restart = None
         place.has_told = False
+        place.watch = Watch()
         self._alive.change(1)
         try:
             place.worker = self._spawn(place.number, place)
         except OSError as error:
             self.ended(place, f"can't be started: {error}")
+
+    def _look(self) -> None:
+        for place in self._places:
+            why = place.worker and place.watch.look(place.worker.ask)
+            if place.worker is not None and why:
+                self._logger.error("Killing worker {number}, which {why}", number=place.number, why=why)
+                place.worker.kill()
 
     def _replace(self, place: _Place, how: str) -> None:
         if not self._is_up and place.in_vain:

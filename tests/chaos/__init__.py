@@ -11,6 +11,7 @@ Each step is a module of its own, and the next one knows only its outcome:
 ``journaling``  the handler that makes the real pool server keep a journal
 ``journal``     what a server received, in a file that outlives it
 ``clients``     clients that send in bursts, vanish half way, and come back
+``rollcall``    whether every worker knows every server in the end
 ``openfiles``   what a process has open, and which peer explains it
 ``history``     everything that was seen, in one value
 ``oracle``      what in a history breaks a promise; it knows no process and no socket

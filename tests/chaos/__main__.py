@@ -27,11 +27,13 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60.0, help="how long clients send (default: 60)")
     parser.add_argument("--servers", type=int, default=20, help="how many servers (default: 20)")
     parser.add_argument("--clients", type=int, default=40, help="how many clients (default: 40)")
+    parser.add_argument("--workers", type=int, default=1, help="how many processes the proxy has (default: 1)")
     options = parser.parse_args()
     failed = 0
     for seed in options.seeds:
         with tempfile.TemporaryDirectory(prefix="rproxy-chaos-") as folder:
-            history = running.run(plan.make(seed, options.seconds, options.servers, options.clients), Path(folder))
+            made = plan.make(seed, options.seconds, options.servers, options.clients, options.workers)
+            history = running.run(made, Path(folder))
         violations = oracle.judge(history)
         failed += bool(violations)
         print(report.failure(history, violations) if violations else report.summary(history, violations), flush=True)

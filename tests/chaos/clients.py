@@ -39,6 +39,8 @@ class Wire(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self.record.began = time.monotonic()
+        self.record.port = transport.get_extra_info("sockname")[1]
 
     def data_received(self, data: bytes) -> None:
         now = time.monotonic()
@@ -87,10 +89,15 @@ class Wire(asyncio.Protocol):
         await self._until(lambda: len(self.record.unanswered) + packets <= WINDOW, seconds)
         return self.usable and len(self.record.unanswered) + packets <= WINDOW
 
+    async def answered(self, seconds: float) -> bool:
+        """Wait until nothing is unanswered, and return whether more may be sent."""
+        await self._until(lambda: not self.record.unanswered, seconds)
+        return self.usable and not self.record.unanswered
+
     async def finish(self, seconds: float) -> None:
         """Wait for the answers that are due, and close."""
         if self.usable:
-            await self._until(lambda: not self.record.unanswered, seconds)
+            await self.answered(seconds)
         if self.usable:
             self.record.end = End.DONE
             self._transport.close()

@@ -61,11 +61,15 @@ class Connection:
     """A connection of a client to the proxy: packets and answers, each in their order.
 
     :ivar proxy: which life of the proxy it was made to, as an index of :attr:`History.proxies`.
+    :ivar began: when it was made.
+    :ivar port: the client's own.
     :ivar leftover: what came at the end and was no whole answer.
     """
 
     client_id: str
     proxy: int
+    began: float = 0.0
+    port: int = 0
     packets: list[Packet] = field(factory=list)
     answers: list[Answer] = field(factory=list)
     end: End = End.OPEN
@@ -84,12 +88,14 @@ class ProxyLife:
 
     :ivar told_at: when it got the signal that ended it.
     :ivar gently: whether that was SIGTERM.
+    :ivar orphans: how many of its workers outlived it.
     """
 
     told_at: float = 0.0
     gently: bool = False
     ended_at: float = 0.0
     exit_code: int | None = None
+    orphans: int = 0
     log: str = ""
 
 
@@ -101,12 +107,22 @@ class Incident:
     :ivar ended: when the process was running again; for an order, when it was given.
     :ivar evidence: what shows that it happened: the state of the process, or the number of packets left unanswered. An
         order's is in the journal.
+    :ivar proxy: which life of the proxy a worker was one of, as an index of :attr:`History.proxies`.
+    :ivar ports: of those that were connected to the worker when it stood still.
     """
 
     event: Event
     began: float = 0.0
     ended: float = 0.0
     evidence: str = ""
+    proxy: int = 0
+    ports: frozenset[int] = frozenset()
+
+    def struck(self, connection: Connection) -> bool:
+        """Whether a client's connection was one of those that the worker had."""
+        # A connection may be there for a while before the client notices.
+        meanwhile = connection.began <= self.ended and (connection.ended_at or self.began) >= self.began
+        return self.proxy == connection.proxy and connection.port in self.ports and meanwhile
 
 
 @define
@@ -118,6 +134,8 @@ class History:
     :ivar receipts: what is in all journals.
     :ivar logs: what the servers' processes wrote, by name.
     :ivar exit_codes: of the servers that were told to end by SIGTERM, by name.
+    :ivar roll: who answered in the end, as policy and server id, through each worker, by its number from 1.
+    :ivar trails: what is wrong with each audit trail, by its name; empty where nothing is.
     :ivar open_at_start: what the proxy had open before anybody came; see :mod:`tests.chaos.openfiles`.
     :ivar open_at_end: what its last life had open when all was quiet.
     """
@@ -131,5 +149,7 @@ class History:
     incidents: list[Incident] = field(factory=list)
     logs: dict[str, str] = field(factory=dict)
     exit_codes: dict[str, int] = field(factory=dict)
+    roll: dict[int, set[tuple[str, str]]] = field(factory=dict)
+    trails: dict[str, str] = field(factory=dict)
     open_at_start: Counter[str] = field(factory=Counter)
     open_at_end: Counter[str] = field(factory=Counter)

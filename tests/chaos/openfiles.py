@@ -12,6 +12,7 @@ The keys of the counters are:
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,20 +27,41 @@ def open_files(pid: int, port: int) -> Counter[str]:
     """
     connections = _connections(pid, port)
     found: Counter[str] = Counter()
+    for path in _targets(pid):
+        target = str(path)
+        kind, _, inode = target.rstrip("]").partition(":[")
+        if kind == "socket":
+            target = connections.get(inode, kind)
+        elif kind == "pipe":
+            target = kind
+        elif target.startswith("/"):
+            # A log has another path in each life.
+            target = "file"
+        found[target] += 1
+    return found
+
+
+def has_open(pid: int, pattern: str) -> bool:
+    """Whether a process has a file open whose name matches."""
+    return any(target.match(pattern) for target in _targets(pid))
+
+
+def ports_of_peers(pid: int, port: int) -> frozenset[int]:
+    """Return the ports of all who are connected to a process at a port of its own."""
+    mine = {str(target) for target in _targets(pid)}
+    lines = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
+    return frozenset(
+        _port(remote)
+        for _, local, remote, state, *rest in lines
+        if _port(local) == port and state != _LISTEN and f"socket:[{rest[5]}]" in mine
+    )
+
+
+def _targets(pid: int) -> Iterator[Path]:
     for entry in Path(f"/proc/{pid}/fd").iterdir():
         # It may be closed while we look.
         with suppress(FileNotFoundError):
-            target = str(entry.readlink())
-            kind, _, inode = target.rstrip("]").partition(":[")
-            if kind == "socket":
-                target = connections.get(inode, kind)
-            elif kind == "pipe":
-                target = kind
-            elif target.startswith("/"):
-                # A log has another path in each life.
-                target = "file"
-            found[target] += 1
-    return found
+            yield entry.readlink()
 
 
 def _connections(pid: int, port: int) -> dict[str, str]:

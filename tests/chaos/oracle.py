@@ -40,8 +40,16 @@ DELIVERED = {
 }
 
 _STOPPED = re.compile(
-    r"Stopped after (\d+) packets: (\d+) acked, (\d+) refused, (\d+) whose client was gone", re.MULTILINE
+    # A worker says so too, with its number before it.
+    r"(?<!: )Stopped after (\d+) packets: (\d+) acked, (\d+) refused, (\d+) whose client was gone",
+    re.MULTILINE,
 )
+
+
+#: What the log says of a worker that was killed, which is an error.
+_KILLED = re.compile(r"^.*Worker \d+ was ended by SIGKILL.*$", re.MULTILINE)
+#: How much sooner than its client a worker may have known of a connection's end, in seconds.
+NOTICING = 0.5
 
 
 @frozen
@@ -83,6 +91,22 @@ class Seen:
         """Return the life of the proxy that a connection was made to."""
         return self.history.proxies[connection.proxy]
 
+    def struck(self, connection: Connection, fault: Fault) -> list[Incident]:
+        """Return what happened to the worker that a connection was made to, while it was there."""
+        return [each for each in self.history.incidents if each.event.fault is fault and each.struck(connection)]
+
+    def kills(self, life: int) -> list[Incident]:
+        """Return what killed workers of that life of the proxy."""
+        incidents = self.history.incidents
+        return [each for each in incidents if each.event.fault is Fault.WORKER_KILL and each.proxy == life]
+
+    def is_counted(self, connection: Connection) -> bool:
+        """Whether it is known that no worker that was killed had counted its packets."""
+        return not self.struck(connection, Fault.WORKER_KILL) and all(
+            connection.began > kill.ended or connection.ended_at > kill.began + NOTICING
+            for kill in self.kills(connection.proxy)
+        )
+
     def pairs(self) -> Iterator[tuple[Connection, Packet, Answer]]:
         """Give each packet that has an answer with the answer in its place."""
         for connection in self.history.connections:
@@ -93,7 +117,20 @@ class Seen:
 def judge(history: History) -> list[Violation]:
     """Return all violations in a history."""
     seen = Seen(history)
-    checks = (one_answer, right_answer, errors, deadlines, journals, losses, counters, logs, files, vacuity)
+    checks = (
+        one_answer,
+        right_answer,
+        errors,
+        deadlines,
+        journals,
+        losses,
+        counters,
+        logs,
+        files,
+        roll,
+        trails,
+        vacuity,
+    )
     return [violation for check in checks for violation in check(seen)]
 
 
@@ -114,6 +151,8 @@ def one_answer(seen: Seen) -> Iterator[Violation]:
 def _missing(seen: Seen, connection: Connection, who: str) -> Iterator[Violation]:
     """What a client that stayed to the end should have got."""
     life = seen.life(connection)
+    if seen.struck(connection, Fault.WORKER_KILL):
+        return
     if life.told_at and connection.ended_at >= life.told_at:
         # An answer shows that the proxy had accepted it, and then it reads what was there when it was told to drain.
         if life.gently and connection.answers:
@@ -180,7 +219,9 @@ def errors(seen: Seen) -> Iterator[Violation]:
             continue
         fields = answer.fields
         code, delivered = str(fields.get("error")), fields.get("delivered")
-        if fields.get("type") != "3" or delivered not in DELIVERED.get(code, ()):
+        # From when a packet is retried on, nobody can say that no server had it.
+        retried = {"unknown"} if seen.history.plan.proxy.retry else set()
+        if fields.get("type") != "3" or code not in DELIVERED or delivered not in DELIVERED[code] | retried:
             yield Violation("no such error", f"the answer is {fields}", packet)
             continue
         if (fields.get("srcid"), fields.get("destid")) != (PROXY_ID, connection.client_id):
@@ -196,7 +237,8 @@ def _in_place(seen: Seen, connection: Connection, packet: Packet, answer: Answer
     """Whether there is anything that a code could be for."""
     life = seen.life(connection)
     if code == "shutting-down":
-        return life.gently and answer.at >= life.told_at
+        # Workers whose parent was killed leave gently.
+        return (life.gently or seen.history.plan.proxy.workers > 1) and 0 < life.told_at <= answer.at
     if packet.draft.policy == UNSERVED:
         return code == "no-server"
     # The size of the packet is at least that of its payload, and little more.
@@ -204,10 +246,11 @@ def _in_place(seen: Seen, connection: Connection, packet: Packet, answer: Answer
 
 
 def deadlines(seen: Seen) -> Iterator[Violation]:
-    """No answer comes later than promised."""
-    for _, packet, answer in seen.pairs():
+    """No answer comes later than promised, but for the time that its worker stood still."""
+    for connection, packet, answer in seen.pairs():
+        stood = sum(stop.ended - stop.began for stop in seen.struck(connection, Fault.WORKER_STOP))
         seconds = answer.at - packet.sent_at
-        if seconds > TIMEOUT + SLACK:
+        if seconds > TIMEOUT + SLACK + stood:
             yield Violation("late", f"the answer took {seconds:.2f} s", packet)
 
 
@@ -219,7 +262,7 @@ def journals(seen: Seen) -> Iterator[Violation]:
         if packet is None:
             yield Violation("never sent", f"{servers} received {digest}, which no client sent", None, servers[0])
             continue
-        if len(receipts) > 1:
+        if len(receipts) > 1 + seen.history.plan.proxy.retry:
             yield Violation("received twice", f"it was received by {servers}", packet, servers[1])
         for receipt in receipts:
             if packet.draft.policy not in seen.servers[receipt.server_id].policies:
@@ -231,10 +274,13 @@ def journals(seen: Seen) -> Iterator[Violation]:
 
 
 def losses(seen: Seen) -> Iterator[Violation]:
-    """No packet is lost to a server that nothing has happened to; going gently is nothing."""
+    """No packet is lost to a server that nothing has happened to; going gently is nothing.
+
+    A worker that stood still finds its deadlines past, and gives up its servers as if they had stood still.
+    """
     troubled = _troubled(seen)
-    for _, packet, answer in seen.pairs():
-        if answer.fields.get("error") != "server-lost":
+    for connection, packet, answer in seen.pairs():
+        if answer.fields.get("error") != "server-lost" or seen.struck(connection, Fault.WORKER_STOP):
             continue
         receipts = seen.receipts[packet.digest]
         suspects = [receipt.server_id for receipt in receipts] or [
@@ -276,12 +322,15 @@ def counters(seen: Seen) -> Iterator[Violation]:
         connections = [connection for connection in seen.history.connections if connection.proxy == number]
         answers = [answer for connection in connections for answer in connection.answers]
         acks = sum(answer.is_ack for answer in answers)
+        # What a worker that was killed had counted is lost.
+        surely = [answer for each in connections if seen.is_counted(each) for answer in each.answers]
+        sure_acks = sum(answer.is_ack for answer in surely)
         # Only where its client was gone may an answer have been written and not have arrived.
         unseen = sum(len(connection.unanswered) for connection in connections if connection.end is End.LEFT)
         for what, counted, least, most in (
-            ("received", received, len(answers), len(answers) + unseen),
-            ("acked", acked, acks, acks + unseen),
-            ("refused", refused, len(answers) - acks, len(answers) - acks + unseen),
+            ("received", received, len(surely), len(answers) + unseen),
+            ("acked", acked, sure_acks, acks + unseen),
+            ("refused", refused, len(surely) - sure_acks, len(answers) - acks + unseen),
             ("client gone", gone, 0, unseen),
         ):
             if not least <= counted <= most:
@@ -292,7 +341,10 @@ def counters(seen: Seen) -> Iterator[Violation]:
 def logs(seen: Seen) -> Iterator[Violation]:
     """No log has an error, and whoever was told to end did so with exit code 0."""
     history = seen.history
-    texts = {**{f"proxy {number}": life.log for number, life in enumerate(history.proxies)}, **history.logs}
+    texts = dict(history.logs)
+    for number, life in enumerate(history.proxies):
+        kills = len(seen.kills(number))
+        texts[f"proxy {number}"] = _KILLED.sub("", life.log, count=kills) if kills else life.log
     codes = dict(history.exit_codes)
     codes |= {f"proxy {number}": life.exit_code or 0 for number, life in enumerate(history.proxies) if life.gently}
     for name, text in texts.items():
@@ -302,6 +354,9 @@ def logs(seen: Seen) -> Iterator[Violation]:
     for name, code in codes.items():
         if code:
             yield Violation("exit code", f"{name} ended with {code}")
+    for number, life in enumerate(history.proxies):
+        if life.orphans:
+            yield Violation("orphans", f"{life.orphans} workers outlived proxy {number}")
 
 
 def files(seen: Seen) -> Iterator[Violation]:
@@ -315,7 +370,12 @@ def unexplained(history: History, now: Counter[str]) -> list[str]:
     at_start = history.open_at_start
     modern = [server for server in history.plan.servers if server.kind is not Kind.CLASSIC]
     leases = sum(len(server.policies) for server in modern)
-    most = {f"made to {history.ports[server.server_id]}": server.connections for server in modern}
+    workers = history.plan.proxy.workers
+    # Each worker has its part of them, and at least one.
+    most = {
+        f"made to {history.ports[server.server_id]}": workers * max(1, server.connections // workers)
+        for server in modern
+    }
     wrong = []
     for what in sorted(at_start.keys() | now.keys() | {"taken"}):
         least, most_of_it = (0, most.get(what, 0)) if what.startswith("made to ") else (at_start[what], at_start[what])
@@ -324,6 +384,31 @@ def unexplained(history: History, now: Counter[str]) -> list[str]:
         if not least <= now[what] <= most_of_it:
             wrong.append(f"{now[what]} of {what!r} instead of {least} to {most_of_it}")
     return wrong
+
+
+def roll(seen: Seen) -> Iterator[Violation]:
+    """In the end every server is known to every worker, for each of its policies."""
+    wanted = {(policy, server.server_id) for server in seen.servers.values() for policy in server.policies}
+    for number in range(1, seen.history.plan.proxy.workers + 1):
+        for policy, server_id in sorted(wanted - seen.history.roll.get(number, set())):
+            text = f"worker {number} gave {server_id} nothing of policy {policy} in the end; the log has of that"
+            yield Violation("forgotten", f"{text}: {_said(seen, number, server_id)}", None, server_id)
+
+
+def _said(seen: Seen, worker: int, server_id: str) -> list[str]:
+    """Return what a worker logged of a server in the last life of the proxy."""
+    begin = f"worker {worker}: " if seen.history.plan.proxy.workers > 1 else ""
+    lines = seen.history.proxies[-1].log.splitlines()
+    return [line for line in lines if begin in line and f"erver id {server_id} " in line]
+
+
+def trails(seen: Seen) -> Iterator[Violation]:
+    """Each audit trail is whole."""
+    for name, text in seen.history.trails.items():
+        if text:
+            yield Violation("trail", f"{name}: {text}")
+    if seen.history.plan.proxy.audit and not seen.history.trails:
+        yield Violation("vacuous", "there is no audit trail")
 
 
 def vacuity(seen: Seen) -> Iterator[Violation]:

@@ -27,6 +27,11 @@ _PAUSE = 0.25
 _BURST = 12
 #: Faults in a second.
 _FAULT_RATE = 4.0
+#: Of those, faults of workers, and SIGHUPs, on top of the others.
+_WORKER_FAULT_RATE = 1.5
+#: The longest that a worker is stopped, in seconds: less than the others wait for a store that it has locked, and more
+#: than the shortest lease.
+_WORKER_STOP = 2.4
 #: When faults begin, as parts of the whole time: there has to be traffic before and after.
 _FAULTS_FROM, _FAULTS_TO = 0.05, 0.8
 
@@ -63,19 +68,45 @@ class Fault(StrEnum):
     PROXY_RESTART = "proxy-restart"
     #: The proxy gets SIGKILL, and is started again.
     PROXY_KILL = "proxy-kill"
+    #: The proxy gets SIGHUP, and reads its files again.
+    RELOAD = "reload"
+    #: One of the proxy's workers gets SIGKILL, and is replaced.
+    WORKER_KILL = "worker-kill"
+    #: One of the proxy's workers gets SIGSTOP, and then SIGCONT.
+    WORKER_STOP = "worker-stop"
 
 
 #: Those that a server is ordered to do to its next packet.
 ORDERED = frozenset({Fault.LATE, Fault.RESET, Fault.GARBAGE})
 #: Those that happen to the proxy.
 OF_PROXY = frozenset({Fault.PROXY_RESTART, Fault.PROXY_KILL})
+#: Those that happen to one of several workers.
+OF_WORKER = frozenset({Fault.WORKER_KILL, Fault.WORKER_STOP})
 #: Those that every plan has, if it is long enough.
-_ORDINARY = tuple(fault for fault in Fault if fault not in OF_PROXY)
+_ORDINARY = tuple(fault for fault in Fault if fault not in OF_PROXY | OF_WORKER | {Fault.RELOAD})
 
 #: How a server answers garbage: no JSON; JSON that is no packet; the ACK of somebody else's packet.
 GARBAGE_FORMS = ("noise", "nonsense", "stranger")
 #: How a client vanishes: by a reset; by a close; by shutting only its writing side, after which it gets its answers.
 VANISH_FORMS = ("reset", "close", "shut")
+
+
+@frozen
+class Proxy:
+    """How the proxy is set up.
+
+    :ivar workers: how many it has; 1 for a proxy that is one process.
+    :ivar durable: whether registrations outlast it, in a file; then nobody registers classic servers again.
+    :ivar policies: whether it has a file of policies, which it reads again on SIGHUP.
+    :ivar retry: whether packets that were lost to a server are sent once more.
+    :ivar audit: whether it keeps an audit trail.
+    """
+
+    workers: int = 1
+    durable: bool = False
+    policies: bool = False
+    retry: bool = False
+    audit: bool = False
 
 
 @frozen
@@ -111,7 +142,7 @@ class Event:
     """A fault that is to strike.
 
     :ivar at: when.
-    :ivar whom: the id of the server or of the client; ``"proxy"``.
+    :ivar whom: the id of the server or of the client; ``"proxy"``; ``"worker 1"``, with its number.
     :ivar seconds: how long it lasts: dead, stopped or late. 0 where that isn't for the plan to say.
     :ivar form: one of :data:`GARBAGE_FORMS` or :data:`VANISH_FORMS`.
     """
@@ -164,6 +195,7 @@ class Plan:
     servers: tuple[Server, ...]
     clients: tuple[Client, ...]
     events: tuple[Event, ...]
+    proxy: Proxy = Proxy()
 
     def drafts(self, client: Client) -> Iterator[Draft]:
         """Give a client's packets, without an end and each time the same."""
@@ -193,17 +225,22 @@ class Plan:
         return Random("/".join((str(self.seed), *what)))
 
 
-def make(seed: int, seconds: float, servers: int = 20, clients: int = 40) -> Plan:
+def make(seed: int, seconds: float, servers: int = 20, clients: int = 40, workers: int = 1) -> Plan:
     """Return the plan of a seed.
 
     :param servers: how many; with fewer than 15, a policy may lack a kind of them.
     :param clients: how many.
+    :param workers: how many processes the proxy has.
     """
     random = Random(seed)
     all_servers = tuple(_server(random, number) for number in range(servers))
     all_clients = tuple(Client(f"c{number}", single=number % 8 == 7) for number in range(clients))
     events = _events(random, seconds, all_servers, all_clients)
-    return Plan(seed, seconds, all_servers, all_clients, tuple(events))
+    # Drawn apart, so that a seed is the same to servers and clients whatever proxy they have.
+    random = Random(f"{seed}/proxy")
+    proxy = Proxy(workers, *(random.random() < 0.5 for _ in range(4)))
+    events += _of_workers(random, seconds, proxy)
+    return Plan(seed, seconds, all_servers, all_clients, tuple(sorted(events, key=lambda event: event.at)), proxy)
 
 
 def _server(random: Random, number: int) -> Server:
@@ -247,6 +284,28 @@ def _of_proxy(random: Random, seconds: float) -> list[Fault]:
     """Most short runs have one fault of the proxy, and longer ones one every 15 seconds."""
     number = round(seconds / 15) or (random.random() < 0.6)
     return random.choices((Fault.PROXY_RESTART, Fault.PROXY_KILL), weights=(2, 1), k=number)
+
+
+def _of_workers(random: Random, seconds: float, proxy: Proxy) -> list[Event]:
+    """Draw what happens to workers; that they are free of other faults is seen to when it is carried out."""
+    if proxy.workers == 1:
+        return []
+    begin, end = seconds * _FAULTS_FROM, seconds * _FAULTS_TO
+    faults = [Fault.WORKER_KILL, Fault.WORKER_STOP, *([Fault.RELOAD] if proxy.policies else [])]
+    number = max(1, round(_WORKER_FAULT_RATE * (end - begin)))
+    drawn = sorted((random.uniform(begin, end), fault) for fault in random.choices(faults, k=number))
+    free_from: dict[str, float] = {}
+    events = []
+    for at, fault in drawn:
+        whom = "proxy" if fault is Fault.RELOAD else f"worker {random.randint(1, proxy.workers)}"
+        lasting = random.uniform(0.2, _WORKER_STOP) if fault is Fault.WORKER_STOP else 0.0
+        if lasting:
+            # One that is stopped again and again has its clients wait longer than any deadline.
+            if free_from.get(whom, 0.0) > at:
+                continue
+            free_from[whom] = at + lasting + 2 * TIMEOUT
+        events.append(Event(at, fault, whom, lasting))
+    return events
 
 
 def _event(

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from tests.chaos.history import Connection, History, Packet
 from tests.chaos.oracle import Violation, struck
-from tests.chaos.plan import ORDERED, Plan
+from tests.chaos.plan import ORDERED, Plan, Proxy
 
 #: How many violations of a rule are shown.
 MOST = 5
@@ -31,6 +31,7 @@ def summary(history: History, violations: Sequence[Violation]) -> str:
         f"refused: {_counted(codes)}",
         f"{packets - len(answers)} unanswered as their client or proxy was gone",
         f"faults: {_counted(faults)}, of which {len(idle)} met no packet",
+        f"the proxy: {_setup(history.plan.proxy)}",
     ]
     return "; ".join(parts)
 
@@ -42,6 +43,7 @@ def command(plan: Plan) -> str:
         "--seconds": f"{plan.seconds:g}",
         "--servers": len(plan.servers),
         "--clients": len(plan.clients),
+        "--workers": plan.proxy.workers,
     }
     return shlex.join([sys.executable, "-m", "tests.chaos", *(str(part) for pair in options.items() for part in pair)])
 
@@ -62,13 +64,24 @@ def _counted(what: Counter[str]) -> str:
     return ", ".join(f"{name} {number}" for name, number in sorted(what.items())) or "none"
 
 
+def _setup(proxy: Proxy) -> str:
+    """Say in what it isn't the simplest one."""
+    parts = [name for name in ("durable", "policies", "retry", "audit") if getattr(proxy, name)]
+    return ", ".join([f"{proxy.workers} workers" if proxy.workers > 1 else "one process", *parts])
+
+
 def _background(history: History, violation: Violation) -> Iterator[str]:
     """Give the whole history of a violation's packet, and the faults that may have to do with it."""
     packet = violation.packet
     concerned = {violation.server_id}
     if packet is not None:
         receipts = [receipt for receipt in history.receipts if receipt.digest == packet.digest]
-        concerned |= {"proxy", packet.draft.client_id, *(receipt.server_id for receipt in receipts)}
+        concerned |= {
+            "proxy",
+            *_workers(history.plan.proxy),
+            packet.draft.client_id,
+            *(receipt.server_id for receipt in receipts),
+        }
         yield from _travels(history, packet)
         for receipt in receipts:
             yield f"{_at(history, receipt.at)} received by {receipt.server_id}, which did: {receipt.deed}"
@@ -78,6 +91,11 @@ def _background(history: History, violation: Violation) -> Iterator[str]:
                 f"fault planned for {incident.event}; began {_at(history, incident.began)},"
                 f" ended {_at(history, incident.ended)} {incident.evidence}"
             )
+
+
+def _workers(proxy: Proxy) -> Iterator[str]:
+    for number in range(1, proxy.workers + 1):
+        yield f"worker {number}"
 
 
 def _travels(history: History, packet: Packet) -> Iterator[str]:

@@ -7,20 +7,23 @@ import re
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 from tests.chaos import clients, plan
 from tests.chaos.faultserver import register_classic
 from tests.chaos.history import Connection, History, Incident
+from tests.chaos.openfiles import ports_of_peers
 from tests.chaos.oracle import SLACK, unexplained
-from tests.chaos.plan import OF_PROXY, ORDERED, Event, Fault, Kind, Plan
-from tests.chaos.processes import ProxyProcess, ServerProcess
+from tests.chaos.plan import OF_PROXY, OF_WORKER, ORDERED, Event, Fault, Kind, Plan
+from tests.chaos.processes import LOOK, ProxyProcess, ServerProcess
 from tests.chaos.report import command
+from tests.chaos.rollcall import RollCall
+from tests.workers import standing_still
 
 #: Seconds until every server is registered, and until all is quiet in the end.
 PATIENCE = 15.0
-#: Seconds between two looks.
-LOOK = 0.02
 
 _SETUP = re.compile(r"Received setup message from server id (\S+) ip \S+ privacy policy (\S+) ")
 
@@ -41,7 +44,7 @@ def run(each: Plan, folder: Path) -> History:
 class _Run:
     def __init__(self, each: Plan, folder: Path) -> None:
         self._plan = each
-        self._proxy = ProxyProcess()
+        self._proxy = ProxyProcess(each.proxy, folder)
         self._servers = {one.server_id: ServerProcess(one, self._proxy.port, folder) for one in each.servers}
         self._clients = {one.client_id: self._client(one) for one in each.clients}
         self._history = History(
@@ -49,8 +52,9 @@ class _Run:
             ports={server_id: server.port for server_id, server in self._servers.items()},
             proxies=self._proxy.lives,
         )
-        #: Only one fault of the proxy at a time.
+        #: Only one fault of the proxy at a time, and of each worker.
         self._proxy_is_there = asyncio.Lock()
+        self._worker_is_there = {number: asyncio.Lock() for number in range(1, each.proxy.workers + 1)}
 
     async def run(self) -> History:
         # Each process may be waited for at a time.
@@ -59,6 +63,7 @@ class _Run:
             await self._start()
             await self._disturb()
             await self._until(self._quiet)
+            await self._call_roll()
             await self._stop()
         finally:
             self._proxy.abandon()
@@ -68,6 +73,7 @@ class _Run:
 
     async def _start(self) -> None:
         await self._proxy.start()
+        await self._until(self._proxy.has_opened_files)
         self._history.open_at_start = self._proxy.open_files()
         async with asyncio.TaskGroup() as starting:
             for server in self._servers.values():
@@ -84,6 +90,16 @@ class _Run:
                 going_on.create_task(self._strike(event))
         await asyncio.gather(*(client.finish() for client in self._clients.values()))
 
+    async def _call_roll(self) -> None:
+        """Ask for each policy through each worker, until every server has answered."""
+        for number, pid in self._proxy.serving.items():
+            roll = RollCall(self._plan, number, self._open_record)
+            self._history.roll[number] = roll.present
+            others = [other for other in self._proxy.serving.values() if other != pid]
+            with standing_still(*others):
+                await roll.connect(self._proxy.port, partial(ports_of_peers, pid, self._proxy.port))
+            await roll.call(PATIENCE)
+
     async def _stop(self) -> None:
         """Have the servers go gently, then the proxy; those of the old kind don't know how to."""
         gentle = [server for server in self._servers.values() if server.server.kind is not Kind.CLASSIC]
@@ -91,6 +107,7 @@ class _Run:
         for server, code in zip(gentle, codes, strict=True):
             self._history.exit_codes[server.server.server_id] = code
         await self._proxy.end()
+        self._history.trails = await asyncio.to_thread(self._proxy.verify_trails)
         for server_id, server in self._servers.items():
             if server not in gentle:
                 await server.kill()
@@ -105,22 +122,45 @@ class _Run:
         self._history.incidents.append(incident)
         if event.fault in OF_PROXY:
             incident.evidence = await self._strike_proxy(event)
+        elif event.fault in OF_WORKER:
+            await self._strike_worker(incident)
+        elif event.fault is Fault.RELOAD:
+            async with self._proxy_is_there:
+                incident.evidence = await self._proxy.reload()
         elif event.fault is Fault.VANISH:
             unanswered = await self._clients[event.whom].vanish(event.form)
             incident.evidence = f"{unanswered} unanswered" if unanswered else ""
         else:
             incident.evidence = await self._strike_server(event, self._servers[event.whom])
-        incident.ended = time.monotonic()
+        incident.ended = incident.ended or time.monotonic()
 
     async def _strike_proxy(self, event: Event) -> str:
-        async with self._proxy_is_there:
+        async with AsyncExitStack() as stack:
+            for lock in (self._proxy_is_there, *self._worker_is_there.values()):
+                await stack.enter_async_context(lock)
             life = await (self._proxy.kill() if event.fault is Fault.PROXY_KILL else self._proxy.end())
             await asyncio.sleep(event.seconds)
             await self._proxy.start()
-            await asyncio.to_thread(self._register_classic)
             # Only then is it there: it says that it runs a little before it does.
-            await self._until(self._classic_registered)
+            if self._plan.proxy.durable:
+                await RollCall(self._plan, 0, self._open_record).ask_anything(self._proxy.port)
+            else:
+                await asyncio.to_thread(self._register_classic)
+                await self._until(self._classic_registered)
             return f"exit code {life.exit_code}"
+
+    async def _strike_worker(self, incident: Incident) -> None:
+        event = incident.event
+        number = int(event.whom.removeprefix("worker "))
+        async with self._worker_is_there[number]:
+            incident.began = time.monotonic()
+            incident.proxy = len(self._proxy.lives) - 1
+            if event.fault is Fault.WORKER_KILL:
+                incident.ports, incident.evidence = await self._proxy.kill_worker(number)
+            else:
+                incident.ports = await self._proxy.stop_worker(number, event.seconds)
+                incident.evidence = "stopped"
+            incident.ended = time.monotonic()
 
     def _register_classic(self) -> None:
         """Do what the operator has to when the proxy is back: servers of the old kind don't notice that it was gone."""
@@ -175,13 +215,14 @@ class _Run:
         self._history.open_at_end = self._proxy.open_files()
         return not unexplained(self._history, self._history.open_at_end)
 
-    def _client(self, client: plan.Client) -> clients.Client:
-        def open_record() -> Connection:
-            record = Connection(client.client_id, len(self._proxy.lives) - 1)
-            self._history.connections.append(record)
-            return record
+    def _open_record(self, client_id: str) -> Connection:
+        record = Connection(client_id, len(self._proxy.lives) - 1)
+        self._history.connections.append(record)
+        return record
 
+    def _client(self, client: plan.Client) -> clients.Client:
         drafts = self._plan.drafts(client)
         bursts = self._plan.bursts(client, drafts)
         patience = plan.TIMEOUT + SLACK
+        open_record = partial(self._open_record, client.client_id)
         return clients.Client(self._proxy.port, drafts, bursts, client.single, open_record, patience)

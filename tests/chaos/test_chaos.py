@@ -8,36 +8,38 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.chaos import oracle, plan, report, running
 from tests.chaos.plan import Fault
 
-#: Chosen so that each fault comes in one of them.
-SEEDS = (3, 18, 22)
+#: With the number of workers, and chosen so that each fault comes in one of them.
+SEEDS = ((22, 1), (18, 2), (37, 2))
 SECONDS = 3.0
 
 
 class ChaosTests(SynchronousTestCase):
     """Each seed keeps every promise. A failure says how to run it again."""
 
-    def run_seed(self, seed: int) -> None:
+    def run_seed(self, seed: int, workers: int) -> None:
         """Run a seed, and fail with all that the oracle has to say."""
         with tempfile.TemporaryDirectory(prefix="rproxy-chaos-") as folder:
-            history = running.run(plan.make(seed, SECONDS), Path(folder))
+            history = running.run(plan.make(seed, SECONDS, workers=workers), Path(folder))
         violations = oracle.judge(history)
 
         self.assertFalse(violations, report.failure(history, violations))
 
     def test_first_seed(self) -> None:
-        """Ordinary faults."""
-        self.run_seed(SEEDS[0])
+        """Ordinary faults, and a proxy that is killed, and knows its classic servers from a file."""
+        self.run_seed(*SEEDS[0])
 
     def test_second_seed(self) -> None:
-        """And a proxy that is restarted."""
-        self.run_seed(SEEDS[1])
+        """And workers that are killed and stopped, and restarted all together."""
+        self.run_seed(*SEEDS[1])
 
     def test_third_seed(self) -> None:
-        """And a proxy that is killed."""
-        self.run_seed(SEEDS[2])
+        """And a parent that is killed, with registrations in a file, and an audit trail of each worker."""
+        self.run_seed(*SEEDS[2])
 
     def test_seeds_have_every_fault(self) -> None:
         """Otherwise others have to be chosen."""
-        found = {event.fault for seed in SEEDS for event in plan.make(seed, SECONDS).events}
+        plans = [plan.make(seed, SECONDS, workers=workers) for seed, workers in SEEDS]
 
-        self.assertEqual(found, set(Fault))
+        self.assertEqual({event.fault for made in plans for event in made.events}, set(Fault))
+        for name in ("durable", "policies", "retry", "audit"):
+            self.assertEqual({getattr(made.proxy, name) for made in plans}, {True, False}, name)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.chaos import oracle, report
 from tests.chaos.history import Answer, Connection, End, History, Incident, Packet, ProxyLife
 from tests.chaos.journal import ANSWERED, Receipt
-from tests.chaos.plan import UNSERVED, Client, Draft, Event, Fault, Kind, Plan, Server
+from tests.chaos.plan import TIMEOUT, UNSERVED, Client, Draft, Event, Fault, Kind, Plan, Proxy, Server
 
 #: A classic server and a modern one of policy 111, and one of policy 222.
 SERVERS = (
@@ -31,6 +32,7 @@ class OracleTests(SynchronousTestCase):
     def setUp(self) -> None:
         clients = tuple(Client(client_id, single=False) for client_id in ("c1", "c2"))
         self.history = History(Plan(7, 10.0, SERVERS, clients, ()), BEGAN, PORTS, open_at_start=OPEN)
+        self.history.roll = {1: {("111", "s1"), ("111", "s2"), ("222", "s3")}}
         self.history.open_at_end = OPEN + Counter({"taken": 2, "made to 5002": 2})
         self.first, self.second = (self.connection(client.client_id) for client in clients)
         for connection in self.first, self.second:
@@ -45,7 +47,8 @@ class OracleTests(SynchronousTestCase):
 
     def connection(self, client_id: str) -> Connection:
         """Add a connection, which the client closed in the end."""
-        connection = Connection(client_id, 0, end=End.DONE, ended_at=BEGAN + 9.0)
+        port = 50_000 + len(self.history.connections)
+        connection = Connection(client_id, 0, BEGAN, port, end=End.DONE, ended_at=BEGAN + 9.0)
         self.history.connections.append(connection)
         return connection
 
@@ -85,11 +88,22 @@ class OracleTests(SynchronousTestCase):
     def strike(self, event: Event, **fields: Any) -> None:
         """Plan a fault, and have it happen for a second."""
         plan = self.history.plan
-        self.history.plan = Plan(plan.seed, plan.seconds, plan.servers, plan.clients, (*plan.events, event))
+        self.history.plan = evolve(plan, events=(*plan.events, event))
         began = BEGAN + event.at
         self.history.incidents.append(
             Incident(event, **{"began": began, "ended": began + 1, "evidence": "-9", **fields})
         )
+
+    def have(self, **setup: Any) -> None:
+        """Have another proxy; each of its workers knows all servers, and has no more open than one process."""
+        proxy = Proxy(**setup)
+        self.history.plan = evolve(self.history.plan, proxy=proxy)
+        self.history.roll = dict.fromkeys(range(1, proxy.workers + 1), self.history.roll[1])
+
+    def strike_worker(self, fault: Fault, *connections: Connection) -> None:
+        """Have a fault of a worker that had these connections, from 8 to 9 seconds after the beginning."""
+        ports = frozenset(connection.port for connection in connections)
+        self.strike(Event(8.0, fault, "worker 1"), ports=ports)
 
     def assert_found(self, *rules: str) -> None:
         """Check that these are broken, and that the report has each with its text."""
@@ -146,6 +160,133 @@ class OracleTests(SynchronousTestCase):
         self.count(12, 8, 4, 0)
 
         self.assert_found()
+
+    def test_retried(self) -> None:
+        """A packet may have been received twice then, and whatever it ends with, nobody knows."""
+        self.have(retry=True)
+        self.receive(self.first.packets[0], "s2")
+        self.strike(Event(4.0, Fault.KILL, "s2"))
+        packet = self.send(self.first)
+        self.receive(packet, "s2")
+        self.refuse(self.first, packet, "no-server", "unknown")
+        self.count(9, 8, 1, 0)
+
+        self.assert_found()
+
+    def test_killed_worker(self) -> None:
+        """Its connections break, and what it has counted is lost, of connections that ended before too."""
+        self.have(workers=2)
+        self.strike_worker(Fault.WORKER_KILL, self.first)
+        self.send(self.first)
+        self.first.end, self.first.ended_at, self.first.leftover = End.CUT, BEGAN + 8.01, '{"type":'
+        self.second.ended_at = BEGAN + 7.0
+        self.history.proxies[0].log = "[#error] Worker 1 was ended by SIGKILL; another one is started in 0.1 seconds\n"
+        for counted in 0, 4, 8:
+            log = self.history.proxies[0].log
+            self.count(counted, counted, 0, 0)
+            self.history.proxies[0].log += f"\n{log}"
+
+            self.assert_found()
+
+    def test_killed_parent(self) -> None:
+        """Its workers drain."""
+        self.have(workers=2)
+        self.history.proxies[0] = ProxyLife(told_at=BEGAN + 4.0, ended_at=BEGAN + 9.5, exit_code=-9)
+        self.refuse(self.first, self.send(self.first), "shutting-down", "no")
+
+        self.assert_found()
+
+    def test_lost_by_a_worker_that_stood_still(self) -> None:
+        """It finds its deadlines past."""
+        self.have(workers=2)
+        self.strike_worker(Fault.WORKER_STOP, self.first)
+        packet = self.send(self.first)
+        self.receive(packet, "s1")
+        self.refuse(self.first, packet, "server-lost", "unknown")
+        self.count(9, 8, 1, 0)
+
+        self.assert_found()
+
+    # Workers.
+
+    def test_killed_worker_cuts_another_ones_connection(self) -> None:
+        """Only those that it had may break."""
+        self.have(workers=2)
+        self.strike_worker(Fault.WORKER_KILL, self.second)
+        self.first.end, self.first.ended_at = End.CUT, BEGAN + 8.01
+
+        self.assert_found("cut")
+
+    def test_killed_worker_of_another_time(self) -> None:
+        """A connection that came after it, from the same port, isn't its."""
+        self.have(workers=2)
+        self.strike_worker(Fault.WORKER_KILL, self.first)
+        self.first.began, self.first.end, self.first.ended_at = BEGAN + 9.2, End.CUT, BEGAN + 9.5
+
+        self.assert_found("cut")
+
+    def test_counters_of_the_workers_that_are_left(self) -> None:
+        """What is known not to have been the killed one's has to be counted."""
+        self.have(workers=2)
+        self.strike_worker(Fault.WORKER_KILL, self.first)
+        self.count(3, 3, 0, 0)
+        self.assert_found("counters")
+
+        self.count(4, 4, 0, 0)
+        self.assert_found()
+
+    def test_more_dead_workers_than_were_killed(self) -> None:
+        """One that died by itself is an error."""
+        self.have(workers=2)
+        self.strike_worker(Fault.WORKER_KILL)
+        line = "\n[#error] Worker 1 was ended by SIGKILL; another one is started in 0.1 seconds"
+        self.history.proxies[0].log += line
+        self.assert_found()
+
+        self.history.proxies[0].log += line
+        self.assert_found("log")
+
+    def test_lost_by_another_worker(self) -> None:
+        """It didn't stand still."""
+        self.have(workers=2)
+        self.strike_worker(Fault.WORKER_STOP, self.second)
+        packet = self.send(self.first)
+        self.receive(packet, "s1")
+        self.refuse(self.first, packet, "server-lost", "unknown")
+        self.count(9, 8, 1, 0)
+
+        self.assert_found("lost without a fault")
+
+    def test_received_three_times(self) -> None:
+        """A packet is retried once."""
+        self.have(retry=True)
+        for server_id in "s1", "s2":
+            self.receive(self.first.packets[0], server_id)
+
+        self.assert_found("received twice")
+
+    def test_forgotten(self) -> None:
+        """A server that one of the workers doesn't know in the end."""
+        self.have(workers=2)
+        self.history.roll[2] = self.history.roll[1] - {("111", "s1")}
+        self.assert_found("forgotten")
+
+        del self.history.roll[2]
+        self.assert_found("forgotten")
+
+    def test_orphans(self) -> None:
+        """Workers that don't leave without their parent."""
+        self.history.proxies[0].orphans = 1
+
+        self.assert_found("orphans")
+
+    def test_trails(self) -> None:
+        """One that is broken, and none where there should be."""
+        self.have(audit=True)
+        self.assert_found("vacuous")
+
+        self.history.trails = {"audit-1.log": "", "audit-2.log": "a line was changed"}
+        self.assert_found("trail")
 
     # One answer each.
 
@@ -317,6 +458,17 @@ class OracleTests(SynchronousTestCase):
         packet, answer = self.first.packets[3], self.first.answers[3]
         self.first.answers[3] = Answer(packet.sent_at + 60, answer.fields)
 
+        self.assert_found("late")
+
+    def test_late_by_a_worker_that_stood_still(self) -> None:
+        """That long, and no longer."""
+        self.have(workers=2)
+        self.strike_worker(Fault.WORKER_STOP, self.first)
+        packet, answer = self.first.packets[3], self.first.answers[3]
+        self.first.answers[3] = Answer(packet.sent_at + TIMEOUT + oracle.SLACK + 0.9, answer.fields)
+        self.assert_found()
+
+        self.first.answers[3] = Answer(packet.sent_at + TIMEOUT + oracle.SLACK + 1.1, answer.fields)
         self.assert_found("late")
 
     # Journals.
@@ -501,7 +653,7 @@ class OracleTests(SynchronousTestCase):
 
         for part in (
             "seed 7: 1 VIOLATIONS",
-            "--seed 7 --seconds 10 --servers 3 --clients 2",
+            "--seed 7 --seconds 10 --servers 3 --clients 2 --workers 1",
             "[4.000 s] sent by c1 on connection 0 (to proxy 0), in place 4, policy='111': '7/c1/0-4 '",
             "[4.020 s] answered in place 4: {'type': '3'",
             "[4.010 s] received by s1, which did: answer",
@@ -517,5 +669,5 @@ class OracleTests(SynchronousTestCase):
         self.assertEqual(
             report.summary(self.history, []),
             "seed 7: ok; 9 packets; 8 acks; refused: no-server 1; 0 unanswered as their client or proxy was gone;"
-            " faults: kill 1, of which 0 met no packet",
+            " faults: kill 1, of which 0 met no packet; the proxy: one process",
         )

@@ -12,6 +12,7 @@ class PlanTests(SynchronousTestCase):
     """Plans of many seeds."""
 
     plans = [plan.make(seed, 4.0) for seed in range(100)]
+    of_workers = [plan.make(seed, 4.0, workers=2) for seed in range(100)]
 
     def test_same_seed_same_plan(self) -> None:
         """Or no failure could be looked at twice."""
@@ -48,12 +49,21 @@ class PlanTests(SynchronousTestCase):
 
     def test_every_fault_comes(self) -> None:
         """The ordinary ones in every plan, and those of the proxy in some."""
-        of_all = set(Fault)
-        for made in self.plans:
+        rare = plan.OF_PROXY | plan.OF_WORKER | {Fault.RELOAD}
+        for made in (*self.plans, *self.of_workers):
             found = {event.fault for event in made.events}
-            self.assertEqual(set(Fault) - plan.OF_PROXY - found, set())
-            of_all &= found | plan.OF_PROXY
-        self.assertEqual({event.fault for made in self.plans for event in made.events}, set(Fault))
+            self.assertEqual(set(Fault) - rare - found, set())
+        self.assertEqual({event.fault for made in self.of_workers for event in made.events}, set(Fault))
+
+    def test_workers(self) -> None:
+        """They have faults of their own, and all others are those that a proxy without them has."""
+        further = plan.OF_WORKER | {Fault.RELOAD}
+        for alone, made in zip(self.plans, self.of_workers, strict=True):
+            self.assertEqual((alone.servers, alone.clients), (made.servers, made.clients))
+            self.assertEqual(alone.events, tuple(event for event in made.events if event.fault not in further))
+            self.assertNotEqual(alone.events, made.events)
+            if not made.proxy.policies:
+                self.assertNotIn(Fault.RELOAD, {event.fault for event in made.events})
 
     def test_one_fault_at_a_time(self) -> None:
         """A server that is dead can't be stopped."""

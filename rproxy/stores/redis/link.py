@@ -14,7 +14,7 @@ from attrs import frozen
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as AnswerTimeoutError
 from twisted.internet.endpoints import HostnameEndpoint
-from twisted.internet.error import ConnectError
+from twisted.internet.error import ConnectError, ConnectingCancelledError
 from twisted.internet.error import TimeoutError as ConnectTimeoutError
 from twisted.internet.protocol import Factory, connectionDone
 from twisted.python.failure import Failure
@@ -213,7 +213,8 @@ class Dialer:
             await endpoint.connect(_Once(link)).addTimeout(timeout, self.reactor)
         except CertificatesError as error:
             raise StoreRefusedError(str(error)) from None
-        except (AnswerTimeoutError, ConnectTimeoutError):
+        except (AnswerTimeoutError, ConnectTimeoutError, ConnectingCancelledError):
+            # The last one where this time is over before the endpoint's own.
             raise StoreError(f"{name} can't be connected to: it doesn't answer") from None
         except CancelledError:
             raise StoreError("given up") from None
