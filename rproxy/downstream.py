@@ -173,7 +173,10 @@ class ProxyProtocol(Protocol):
         self._address.connections -= 1
         self._address.refused += 1
         self._factory.log_refusal(
-            "Refused a connection from {host}: there are {most} from there", host=self._find_peer().host, most=most
+            "Refused a connection from {host}: {why}",
+            event="connection-refused",
+            host=self._find_peer().host,
+            why=f"there are {most} from there",
         )
         if self._address.refused > most:
             self.abort()

@@ -16,6 +16,8 @@ from rproxy.arguments import identifier, whole
 from rproxy.audit.keys import KeyFileError, read_key
 from rproxy.limits import Limits
 from rproxy.listening import parse_listen
+from rproxy.logservice import OPTION as LOG_FORMAT
+from rproxy.logservice import check_format
 from rproxy.networks import parse_network
 from rproxy.policies import PRIVATE, Policies, Policy
 from rproxy.policies.reading import PoliciesError, read
@@ -100,6 +102,7 @@ class Options(usage.Options):
         ["upstream-tls-key", None, None, "File with its key"],
         ["upstream-tls-name", None, None, "What servers' certificates are for, instead of each one's IP address"],
         ["workers", None, 1, "Processes that serve, or auto: as many as there are processors for it", _workers],
+        LOG_FORMAT,
         ["policies", None, None, "Who may serve and ask for which policy: a TOML file"],
     ]
     optFlags: ClassVar = [
@@ -148,6 +151,7 @@ class Options(usage.Options):
             raise usage.UsageError(f"--retry: {error}") from None
 
     def postOptions(self) -> None:
+        check_format(self)
         if self["listen"] and self["port"] is not None:
             raise usage.UsageError("--listen replaces --port: give one of them")
         port = _PORT if self["port"] is None else self["port"]

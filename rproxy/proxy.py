@@ -182,9 +182,11 @@ class ProxyFactory(Factory):
         for registration, why in revoked:
             self.registry.revoke(registration, why)
             _logger.warn(
-                "Revoked the registration of server id {registration.server_id} for privacy policy"
-                " {registration.policy}: {why}; packets that it had and hasn't answered: {in_flight}",
-                registration=registration,
+                "Revoked the registration of server id {server} for privacy policy {policy}: {why}; packets that it had"
+                " and hasn't answered: {in_flight}",
+                event="registration-revoked",
+                server=registration.server_id,
+                policy=registration.policy,
                 why=why,
                 in_flight=self.router.in_flight_at(registration),
             )
@@ -314,9 +316,12 @@ class ProxyFactory(Factory):
 
     def _found(self, registration: Registration) -> None:
         _logger.info(
-            "Found in the registry: server id {registration.server_id} ip {registration.host}"
-            " privacy policy {registration.policy} port {registration.port}",
-            registration=registration,
+            "Found in the registry: server id {server} ip {host} privacy policy {policy} port {port}",
+            event="registration-found",
+            server=registration.server_id,
+            policy=registration.policy,
+            host=registration.host,
+            port=registration.port,
         )
         if self.trail is not None:
             self.trail.registered(registration)
@@ -336,8 +341,10 @@ class ProxyFactory(Factory):
 
     def _ended(self, registration: Registration) -> None:
         _logger.info(
-            "Registration of server id {registration.server_id} for privacy policy {registration.policy} ended",
-            registration=registration,
+            "Registration of server id {server} for privacy policy {policy} ended",
+            event="registration-ended",
+            server=registration.server_id,
+            policy=registration.policy,
         )
         self.router.ended(registration)
         self.happened("ended", *registration.key, "")
@@ -345,12 +352,12 @@ class ProxyFactory(Factory):
 
 def say_running(port: IListeningPort) -> None:
     """Tell the log where clients come in (docs/protocol.rst, What the terminals show)."""
-    _logger.info("Running the reverse proxy on port {port}", port=_shown(port))
+    _logger.info("Running the reverse proxy on port {port}", event="listening", port=_shown(port))
 
 
 def say_registering(port: IListeningPort) -> None:
     """Tell the log where servers register, where that is elsewhere."""
-    _logger.info("Registering servers on port {port}", port=_shown(port))
+    _logger.info("Registering servers on port {port}", event="listening-for-servers", port=_shown(port))
 
 
 def _shown(port: IListeningPort) -> object:

@@ -163,7 +163,7 @@ class Replica(Service):
                 await self._exchange()
             except Exception as error:  # noqa: BLE001  # whatever it is, others aren't heard of, and may be again later
                 if self.away is None and not isinstance(error, (StoreError, StoreRefusedError)):
-                    self._logger.failure("The registry was mishandled")
+                    self._logger.failure("The registry was mishandled", event="store-mishandled")
                 failures += 1
                 self._lost(str(error))
                 await self._sleep(RETRY.seconds(failures, self._random()))
@@ -235,6 +235,7 @@ class Replica(Service):
         if self.away is None and self.running:
             self._logger.error(
                 "The registry at {store} can't be used, and is gone on with what is known here: {why}",
+                event="store-away",
                 store=str(self._store),
                 why=why,
             )
@@ -246,6 +247,7 @@ class Replica(Service):
         if self.away_since is not None:
             self._logger.info(
                 "The registry at {store} is back after {seconds:.1f} seconds",
+                event="store-back",
                 store=str(self._store),
                 seconds=self._clock.seconds() - self.away_since,
             )

@@ -26,6 +26,7 @@ from rproxy.happenings import Happenings
 from rproxy.lag import Lag
 from rproxy.limits import Limits
 from rproxy.listening import ListenerService
+from rproxy.logservice import LoggedService
 from rproxy.openfiles import OpenFilesService
 from rproxy.options import Options
 from rproxy.packetlog import ProxyLog
@@ -57,10 +58,12 @@ def reload_policies(options: Options, factory: ProxyFactory) -> None:
     try:
         policies = options.read_policies()
     except PoliciesError as error:
-        _logger.warn("The policies stay as they were: {error}", error=str(error))
+        _logger.warn("The policies stay as they were: {why}", event="policies-kept", why=str(error))
         return
     factory.reload(policies)
-    _logger.info("Keeping to the policies of {file} as it is now", file=str(options["policies"]))
+    _logger.info(
+        "Keeping to the policies of {file} as it is now", event="policies-reloaded", file=str(options["policies"])
+    )
 
 
 def _make_trail(options: Options) -> Trail | None:
@@ -140,9 +143,12 @@ def makeService(options: Options) -> IService:
     """
     from twisted.internet import reactor
 
+    service = LoggedService(options)
     if options["workers"] > 1:
-        return make_parent(options, reactor)
-    return make_proxy(options, reactor, SocketGroup(reactor)).service
+        make_parent(options, reactor).setServiceParent(service)
+    else:
+        make_proxy(options, reactor, SocketGroup(reactor)).service.setServiceParent(service)
+    return service
 
 
 def make_proxy(

@@ -353,7 +353,11 @@ class Upstream(Factory):
         attempt = cast("Deferred[UpstreamConnection]", self._endpoint.connect(self))
         self._connecting.add(attempt)
         attempt.addBoth(self._attempted, attempt)
-        attempt.addErrback(lambda failure: self._logger.failure("A connection to a server was mishandled", failure))
+        attempt.addErrback(
+            lambda failure: self._logger.failure(
+                "A connection to a server was mishandled", failure, event="server-mishandled"
+            )
+        )
 
     def _attempted(self, result: UpstreamConnection | Failure, attempt: Deferred[UpstreamConnection]) -> None:
         self._connecting.discard(attempt)
@@ -429,7 +433,9 @@ class Upstream(Factory):
         self.down_why = why
         host, port = self.address
         self._owner.went_down(self._all, why)
-        self._logger.warn("Server at {host} port {port} is down: {why}", host=host, port=port, why=why)
+        self._logger.warn(
+            "Server at {host} port {port} is down: {why}", event="server-down", host=host, port=port, why=why
+        )
         self._probe_later()
 
     def _probe_later(self) -> None:
@@ -450,7 +456,7 @@ class Upstream(Factory):
             self._probe.cancel()
             self._probe = None
         host, port = self.address
-        self._logger.info("Server at {host} port {port} is up again", host=host, port=port)
+        self._logger.info("Server at {host} port {port} is up again", event="server-up", host=host, port=port)
         self._owner.came_up(self._all)
         self._find_share(now)
 

@@ -39,6 +39,8 @@ ORDER = (
     "arguments",
     "packetfiles",
     "audit",
+    "loglines",
+    "logservice",
     "hashing",
     "backoff",
     "happenings",
