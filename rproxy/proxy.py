@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
@@ -26,7 +26,7 @@ from rproxy.quietlog import QuietLog
 from rproxy.registration import Registration
 from rproxy.registry import Registry
 from rproxy.replica import Replica
-from rproxy.request import Asker, Request
+from rproxy.request import Asker, Endings, Request
 from rproxy.routing import Router
 from rproxy.standing import Observer
 from rproxy.trail import Trail
@@ -78,6 +78,8 @@ class ProxyFactory(Factory):
         self.policies = policies
         self.happened: Happened = nothing_happened
         self.trail = trail
+        #: Who records what becomes of packets.
+        self.endings: Sequence[Endings] = () if trail is None else (trail,)
         self.clock = clock
         self.seconds = clock.seconds
         self.log = log
@@ -137,6 +139,10 @@ class ProxyFactory(Factory):
     def watch(self, happened: Happened) -> None:
         """Tell of what happens to servers and registrations from now on."""
         self.happened = self.router.happened = self.admission.happened = happened
+
+    def record(self, endings: Endings) -> None:
+        """Have what becomes of packets recorded there too, of connections that come from now on."""
+        self.endings = self.router.endings = (*self.endings, endings)
 
     def revoke(self, registration: Registration) -> None:
         """End a registration, although the policies allow it."""

@@ -15,6 +15,8 @@ from twisted.internet.interfaces import IListeningPort, IStreamClientEndpoint, I
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
+from rproxy.accesslog import AccessLog
+from rproxy.accesswriting import AccessWriter
 from rproxy.audit.appending import TrailFile
 from rproxy.claims import Claims
 from rproxy.collecting import CollectorService
@@ -89,6 +91,15 @@ def _record(options: Options, trail: Trail, factory: ProxyFactory, reactor: Any)
         lambda write: deferToThreadPool(reactor, reactor.getThreadPool(), write),
         factory.set_recording if options["audit-on-error"] == "refuse" else lambda works: None,
     )
+
+
+def _log_accesses(options: Options, factory: ProxyFactory) -> AccessWriter:
+    """What writes the factory's access log."""
+    log = AccessLog(
+        options["access-log-sample"], time.time, factory.seconds, factory.limits.timeout, factory.counters.tallies
+    )
+    factory.record(log)
+    return AccessWriter(log, options["access-log"], factory.clock)
 
 
 def _listeners(
@@ -229,6 +240,10 @@ def make_proxy(
         # The proxy's own child, because those are stopped when its last packet is answered.
         recorder.setServiceParent(proxy)
         reloads.append(recorder.reopen)
+    if options["access-log"] is not None:
+        writer = _log_accesses(options, factory)
+        writer.setServiceParent(proxy)
+        reloads.append(writer.reopen)
     reload = ReloadService(reactor, reloads)
     reload.setServiceParent(service)
     return Proxy(service, factory, reload.reload, control)

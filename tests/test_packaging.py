@@ -59,6 +59,8 @@ ORDER = (
     "replica",
     "trail",
     "recording",
+    "accesslog",
+    "accesswriting",
     "rotation",
     "waiting",
     "packetlog",
