@@ -15,8 +15,8 @@ from twisted.internet.interfaces import IListeningPort, IStreamClientEndpoint, I
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
+from rproxy.accessfile import AccessWriter
 from rproxy.accesslog import AccessLog
-from rproxy.accesswriting import AccessWriter
 from rproxy.audit.appending import TrailFile
 from rproxy.claims import Claims
 from rproxy.collecting import CollectorService

@@ -60,7 +60,7 @@ ORDER = (
     "trail",
     "recording",
     "accesslog",
-    "accesswriting",
+    "accessfile",
     "rotation",
     "waiting",
     "packetlog",

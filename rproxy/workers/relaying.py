@@ -28,6 +28,8 @@ LINES = 32
 
 _LARGEST = 1 << 18
 
+_logger = Logger()
+
 
 def log_sockets() -> tuple[socket.socket, socket.socket]:
     """Return the two ends: for the :class:`LineReader`, and for the :class:`LineSender`."""
@@ -143,8 +145,7 @@ class LineReader:
 
 def relay(worker: int, text: str) -> None:
     """Write what a worker printed, a line of it."""
-    fields = {"text": text}
-    write_line(Line(time.time(), "warn", __name__, "worker-printed", text, fields, worker=worker))
+    _logger.warn("worker {worker}: {text}", event="worker-printed", worker=worker, text=text)
 
 
 def write_line(line: Line) -> None:
