@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from bench import audit, backpressure, growth, latency, memory, shapes
+from bench import access, audit, backpressure, growth, latency, memory, shapes
 from bench.stage import Bench
 from bench.tables import Column, Row, count, decimal, percent, ratio, size
 
@@ -90,6 +90,21 @@ AUDIT = Table(
     ),
 )
 
+ACCESS = Table(
+    "access",
+    "Microseconds of the proxy's processor time for each message, without an access log, with one, and with one of one"
+    " packet in a hundred.",
+    (
+        Column("shape", "shape", str),
+        Column("µs without", "without", decimal),
+        Column("µs with", "with", decimal),
+        Column("µs more", "more", decimal),
+        Column("µs sampled", "sampled", decimal),
+        Column("messages/s without", "rate_without", count),
+        Column("messages/s with", "rate", count),
+    ),
+)
+
 LATENCY = Table(
     "latency",
     "Milliseconds from when a message was to be sent to its answer, at half the rate that rproxy can take.",
@@ -124,6 +139,7 @@ PARTS = (
     *(Part(curve.name, CURVES[curve.name], curve.measure) for curve in growth.CURVES),
     Part("memory", MEMORY, memory.measure),
     Part("audit", AUDIT, audit.measure),
+    Part("access", ACCESS, access.measure),
     Part("latency", LATENCY, latency.measure),
     *(Part(others.name, BACKPRESSURE, others.measure) for others in backpressure.OTHERS),
 )

@@ -20,6 +20,9 @@ from bench.processes import SHOWN, Child, Children, Failure
 RPROXY = "rproxy"
 #: The same with an audit trail.
 RPROXY_AUDIT = "rproxy --audit"
+#: With an access log of all packets, and of one in a hundred.
+RPROXY_ACCESS = "rproxy --access-log"
+RPROXY_SAMPLE = "rproxy --access-log-sample 0.01"
 HAPROXY_TCP = "HAProxy TCP"
 HAPROXY_HTTP = "HAProxy HTTP"
 NATS = "NATS"
@@ -130,9 +133,10 @@ class Stage:
         if RPROXY in contestants:
             self.targets[RPROXY] = self._start_rproxy()
             self.start_servers(f"proxy={self.targets[RPROXY].port}")
-        if RPROXY_AUDIT in contestants:
-            self.targets[RPROXY_AUDIT] = self._start_rproxy(*self._audit())
-            self.start_servers(f"proxy={self.targets[RPROXY_AUDIT].port}")
+        for who, options in ((RPROXY_AUDIT, self._audit), (RPROXY_ACCESS, self._access), (RPROXY_SAMPLE, self._sample)):
+            if who in contestants:
+                self.targets[who] = self._start_rproxy(*options(), who=who)
+                self.start_servers(f"proxy={self.targets[who].port}")
         if HAPROXY_TCP in contestants or HAPROXY_HTTP in contestants:
             self._start_haproxy()
         if NATS in contestants:
@@ -148,13 +152,19 @@ class Stage:
         key.chmod(0o600)
         return ["--audit", str(self._children.folder / "audit.log"), "--audit-key", str(key)]
 
-    def _start_rproxy(self, *options: str) -> Target:
+    def _access(self) -> list[str]:
+        return ["--access-log", str(self._children.folder / "access.log")]
+
+    def _sample(self) -> list[str]:
+        return ["--access-log", str(self._children.folder / "sample.log"), "--access-log-sample", "0.01"]
+
+    def _start_rproxy(self, *options: str, who: str = RPROXY) -> Target:
         argv = [self._bench.python, "-c", TWISTD, "-n", "--pidfile=", "rproxy"]
         argv += ["--listen", "tcp:0:interface=127.0.0.1:backlog=1024", *options]
         if self.layout.payload + OVERHEAD > MAX_PACKET:
             argv += ["--max-packet", str(self.layout.payload + OVERHEAD)]
         env = {} if self._bench.installed else {"PYTHONPATH": str(ROOT)}
-        child = self._children.start(RPROXY_AUDIT if options else RPROXY, argv, env)
+        child = self._children.start(who, argv, env)
         return Target(int(child.wait_for(r"Running the reverse proxy on port (\d+)$")[1]), child)
 
     def start_servers(self, *words: str, layout: Layout | None = None) -> tuple[Child, list[int]]:

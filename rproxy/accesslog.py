@@ -84,28 +84,20 @@ class AccessLog:
 
     def ended(self, requests: Iterable[Request], address: str) -> None:
         """See :class:`rproxy.request.Endings`."""
-        time, now = stamp(self._wall()), self._seconds()
-        lines = []
+        logged = []
         for request in requests:
-            reply = request.reply
-            assert reply is not None
-            if isinstance(reply, Refusal):
-                outcome, delivered = reply.code, reply.delivered
-            else:
+            if not isinstance(request.reply, Refusal):
                 self._due += self._share
                 if self._due < 1:
                     continue
                 self._due -= 1
-                outcome, delivered = "acked", "yes"
-            lines.append(self._line(request, time, now, address, outcome, delivered, len(reply)))
-        self._add(lines)
+            logged.append(request)
+        if logged:
+            self._add(logged, address, is_gone=False)
 
     def gone(self, requests: Iterable[Request], address: str) -> None:
         """See :class:`rproxy.request.Endings`."""
-        time, now = stamp(self._wall()), self._seconds()
-        self._add(
-            [self._line(each, time, now, address, "client-gone", _delivered(each), 0) for each in requests],
-        )
+        self._add([*requests], address, is_gone=True)
 
     def fetch(self) -> bytes:
         """Return the lines that were made since the last time."""
@@ -127,11 +119,13 @@ class AccessLog:
         """Lines that were left out, which nobody was told of."""
         return self._left_out
 
-    def _add(self, lines: list[Access]) -> None:
+    def _add(self, requests: list[Request], address: str, *, is_gone: bool) -> None:
         if self.size >= ROOM:
-            self._left_out += len(lines)
-        elif lines:
-            self._append(_encoder.encode_lines(lines))
+            self._left_out += len(requests)
+            return
+        # The time is asked for here, as most packets of a sample need none.
+        time, now = stamp(self._wall()), self._seconds()
+        self._append(_encoder.encode_lines([self._line(each, time, now, address, is_gone) for each in requests]))
 
     def _append(self, raw: bytes) -> None:
         self._lines.append(raw)
@@ -139,9 +133,14 @@ class AccessLog:
         if len(self._lines) == 1:
             self.wake()
 
-    def _line(
-        self, request: Request, time: str, now: float, address: str, outcome: str, delivered: str, bytes_out: int
-    ) -> Access:
+    def _line(self, request: Request, time: str, now: float, address: str, is_gone: bool) -> Access:
+        reply = request.reply
+        if is_gone:
+            outcome, delivered = "client-gone", _delivered(request)
+        elif isinstance(reply, Refusal):
+            outcome, delivered = reply.code, reply.delivered
+        else:
+            outcome, delivered = "acked", "yes"
         server = request.server
         seconds = waited = None
         if not request.deadline:
@@ -163,7 +162,7 @@ class AccessLog:
             outcome,
             delivered,
             len(request.raw),
-            bytes_out,
+            0 if is_gone or reply is None else len(reply),
             seconds,
             waited,
             request.retried,
