@@ -72,7 +72,7 @@ class RelayTests(SynchronousTestCase):
         try:
             raise ValueError(worst)
         except ValueError:
-            self.log.failure("{a}", event="x", **dict.fromkeys("abcdefghij", worst))
+            self.log.failure("{a}", event="x", a=worst, b=worst, c=worst, d=worst, e=worst, f=worst)
         ((_, _, text),) = self.read()
         self.assertTrue(text.startswith("worker 2: " + "\x01" * LONGEST))
 
