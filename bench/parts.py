@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from bench import audit, backpressure, growth, latency, memory, registry, scrape, shapes, sharing, workers
+from bench import access, audit, backpressure, growth, latency, memory, registry, scrape, shapes, sharing, workers
 from bench.stage import Bench
 from bench.tables import Column, Row, count, decimal, percent, ratio, size
 
@@ -99,6 +99,21 @@ SCRAPE = Table(
         Column("text", "metrics", lambda n: decimal(n * 1e3)),
         Column("longest", "longest", lambda n: decimal(n * 1e3)),
         Column("KiB", "bytes", lambda n: decimal(n / 2**10)),
+    ),
+)
+
+ACCESS = Table(
+    "access",
+    "Microseconds of the proxy's processor time for each message, without an access log, with one, and with one of one"
+    " packet in a hundred.",
+    (
+        Column("shape", "shape", str),
+        Column("µs without", "without", decimal),
+        Column("µs with", "with", decimal),
+        Column("µs more", "more", decimal),
+        Column("µs sampled", "sampled", decimal),
+        Column("messages/s without", "rate_without", count),
+        Column("messages/s with", "rate", count),
     ),
 )
 
@@ -212,6 +227,7 @@ PARTS = (
     Part("memory", MEMORY, memory.measure),
     Part("audit", AUDIT, audit.measure),
     Part("scrape", SCRAPE, scrape.measure),
+    Part("access", ACCESS, access.measure),
     Part("latency", LATENCY, latency.measure),
     Part("workers", WORKERS, workers.measure),
     Part("sharing", SHARING, sharing.measure),

@@ -42,6 +42,10 @@ class Silent:
         return Deferred()
 
 
+def _nothing(*_: object) -> Any:
+    """Do nothing."""
+
+
 def make_reporter(servers: int) -> Reporter:
     """A proxy with so many servers, each of which has done something."""
     clock = cast(Any, Clock())
@@ -57,8 +61,7 @@ def make_reporter(servers: int) -> Reporter:
         tally.policy.refused["timeout"] += 1
         observe(tally.total_times, 0.0123456789)
         observe(tally.times, 0.0123456789)
-    nothing: Any = lambda *_: None
-    replica = Replica(silent, factory.registry, clock, nothing, nothing, nothing, lambda: 0.5)
+    replica = Replica(silent, factory.registry, clock, _nothing, _nothing, _nothing, lambda: 0.5)
     return Reporter(factory, replica, Lag(clock), 0, "memory")
 
 

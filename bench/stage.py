@@ -22,6 +22,9 @@ RPROXY = "rproxy"
 RPROXY_AUDIT = "rproxy --audit"
 #: The same as two processes.
 RPROXY_WORKERS = "rproxy --workers 2"
+#: With an access log of all packets, and of one in a hundred.
+RPROXY_ACCESS = "rproxy --access-log"
+RPROXY_SAMPLE = "rproxy --access-log-sample 0.01"
 HAPROXY_TCP = "HAProxy TCP"
 HAPROXY_HTTP = "HAProxy HTTP"
 NATS = "NATS"
@@ -157,7 +160,13 @@ class Stage:
 
     def start(self, contestants: Sequence[str]) -> None:
         """Start the proxies, and the servers that they need."""
-        ours = {RPROXY: (), RPROXY_AUDIT: self._audit(), RPROXY_WORKERS: ("--workers", "2")}
+        ours = {
+            RPROXY: (),
+            RPROXY_AUDIT: self._audit(),
+            RPROXY_ACCESS: self._access(),
+            RPROXY_SAMPLE: self._sample(),
+            RPROXY_WORKERS: ("--workers", "2"),
+        }
         for who in [who for who in ours if who in contestants]:
             self.targets[who] = self._start_rproxy(who, *ours[who])
             self.servers[who], _ = self.start_servers(f"proxy={self.targets[who].port}")
@@ -175,6 +184,12 @@ class Stage:
         key.write_text("0123456789abcdef0123456789abcdef")
         key.chmod(0o600)
         return ["--audit", str(self._children.folder / "audit.log"), "--audit-key", str(key)]
+
+    def _access(self) -> list[str]:
+        return ["--access-log", str(self._children.folder / "access.log")]
+
+    def _sample(self) -> list[str]:
+        return ["--access-log", str(self._children.folder / "sample.log"), "--access-log-sample", "0.01"]
 
     def _start_rproxy(self, who: str, *options: str) -> Target:
         if self.layout.payload + OVERHEAD > MAX_PACKET:

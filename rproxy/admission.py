@@ -73,16 +73,20 @@ class Admission:
             return self.refuse(setup.policy, setup.id, peer, "overloaded", str(error))
         if registration is not None and registration.draining:
             self._logger.info(
-                "Server id {registration.server_id} drains: nothing new for it under privacy policy"
-                " {registration.policy}",
-                registration=registration,
+                "Server id {server} drains: nothing new for it under privacy policy {policy}",
+                event="draining",
+                server=registration.server_id,
+                policy=registration.policy,
             )
         elif registration is not None:
             self._counters.registered += 1
             self._logger.info(
-                "Received setup message from server id {registration.server_id} ip {registration.host}"
-                " privacy policy {registration.policy} port {registration.port}",
-                registration=registration,
+                "Received setup message from server id {server} ip {host} privacy policy {policy} port {port}",
+                event="registered",
+                server=registration.server_id,
+                policy=registration.policy,
+                host=registration.host,
+                port=registration.port,
             )
         if setup.lease is None:
             return None
@@ -95,11 +99,12 @@ class Admission:
             self._trail.setup_refused(registration.policy, registration.server_id, registration.host, "forbidden")
         self.happened("refused", *registration.key, f"forbidden, {text}")
         self.log_refusal(
-            "Refused what the registry has of server id {server_id} ip {host} privacy policy {policy}: {text}",
-            server_id=registration.server_id,
+            "Refused what the registry has of server id {server} ip {host} privacy policy {policy}: {why}",
+            event="found-refused",
+            server=registration.server_id,
             host=registration.host,
             policy=registration.policy,
-            text=text,
+            why=text,
         )
 
     def refuse(
@@ -111,11 +116,12 @@ class Admission:
             self._trail.setup_refused(policy, server_id, peer.host, code)
         self.happened("refused", policy, server_id, f"{code}, {text}")
         self.log_refusal(
-            "Refused setup message from server id {server_id} ip {host} privacy policy {policy}: {code}, {text}",
-            server_id=server_id,
+            "Refused setup message from server id {server} ip {host} privacy policy {policy}: {code}, {why}",
+            event="setup-refused",
+            server=server_id,
             host=peer.host,
             policy=policy,
             code=code,
-            text=text,
+            why=text,
         )
         return packets.error(PROXY_ID, server_id, code, "no", text)

@@ -46,10 +46,10 @@ class Certificates:
         try:
             self._options = self._read()
         except CertificatesError as error:
-            self._logger.warn("Going on with what was read before: {error}", error=error)
+            self._logger.warn("Going on with what was read before: {why}", event="certificates-kept", why=error)
         else:
             names = ", ".join(filter(None, (self._files.ca, self._files.cert, self._files.key)))
-            self._logger.info("New connections use what is now in {names}", names=names)
+            self._logger.info("New connections use what is now in {names}", event="certificates-reloaded", names=names)
 
     def serverConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> Connection:
         return self._options.serverConnectionForTLS(protocol)
@@ -90,14 +90,16 @@ class Certificates:
         for certificate in certificates:
             if certificate.not_valid_after_utc < now:
                 self._logger.warn(
-                    "A certificate in {name} has expired: it was valid until {until}",
-                    name=name,
+                    "A certificate in {file} has expired: it was valid until {until}",
+                    event="certificate-expired",
+                    file=name,
                     until=certificate.not_valid_after_utc,
                 )
             elif certificate.not_valid_before_utc > now:
                 self._logger.warn(
-                    "A certificate in {name} isn't valid yet: it is from {since}",
-                    name=name,
+                    "A certificate in {file} isn't valid yet: it is from {since}",
+                    event="certificate-not-yet-valid",
+                    file=name,
                     since=certificate.not_valid_before_utc,
                 )
         return certificates
@@ -114,7 +116,9 @@ class Certificates:
         # Those in its group may be there just for reading it.
         if Path(name).stat().st_mode & S_IRWXO:
             self._logger.warn(
-                "Everybody on this machine may use the key in {name}: take that away by chmod o=", name=name
+                "Everybody on this machine may use the key in {file}: take that away by chmod o=",
+                event="key-exposed",
+                file=name,
             )
         return key
 

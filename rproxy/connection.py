@@ -125,10 +125,11 @@ class UpstreamConnection(TwistedProtocol):
         self._counters.violations += 1
         host, port = self._pool.address
         self._logger.critical(
-            "A packet of policy {packet} for server id {server_id} of policy {policy} was about to be written to"
+            "A packet of policy {packet_policy} for server id {server} of policy {policy} was about to be written to"
             " {host} port {port}; it was not",
-            packet=request.policy,
-            server_id=server.server_id,
+            event="misrouting-prevented",
+            packet_policy=request.policy,
+            server=server.server_id,
             policy=server.policy,
             host=host,
             port=port,

@@ -8,7 +8,7 @@ doesn't read its answers, isn't read from until that changes (promise 8).
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from itertools import takewhile
 from typing import Protocol as Interface
@@ -41,9 +41,8 @@ from rproxy.policies import Peer, Policies
 from rproxy.quietlog import QuietLog
 from rproxy.registration import Registration
 from rproxy.registry import Registry
-from rproxy.request import Asker, Refusal, Request
+from rproxy.request import Asker, Endings, Refusal, Request
 from rproxy.tallies import class_of
-from rproxy.trail import Trail
 
 #: Policies that a connection remembers it may ask for; what is beyond that is looked up for each packet.
 ALLOWED = 100
@@ -83,7 +82,8 @@ class Hub(Interface):
     #: Whether there is a policy that not everybody may ask for.
     asks_clients: bool
     log: ProxyLog | None
-    trail: Trail | None
+    #: Who records what becomes of packets.
+    endings: Sequence[Endings]
     #: Says why a connection was refused.
     log_refusal: QuietLog
     #: Where packets go.
@@ -116,7 +116,7 @@ class ProxyProtocol(Protocol):
         self._address = address
         self._limits = factory.limits
         self._counters = factory.counters
-        self._trail = factory.trail
+        self._endings = factory.endings
         self._framer = Framer(packets.peek_data, factory.limits.max_packet, packets.peek_many_data)
         #: What has no answer yet, or one that must wait for those before it.
         self._pending: deque[Request] = deque()
@@ -176,7 +176,10 @@ class ProxyProtocol(Protocol):
         self._address.connections -= 1
         self._address.refused += 1
         self._factory.log_refusal(
-            "Refused a connection from {host}: there are {most} from there", host=self._find_peer().host, most=most
+            "Refused a connection from {host}: {why}",
+            event="connection-refused",
+            host=self._find_peer().host,
+            why=f"there are {most} from there",
         )
         if self._address.refused > most:
             self.abort()
@@ -209,8 +212,8 @@ class ProxyProtocol(Protocol):
             self._lingering.cancel()
         if self._pending:
             self._counters.client_gone += len(self._pending)
-        if self._trail is not None and self._pending:
-            self._trail.gone(self._pending, self._find_shown())
+            for endings in self._endings:
+                endings.gone(self._pending, self._find_shown())
         for request in self._pending:
             if request.tally is not None:
                 request.tally.client_gone += 1
@@ -421,8 +424,9 @@ class ProxyProtocol(Protocol):
         pending = self._pending
         refused = self._counters.refused
         replies: list[bytes] = []
-        if self._trail is not None:
-            self._trail.ended(takewhile(_is_answered, pending), self._find_shown())
+        if self._endings:
+            for endings in self._endings:
+                endings.ended(takewhile(_is_answered, pending), self._find_shown())
         size = errors = 0
         now = self._factory.seconds()
         since, seconds, class_ = 0.0, 0.0, 0
@@ -470,7 +474,7 @@ class ProxyProtocol(Protocol):
             shut_writing(self._transport)
 
     def _find_shown(self) -> str:
-        """Where the client is, for the audit trail; not before something came, as it may have come through others."""
+        """Where the client is, for the records; not before something came, as it may have come through others."""
         if not self._shown:
             peer = self._transport.getPeer()
             host = getattr(peer, "host", None)

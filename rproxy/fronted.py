@@ -110,7 +110,10 @@ class HeaderProtocol(Protocol):
     def _refuse(self, why: str) -> None:
         """Drop it, as the protocol demands; whoever runs the other proxy looks for the reason here."""
         self._proxy.log_refusal(
-            "Refused a connection from {host}: {why}", host=getattr(self._address, "host", self._address), why=why
+            "Refused a connection from {host}: {why}",
+            event="connection-refused",
+            host=getattr(self._address, "host", self._address),
+            why=why,
         )
         self.abort()
 

@@ -56,11 +56,16 @@ class Handling:
             packet = other
         if packet.policy not in self.policies:
             # The proxy has checked it already; whoever else found the way here must not get further.
-            _log.warn("Refused a message from client {client}: its policy is not served here", client=packet.srcid)
+            _log.warn(
+                "Refused a message from client {client}: its policy is not served here",
+                event="packet-refused",
+                client=packet.srcid,
+            )
             return self.refuse(packet.srcid, "forbidden", "this server does not serve that policy")
         if self.log_packets:
             _log.info(
                 "Received a message from client {client} payload {payload}",
+                event="packet-received",
                 client=packet.srcid,
                 payload=shown(packet.payload),
             )
@@ -95,14 +100,22 @@ class Handling:
             return self._failed(Failure(), client_id)
         if self.log_packets:
             _log.info(
-                "Sending a message to the client {client} payload {payload}", client=client_id, payload=shown(result)
+                "Sending a message to the client {client} payload {payload}",
+                event="answer-sent",
+                client=client_id,
+                payload=shown(result),
             )
         return answer
 
     def _failed(self, failure: Failure, client_id: str) -> bytes:
         """Log why, and return an error packet that doesn't tell: an exception's text may not be for clients."""
         if failure.check(CancelledError):
-            _log.info("Gave up handling a message from client {client}", client=client_id)
+            _log.info("Gave up handling a message from client {client}", event="handling-given-up", client=client_id)
         else:
-            _log.failure("The handler failed on a message from client {client}", failure, client=client_id)
+            _log.failure(
+                "The handler failed on a message from client {client}",
+                failure,
+                event="handler-failed",
+                client=client_id,
+            )
         return self.refuse(client_id, "failed", "the server could not process the payload")

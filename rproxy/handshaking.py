@@ -172,4 +172,4 @@ class TLSFactory(TLSMemoryBIOFactory):
         """A connection is lost. On a listening side this is where it is told of that TLS failed."""
         if self._until is None and reason.check(TLSError):
             host = getattr(connection.getPeer(), "host", "a client")
-            self.log_failure("TLS with {host} failed: {why}", host=host, why=str(reason.value))
+            self.log_failure("TLS with {host} failed: {why}", event="tls-failed", host=host, why=str(reason.value))

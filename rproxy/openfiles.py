@@ -31,12 +31,17 @@ class OpenFilesService(Service):
             soft = hard
         except (OSError, ValueError) as error:
             self._logger.warn(
-                "Can't raise the limit of open files from {soft} to {hard}: {error}", soft=soft, hard=hard, error=error
+                "Can't raise the limit of open files from {soft} to {hard}: {why}",
+                event="open-files-limited",
+                soft=soft,
+                hard=hard,
+                why=error,
             )
         if resource.RLIM_INFINITY != soft <= self._wanted:
             self._logger.warn(
                 "Only {soft} files may be open, and {wanted} connections are allowed: raise the limit (ulimit -Hn, or"
                 " LimitNOFILE of systemd), or allow fewer connections",
+                event="open-files-few",
                 soft=soft,
                 wanted=self._wanted,
             )

@@ -16,6 +16,8 @@ from rproxy.arguments import identifier, whole
 from rproxy.audit.keys import KeyFileError, read_key
 from rproxy.limits import Limits
 from rproxy.listening import parse_listen
+from rproxy.logservice import OPTION as LOG_FORMAT
+from rproxy.logservice import check_format
 from rproxy.networks import parse_network
 from rproxy.policies import PRIVATE, Policies, Policy
 from rproxy.policies.reading import PoliciesError, read
@@ -55,6 +57,16 @@ def _workers(text: str) -> int:
         return whole(1, MOST_WORKERS)(text)
     except ArgumentTypeError as error:
         raise usage.UsageError(f"--workers: {error}, or auto") from None
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise usage.UsageError(f"--access-log-sample {text}: give a number above 0 and up to 1, such as 0.01")
+    return share
 
 
 class Options(usage.Options):
@@ -100,6 +112,9 @@ class Options(usage.Options):
         ["upstream-tls-key", None, None, "File with its key"],
         ["upstream-tls-name", None, None, "What servers' certificates are for, instead of each one's IP address"],
         ["workers", None, 1, "Processes that serve, or auto: as many as there are processors for it", _workers],
+        ["access-log", None, None, "Write a line for each packet to this file, without payloads"],
+        ["access-log-sample", None, 1.0, "Of the packets that were acked, the share that has a line", _share],
+        LOG_FORMAT,
         ["policies", None, None, "Who may serve and ask for which policy: a TOML file"],
     ]
     optFlags: ClassVar = [
@@ -148,6 +163,7 @@ class Options(usage.Options):
             raise usage.UsageError(f"--retry: {error}") from None
 
     def postOptions(self) -> None:
+        check_format(self)
         if self["listen"] and self["port"] is not None:
             raise usage.UsageError("--listen replaces --port: give one of them")
         port = _PORT if self["port"] is None else self["port"]
@@ -160,6 +176,7 @@ class Options(usage.Options):
         except ValueError as error:
             raise usage.UsageError(str(error)) from None
         self._take_audit()
+        self._take_access_log()
         self["registry"] = self._registry()
         self["upstream-files"] = self._upstream_files()
         if self["policies"] is not None:
@@ -224,6 +241,15 @@ class Options(usage.Options):
             raise usage.UsageError(f"--audit-key: {error}") from None
         # Where it daemonizes, twistd leaves the folder that it was started in.
         self["audit"] = Path(self["audit"]).absolute()
+
+    def _take_access_log(self) -> None:
+        if self["access-log"] is None:
+            if self["access-log-sample"] != 1:
+                raise usage.UsageError("--access-log-sample needs --access-log")
+            return
+        self["access-log"] = Path(self["access-log"]).absolute()
+        if self["access-log"] == self["audit"]:
+            raise usage.UsageError("--access-log and --audit need a file each")
 
     def read_policies(self) -> Policies:
         """What the options allow, and what the policies file does, as it is now.

@@ -31,8 +31,9 @@ class ProxyLog:
     def received(self, data: packets.Data) -> None:
         """A client's packet came."""
         self._logger.info(
-            "Received a message from client {client_id} payload {payload}",
-            client_id=data.srcid,
+            "Received a message from client {client} payload {payload}",
+            event="packet-received",
+            client=data.srcid,
             payload=shown(data.payload),
         )
 
@@ -42,8 +43,9 @@ class ProxyLog:
         assert isinstance(data, packets.Data)
         assert request.server is not None
         self._logger.info(
-            "Forwarding a data message to server id {server_id} server ip {host} port {port} payload {payload}",
-            server_id=request.server.server_id,
+            "Forwarding a data message to server id {server} server ip {host} port {port} payload {payload}",
+            event="packet-forwarded",
+            server=request.server.server_id,
             host=host,
             port=port,
             payload=shown(data.payload),
@@ -52,7 +54,8 @@ class ProxyLog:
     def answered(self, ack: packets.Ack | packets.Error) -> None:
         """The server's answer came."""
         self._logger.info(
-            "Received a data message from server id {server_id} payload {payload}",
-            server_id=ack.srcid,
+            "Received a data message from server id {server} payload {payload}",
+            event="answer-received",
+            server=ack.srcid,
             payload=shown(ack.payload),
         )

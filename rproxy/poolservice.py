@@ -65,15 +65,17 @@ class PoolService(Service):
         :raises ListenError: that isn't possible.
         """
         super().privilegedStartService()
-        self._log.info("Server running with id {server_id}", server_id=self._factory.handling.server_id)
+        self._log.info(
+            "Server running with id {server}", event="server-running", server=self._factory.handling.server_id
+        )
         for policy in self._policies:
-            self._log.info("Server serving privacy policy {policy}", policy=policy)
+            self._log.info("Server serving privacy policy {policy}", event="policy-served", policy=policy)
         self._listener.privilegedStartService()
         try:
             self._port = self._listener.port
         except ValueError as error:
             raise ListenError(f"A pool server listens on TCP: {error}") from None
-        self._log.info("Listening on port {port}", port=self._port)
+        self._log.info("Listening on port {port}", event="listening", port=self._port)
 
     def startService(self) -> None:
         """Register."""
@@ -82,10 +84,17 @@ class PoolService(Service):
         if len(self._proxies) > 1:
             # The lines that people know tell the ports only.
             names = ", ".join(format_address(*proxy) for proxy in self._proxies)
-            self._log.info("Registering with {count} reverse proxies: {names}", count=len(self._proxies), names=names)
+            self._log.info(
+                "Registering with {count} reverse proxies: {proxies}",
+                event="registering",
+                count=len(self._proxies),
+                proxies=names,
+            )
         for proxy in self._proxies:
             host, port = proxy
-            self._log.info("Connecting to the reverse proxy on port {port}", host=host, port=port)
+            self._log.info(
+                "Connecting to the reverse proxy on port {port}", event="proxy-connecting", host=host, port=port
+            )
             self._registrars += self._register(proxy, self._port)
         for registrar in self._registrars:
             registrar.startService()
@@ -113,6 +122,7 @@ class PoolService(Service):
         if not await self._is_over(self._factory.when_idle(), deadline):
             self._log.warn(
                 "Stopping with {in_flight} packets in flight, {seconds:g} seconds after being told to",
+                event="drain-timeout",
                 in_flight=self._factory.in_flight.number,
                 seconds=self._drain_timeout,
             )

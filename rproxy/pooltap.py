@@ -10,7 +10,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, cast
 
-from twisted.application.service import IService, MultiService
+from twisted.application.service import IService
 from twisted.internet.endpoints import HostnameEndpoint
 from twisted.python import usage
 
@@ -20,6 +20,8 @@ from rproxy.hashing import sha1_hex
 from rproxy.leasing import DEFAULT_LEASE, Offer
 from rproxy.limits import Limits
 from rproxy.listening import ListenerService, add_address, format_address, parse_listen
+from rproxy.logservice import OPTION as LOG_FORMAT
+from rproxy.logservice import LoggedService, check_format
 from rproxy.packets import MAX_FIELD
 from rproxy.poolserver import DEFAULT_PIPELINE, PoolServerFactory
 from rproxy.poolservice import Address, PoolService
@@ -123,6 +125,7 @@ class Options(usage.Options):
         ],
         ["tls-cert", None, None, "File with the certificate to show to proxies"],
         ["tls-key", None, None, "File with its key"],
+        LOG_FORMAT,
         ["token-file", None, None, "File with the proof that it may register, where a proxy asks for one"],
     ]
     optFlags = [["log-packets", None, "Show every packet, with its payload, in the log"]]
@@ -147,6 +150,7 @@ class Options(usage.Options):
             raise usage.UsageError(f"--revproc {error}") from None
 
     def postOptions(self) -> None:
+        check_format(self)
         if not is_id(self["id"] or ""):
             raise usage.UsageError(f"--id must be given, with 1 to {MAX_FIELD} printable characters, such as --id 100")
         if not self["policies"]:
@@ -183,7 +187,7 @@ def makeService(options: Options) -> IService:
     """
     from twisted.internet import reactor
 
-    service = MultiService()
+    service = LoggedService(options)
     SignalService(reactor).setServiceParent(service)
     keyring = Keyring()
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
@@ -26,7 +26,7 @@ from rproxy.quietlog import QuietLog
 from rproxy.registration import Registration
 from rproxy.registry import Registry
 from rproxy.replica import Replica
-from rproxy.request import Asker, Request
+from rproxy.request import Asker, Endings, Request
 from rproxy.routing import Router
 from rproxy.standing import Observer
 from rproxy.trail import Trail
@@ -80,6 +80,8 @@ class ProxyFactory(Factory):
         #: See :class:`rproxy.downstream.Hub`.
         self.when_told: Callable[[Callable[[], object]], None] = _at_once
         self.trail = trail
+        #: Who records what becomes of packets.
+        self.endings: Sequence[Endings] = () if trail is None else (trail,)
         self.clock = clock
         self.seconds = clock.seconds
         self.log = log
@@ -139,6 +141,10 @@ class ProxyFactory(Factory):
         """Tell of what happens to servers and registrations from now on."""
         self.happened = self.router.happened = self.admission.happened = happened
 
+    def record(self, endings: Endings) -> None:
+        """Have what becomes of packets recorded there too, of connections that come from now on."""
+        self.endings = self.router.endings = (*self.endings, endings)
+
     def revoke(self, registration: Registration) -> None:
         """End a registration, although the policies allow it."""
         self.router.bar([registration])
@@ -183,9 +189,11 @@ class ProxyFactory(Factory):
         for registration, why in revoked:
             self.registry.revoke(registration, why)
             _logger.warn(
-                "Revoked the registration of server id {registration.server_id} for privacy policy"
-                " {registration.policy}: {why}; packets that it had and hasn't answered: {in_flight}",
-                registration=registration,
+                "Revoked the registration of server id {server} for privacy policy {policy}: {why}; packets that it had"
+                " and hasn't answered: {in_flight}",
+                event="registration-revoked",
+                server=registration.server_id,
+                policy=registration.policy,
                 why=why,
                 in_flight=self.router.in_flight_at(registration),
             )
@@ -323,9 +331,12 @@ class ProxyFactory(Factory):
 
     def _found(self, registration: Registration) -> None:
         _logger.info(
-            "Found in the registry: server id {registration.server_id} ip {registration.host}"
-            " privacy policy {registration.policy} port {registration.port}",
-            registration=registration,
+            "Found in the registry: server id {server} ip {host} privacy policy {policy} port {port}",
+            event="registration-found",
+            server=registration.server_id,
+            policy=registration.policy,
+            host=registration.host,
+            port=registration.port,
         )
         if self.trail is not None:
             self.trail.registered(registration)
@@ -347,8 +358,10 @@ class ProxyFactory(Factory):
 
     def _ended(self, registration: Registration) -> None:
         _logger.info(
-            "Registration of server id {registration.server_id} for privacy policy {registration.policy} ended",
-            registration=registration,
+            "Registration of server id {server} for privacy policy {policy} ended",
+            event="registration-ended",
+            server=registration.server_id,
+            policy=registration.policy,
         )
         self.router.ended(registration)
         self.happened("ended", *registration.key, "")
@@ -356,12 +369,12 @@ class ProxyFactory(Factory):
 
 def say_running(port: IListeningPort) -> None:
     """Tell the log where clients come in (docs/protocol.rst, What the terminals show)."""
-    _logger.info("Running the reverse proxy on port {port}", port=_shown(port))
+    _logger.info("Running the reverse proxy on port {port}", event="listening", port=_shown(port))
 
 
 def say_registering(port: IListeningPort) -> None:
     """Tell the log where servers register, where that is elsewhere."""
-    _logger.info("Registering servers on port {port}", port=_shown(port))
+    _logger.info("Registering servers on port {port}", event="listening-for-servers", port=_shown(port))
 
 
 def _shown(port: IListeningPort) -> object:

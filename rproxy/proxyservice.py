@@ -72,6 +72,7 @@ class ProxyService(MultiService):
         except TimeoutError:
             _logger.warn(
                 "Gave up {what} after {seconds:g} seconds, with {in_flight} packets in flight on {clients} connections",
+                event="stop-timeout",
                 what=what,
                 seconds=seconds,
                 in_flight=self._factory.in_flight,
@@ -83,6 +84,7 @@ def say_stopped(counters: Counters) -> None:
     """Tell the log what became of all packets."""
     _logger.info(
         "Stopped after {received} packets: {acked} acked, {refused} refused, {client_gone} whose client was gone",
+        event="stopped",
         received=counters.received,
         acked=counters.acked,
         refused=counters.refused.total(),

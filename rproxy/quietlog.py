@@ -58,6 +58,7 @@ class QuietLog:
         if left_out > 0:
             self._emit(
                 "Left out {left_out} more lines about {what} within {period:g} seconds",
+                event="lines-left-out",
                 left_out=left_out,
                 what=self._what,
                 period=self._period,

@@ -148,9 +148,10 @@ class Recorder(Service):
         if self._gave_up or self._trouble:
             # Of a batch that was given up some may be there after all.
             self._logger.error(
-                "{up_to}{size} bytes of the audit trail are lost, and {missed} events that it has no line of",
+                "{up_to}{bytes} bytes of the audit trail are lost, and {missed} events that it has no line of",
+                event="audit-lost",
                 up_to="Up to " if self._gave_up else "",
-                size=self._trail.size,
+                bytes=self._trail.size,
                 missed=self._trail.missed,
             )
 
@@ -158,7 +159,11 @@ class Recorder(Service):
         """The last lines aren't written in time: whoever waits for them goes on."""
         self._gave_up = True
         self._leavable.leave()
-        self._logger.error("The audit trail isn't written to its end within {seconds:g} seconds", seconds=PATIENCE)
+        self._logger.error(
+            "The audit trail isn't written to its end within {seconds:g} seconds",
+            event="audit-given-up",
+            seconds=PATIENCE,
+        )
         batch, self._batch = self._batch, None
         if batch is not None:
             batch.callback(None)
@@ -194,7 +199,7 @@ class Recorder(Service):
         return through
 
     def _mishandled(self, failure: Failure) -> OSError:
-        self._logger.failure("Writing the audit trail was mishandled", failure)
+        self._logger.failure("Writing the audit trail was mishandled", failure, event="audit-mishandled")
         return OSError(errno.EIO, f"it was mishandled: {type(failure.value).__name__}")
 
     def _written(self, error: OSError | None, before: int, through: Deferred[None]) -> None:
@@ -206,11 +211,15 @@ class Recorder(Service):
         if trouble != self._trouble:
             self._trouble = trouble
             if trouble:
-                self._logger.error("The audit trail can't be written: {trouble}; it is tried again", trouble=trouble)
+                self._logger.error(
+                    "The audit trail can't be written: {why}; it is tried again", event="audit-away", why=trouble
+                )
             else:
-                self._logger.info("The audit trail is written again")
+                self._logger.info("The audit trail is written again", event="audit-back")
         if self._file.complaint:
-            self._logger.error("Going on in the audit trail's old file: {why}", why=self._file.complaint)
+            self._logger.error(
+                "Going on in the audit trail's old file: {why}", event="audit-not-reopened", why=self._file.complaint
+            )
             self._file.complaint = ""
         self._trail.written_down(before - self._file.unwritten)
         self._tell_doubt()
@@ -226,7 +235,9 @@ class Recorder(Service):
     def _tell_doubt(self) -> None:
         size, why = self._file.take_doubt()
         if size and self._trail.doubt(size, why):
-            self._logger.error("The disk failed to keep what was written of the audit trail: {why}", why=why)
+            self._logger.error(
+                "The disk failed to keep what was written of the audit trail: {why}", event="audit-doubt", why=why
+            )
 
     def _judge(self) -> None:
         works = not self._trouble and self._trail.size < SHARED

@@ -114,18 +114,24 @@ class Registrar(Service):
         self._has_answered = True
         self._silences = self._refusals = 0
         self._told_old = False
-        self._log.info("Registered for privacy policy {policy} at {proxy}", policy=self._policy, proxy=self._proxy)
+        self._log.info(
+            "Registered for privacy policy {policy} at {proxy}",
+            event="proxy-registered",
+            policy=self._policy,
+            proxy=self._proxy,
+        )
 
     def renewed(self) -> None:
         self._failures = 0
 
     def refused(self, code: str, text: str) -> None:
         self._log.warn(
-            "{proxy} refuses privacy policy {policy}: {code}, {text}",
+            "{proxy} refuses privacy policy {policy}: {code}, {why}",
+            event="proxy-refuses",
             proxy=self._proxy,
             policy=self._policy,
             code=shown(code),
-            text=shown(text),
+            why=shown(text),
         )
         # A proxy that stops is gone in a moment, and its successor is to be found soon.
         if code != "shutting-down":
@@ -134,7 +140,10 @@ class Registrar(Service):
 
     def lapsed(self) -> None:
         self._log.warn(
-            "{proxy} acknowledges no renewal for privacy policy {policy}", proxy=self._proxy, policy=self._policy
+            "{proxy} acknowledges no renewal for privacy policy {policy}",
+            event="renewal-unacknowledged",
+            proxy=self._proxy,
+            policy=self._policy,
         )
 
     def lost(self, *, silent: bool) -> None:
@@ -147,7 +156,10 @@ class Registrar(Service):
             self._silent()
         elif was_registered and self.running:
             self._log.warn(
-                "Lost the registration for privacy policy {policy} at {proxy}", policy=self._policy, proxy=self._proxy
+                "Lost the registration for privacy policy {policy} at {proxy}",
+                event="proxy-lost",
+                policy=self._policy,
+                proxy=self._proxy,
             )
 
     def _silent(self) -> None:
@@ -161,6 +173,7 @@ class Registrar(Service):
             self._log.info(
                 "{proxy} doesn't answer setup packets, as old proxies do: telling it about privacy policy {policy}"
                 " again every {seconds:.0f} seconds",
+                event="proxy-old",
                 proxy=self._proxy,
                 policy=self._policy,
                 seconds=OLD_PROXY_INTERVAL,
@@ -170,9 +183,10 @@ class Registrar(Service):
         if not self._told_unreachable and not failure.check(CancelledError):
             self._told_unreachable = True
             self._log.warn(
-                "Can't connect to {proxy}, and will go on trying: {reason}",
+                "Can't connect to {proxy}, and will go on trying: {why}",
+                event="proxy-unreachable",
                 proxy=self._proxy,
-                reason=failure.getErrorMessage(),
+                why=failure.getErrorMessage(),
             )
 
     def _delay(self, _attempt: int) -> float:

@@ -215,7 +215,7 @@ class Replica(Service):
         return self._stopped
 
     def _stop_late(self, result: object, timeout: float) -> None:
-        self._logger.warn("The registry at {store} was left without a word", store=str(self._store))
+        self._logger.warn("The registry at {store} was left without a word", event="store-left", store=str(self._store))
 
     async def _live(self) -> None:
         failures = 0
@@ -230,7 +230,7 @@ class Replica(Service):
                 await self._exchange()
             except Exception as error:  # noqa: BLE001  # whatever it is, others aren't heard of, and may be again later
                 if self.away is None and not isinstance(error, (StoreError, StoreRefusedError)):
-                    self._logger.failure("The registry was mishandled")
+                    self._logger.failure("The registry was mishandled", event="store-mishandled")
                 failures += 1
                 self._lost(str(error))
                 await self._sleep(RETRY.seconds(failures, self._random()))
@@ -242,7 +242,12 @@ class Replica(Service):
         try:
             await self._bounded(self._store.close())
         except StoreError as error:
-            self._logger.warn("The registry at {store} can't be let go of: {why}", store=str(self._store), why=error)
+            self._logger.warn(
+                "The registry at {store} can't be let go of: {why}",
+                event="store-not-closed",
+                store=str(self._store),
+                why=error,
+            )
 
     def _bounded(self, doing: Deferred[_T]) -> Deferred[_T]:
         """It fails if it takes too long, whatever it does."""
@@ -320,6 +325,7 @@ class Replica(Service):
         if self.away is None and self.running:
             self._logger.error(
                 "The registry at {store} can't be used, and is gone on with what is known here: {why}",
+                event="store-away",
                 store=str(self._store),
                 why=why,
             )
@@ -335,6 +341,7 @@ class Replica(Service):
         if self.away_since is not None:
             self._logger.info(
                 "The registry at {store} is back after {seconds:.1f} seconds",
+                event="store-back",
                 store=str(self._store),
                 seconds=self._clock.seconds() - self.away_since,
             )

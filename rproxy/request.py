@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal, Protocol
 
 from msgspec import Struct
@@ -30,6 +31,10 @@ class Server(Protocol):
     @property
     def server_id(self) -> str:
         """The id that its answers must bear."""
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where it listens."""
 
     @property
     def number(self) -> int:
@@ -126,3 +131,13 @@ class Request(Struct, eq=False):
             self.reply = b""
             if self.allowance is not None:
                 self.allowance.used -= 1
+
+
+class Endings(Protocol):
+    """Whoever records what became of packets."""
+
+    def ended(self, requests: Iterable[Request], address: str) -> None:
+        """These have an answer, and it is given to the client, there."""
+
+    def gone(self, requests: Iterable[Request], address: str) -> None:
+        """The client is gone before it could be given their answers, whether or not these are there."""

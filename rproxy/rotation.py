@@ -14,7 +14,7 @@ from typing import Protocol
 
 from attrs import define, field
 
-from rproxy.registration import Registration
+from rproxy.registration import Address, Registration
 from rproxy.request import Request
 from rproxy.tallies import ServerTally, Times
 
@@ -59,6 +59,11 @@ class Member:
         self.number = self.registration.number
         self.live = not self.registration.draining
         self.total_times = self.tally.total_times
+
+    @property
+    def address(self) -> Address:
+        """Where it listens."""
+        return self.registration.address
 
 
 class Rotation:

@@ -25,7 +25,7 @@ from rproxy.packetlog import ProxyLog
 from rproxy.policies import EVERYTHING, Policies, Policy
 from rproxy.rates import Bucket
 from rproxy.registration import Address, Key, Registration
-from rproxy.request import Allowance, Refusal, Request
+from rproxy.request import Allowance, Endings, Refusal, Request
 from rproxy.rotation import Member, Rotation
 from rproxy.tallies import PolicyTally, observe
 from rproxy.trail import Trail
@@ -67,27 +67,27 @@ class ForwardError(Exception):
 class _Caller:
     """An asker that is a Deferred."""
 
-    def __init__(self, clock: IReactorTime, counters: Counters, trail: Trail | None) -> None:
+    def __init__(self, clock: IReactorTime, counters: Counters, endings: Sequence[Endings]) -> None:
         self.clock = clock
         self._counters = counters
         self.answer: Deferred[bytes] = Deferred(lambda _: self._cancel())
         self.request: Request
-        self._trail = trail
+        self._endings = endings
 
     def _cancel(self) -> None:
         self._counters.client_gone += 1
         if self.request.tally is not None:
             self.request.tally.client_gone += 1
-        if self._trail is not None:
-            self._trail.gone((self.request,), "")
+        for endings in self._endings:
+            endings.gone((self.request,), "")
         self.request.abandon()
 
     def deliver(self) -> None:
         reply = self.request.reply
         if self.answer.called or reply is None:
             return
-        if self._trail is not None:
-            self._trail.ended((self.request,), "")
+        for endings in self._endings:
+            endings.ended((self.request,), "")
         if not isinstance(reply, Refusal):
             self._counters.acked += 1
             server = self.request.server
@@ -151,6 +151,8 @@ class Router:
         self._random = random
         self._log = log
         self._trail = trail
+        #: Who records what becomes of packets.
+        self.endings: Sequence[Endings] = () if trail is None else (trail,)
         self._routes: dict[str, Route] = {}
         #: By where they are, and whether they are connected to by TLS.
         self._upstreams: dict[tuple[Address, bool], Upstream] = {}
@@ -174,7 +176,7 @@ class Router:
         data = packets.decode(raw)
         if not isinstance(data, packets.Data):
             raise packets.PacketError("only data packets are forwarded")
-        caller = _Caller(self._clock, self._counters, self._trail)
+        caller = _Caller(self._clock, self._counters, self.endings)
         self._counters.received += 1
         deadline = self._clock.seconds() + self._limits.timeout
         caller.request = Request(raw, data.policy, data.srcid, deadline, caller)

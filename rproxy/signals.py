@@ -70,7 +70,9 @@ class SignalService(Service):
         self._reactor.callFromThread(self._stop, signal.Signals(number).name)
 
     def _stop(self, name: str) -> None:
-        self._logger.info("Received {name}: stopping; a second one ends the process at once", name=name)
+        self._logger.info(
+            "Received {signal}: stopping; a second one ends the process at once", event="stopping", signal=name
+        )
         # Somebody else may have stopped it already.
         with suppress(ReactorNotRunning):
             self._reactor.stop()
@@ -99,7 +101,7 @@ class ReloadService(Service):
         self._reactor.callFromThread(self._reload)
 
     def _reload(self) -> None:
-        self._logger.info("Received SIGHUP: reading files again")
+        self._logger.info("Received SIGHUP: reading files again", event="reloading")
         self.reload()
 
     def reload(self) -> None:
@@ -108,4 +110,4 @@ class ReloadService(Service):
             try:
                 reload()
             except Exception:  # noqa: BLE001 - whatever it is, the others are to be called too
-                self._logger.failure("What was to be read again wasn't")
+                self._logger.failure("What was to be read again wasn't", event="reload-failed")

@@ -254,7 +254,7 @@ class GroupedPort(tcp.Port):
                 descriptor, address = listener._accept()
             except OSError as error:
                 if error.errno in _EXHAUSTED:
-                    self._logger.warn("Can't accept connections for now: {error}", error=error)
+                    self._logger.warn("Can't accept connections for now: {why}", event="accept-failed", why=error)
                     self._rest(PAUSE)
                 return
             # Nor is what the class socket.socket adds to this one of any use here.
@@ -485,12 +485,12 @@ class SocketGroup:
 
     def fail(self, descriptor: Any) -> None:
         """Log the exception that is being handled, and end the connection that it came from, if there is one yet."""
-        self._logger.failure("A connection failed")
+        self._logger.failure("A connection failed", event="connection-failed")
         try:
             if descriptor is not None:
                 descriptor.connectionLost(Failure())
         except BaseException:  # noqa: BLE001 - see _handle
-            self._logger.failure("A connection failed at its end")
+            self._logger.failure("A connection failed at its end", event="connection-end-failed")
 
     # As a descriptor of the reactor.
 

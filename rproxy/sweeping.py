@@ -31,7 +31,7 @@ class SweepService(Service):
     def startService(self) -> None:
         super().startService()
         done = self._loop.start(self._interval, now=False)
-        done.addErrback(lambda failure: self._logger.failure("A sweep ended", failure))
+        done.addErrback(lambda failure: self._logger.failure("A sweep ended", failure, event="sweep-ended"))
 
     def stopService(self) -> Deferred[None] | None:
         super().stopService()
@@ -43,4 +43,4 @@ class SweepService(Service):
         try:
             self._sweep()
         except Exception:  # noqa: BLE001 - whatever it is, deadlines must go on being kept
-            self._logger.failure("A sweep failed")
+            self._logger.failure("A sweep failed", event="sweep-failed")

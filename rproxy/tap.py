@@ -15,6 +15,8 @@ from twisted.internet.interfaces import IListeningPort, IStreamClientEndpoint, I
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
+from rproxy.accessfile import AccessWriter
+from rproxy.accesslog import AccessLog
 from rproxy.audit.appending import TrailFile
 from rproxy.claims import Claims
 from rproxy.collecting import CollectorService
@@ -26,6 +28,7 @@ from rproxy.happenings import Happenings
 from rproxy.lag import Lag
 from rproxy.limits import Limits
 from rproxy.listening import ListenerService
+from rproxy.logservice import LoggedService
 from rproxy.openfiles import OpenFilesService
 from rproxy.options import Options
 from rproxy.packetlog import ProxyLog
@@ -57,10 +60,12 @@ def reload_policies(options: Options, factory: ProxyFactory) -> None:
     try:
         policies = options.read_policies()
     except PoliciesError as error:
-        _logger.warn("The policies stay as they were: {error}", error=str(error))
+        _logger.warn("The policies stay as they were: {why}", event="policies-kept", why=str(error))
         return
     factory.reload(policies)
-    _logger.info("Keeping to the policies of {file} as it is now", file=str(options["policies"]))
+    _logger.info(
+        "Keeping to the policies of {file} as it is now", event="policies-reloaded", file=str(options["policies"])
+    )
 
 
 def _make_trail(options: Options) -> Trail | None:
@@ -86,6 +91,15 @@ def _record(options: Options, trail: Trail, factory: ProxyFactory, reactor: Any)
         lambda write: deferToThreadPool(reactor, reactor.getThreadPool(), write),
         factory.set_recording if options["audit-on-error"] == "refuse" else lambda works: None,
     )
+
+
+def _log_accesses(options: Options, factory: ProxyFactory) -> AccessWriter:
+    """What writes the factory's access log."""
+    log = AccessLog(
+        options["access-log-sample"], time.time, factory.seconds, factory.limits.timeout, factory.counters.tallies
+    )
+    factory.record(log)
+    return AccessWriter(log, options["access-log"], factory.clock)
 
 
 def _listeners(
@@ -140,9 +154,12 @@ def makeService(options: Options) -> IService:
     """
     from twisted.internet import reactor
 
+    service = LoggedService(options)
     if options["workers"] > 1:
-        return make_parent(options, reactor)
-    return make_proxy(options, reactor, SocketGroup(reactor)).service
+        make_parent(options, reactor).setServiceParent(service)
+    else:
+        make_proxy(options, reactor, SocketGroup(reactor)).service.setServiceParent(service)
+    return service
 
 
 def make_proxy(
@@ -225,6 +242,10 @@ def make_proxy(
         # The proxy's own child, because those are stopped when its last packet is answered.
         recorder.setServiceParent(proxy)
         reloads.append(recorder.reopen)
+    if options["access-log"] is not None:
+        writer = _log_accesses(options, factory)
+        writer.setServiceParent(proxy)
+        reloads.append(writer.reopen)
     reload = ReloadService(reactor, reloads)
     reload.setServiceParent(service)
     return Proxy(service, factory, reload.reload, control)

@@ -216,7 +216,7 @@ class Trail:
         request.written += ((server, self._chain.seq),)
 
     def ended(self, requests: Iterable[Request], address: str) -> None:
-        """These have an answer, and it is given to the client, there."""
+        """See :class:`rproxy.request.Endings`."""
         now = self._now()
         for request in requests:
             reply = request.reply
@@ -226,7 +226,7 @@ class Trail:
                 self._packet(request, now, address, "acked", "", "yes")
 
     def gone(self, requests: Iterable[Request], address: str) -> None:
-        """The client is gone before it could be given their answers, whether or not these are there."""
+        """See :class:`rproxy.request.Endings`."""
         now = self._now()
         for request in requests:
             reply = request.reply

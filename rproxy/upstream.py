@@ -377,7 +377,11 @@ class Upstream(Factory):
         attempt = cast("Deferred[UpstreamConnection]", reached)
         self._connecting.add(attempt)
         attempt.addBoth(self._attempted, attempt)
-        attempt.addErrback(lambda failure: self._logger.failure("A connection to a server was mishandled", failure))
+        attempt.addErrback(
+            lambda failure: self._logger.failure(
+                "A connection to a server was mishandled", failure, event="server-mishandled"
+            )
+        )
 
     def _confirm_and_connect(self) -> Deferred[IProtocol]:
         """Make a connection, if the server is still the one that is meant.
@@ -469,7 +473,9 @@ class Upstream(Factory):
         self.down_why = why
         host, port = self.address
         self._owner.went_down(self._all, why)
-        self._logger.warn("Server at {host} port {port} is down: {why}", host=host, port=port, why=why)
+        self._logger.warn(
+            "Server at {host} port {port} is down: {why}", event="server-down", host=host, port=port, why=why
+        )
         self._probe_later()
 
     def _probe_later(self) -> None:
@@ -490,7 +496,7 @@ class Upstream(Factory):
             self._probe.cancel()
             self._probe = None
         host, port = self.address
-        self._logger.info("Server at {host} port {port} is up again", host=host, port=port)
+        self._logger.info("Server at {host} port {port} is up again", event="server-up", host=host, port=port)
         self._owner.came_up(self._all)
         self._find_share(now)
 

@@ -71,6 +71,7 @@ class Server:
     def __init__(self, registration: Registration) -> None:
         self.policy, self.server_id = registration.key
         self.number = registration.number
+        self.address = registration.address
         self.target = self
         self.tally = ServerTally(PolicyTally(30.0))
         self.total_times = self.tally.total_times

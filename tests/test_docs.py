@@ -26,11 +26,13 @@ from twisted.python.usage import Options
 from twisted.trial.unittest import SynchronousTestCase
 
 from rproxy import hashing, packets, pooltap, tap
+from rproxy.accesslog import Access
 from rproxy.admin.metrics import PARTS
 from rproxy.cli import COMMANDS, make_parser
 from rproxy.framing import Framer
 from rproxy.leasing import DEFAULT_LEASE
 from rproxy.limits import Limits
+from rproxy.loglines import COMMON
 from rproxy.packets import Ack, Data, Error, PacketError, Setup
 from rproxy.policies import PRIVATE, ClientRule, Policies, Policy, ServerRule, digest
 from rproxy.policies.reading import PoliciesError, parse, read
@@ -46,11 +48,13 @@ POLICIES = ROOT / "docs" / "policies.rst"
 METRICS = ROOT / "docs" / "metrics.rst"
 ARCHITECTURE = ROOT / "docs" / "architecture.rst"
 SCALING = ROOT / "docs" / "scaling.rst"
+LOGS = ROOT / "docs" / "logs.rst"
 PAGES = (README, ROOT / "CHANGELOG.rst", *sorted((ROOT / "docs").glob("*.rst")))
 
 #: Options that the pages name and that are those of other commands.
 FOREIGN = frozenset(
-    {"--pidfile", "--uid", "--signal", "--kill-whom", "--enable-optimizations", "--seed", "--seeds", "--seconds"}
+    {"--pidfile", "--uid", "--logfile", "--logger", "--syslog"}
+    | {"--signal", "--kill-whom", "--enable-optimizations", "--seed", "--seeds", "--seconds"}
 )
 
 
@@ -505,6 +509,71 @@ class ArchitectureTests(SynchronousTestCase):
             if isinstance(call, ast.Call) and ast.unparse(call.func) == "self._transport.write"
         ]
         self.assertEqual(writers, ["write"])
+
+
+#: The level of lines that are kept few, by what they are called (rproxy/quietlog.py).
+_QUIET = {"log_refusal": "warn", "log_failure": "info", "_emit": "theirs"}
+
+#: The methods of a logger, and the level of what they write.
+_LEVELS = {level: level for level in ("debug", "info", "warn", "error", "critical")} | {"failure": "critical"}
+
+
+@frozen
+class Logged:
+    """What a call that writes to the log says of itself, None for its name if it doesn't."""
+
+    where: str
+    name: str | None
+    level: str
+    fields: frozenset[str]
+
+
+def logged() -> Iterator[Logged]:
+    """Every call in the code that writes to the log."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_bytes(), str(path))):
+            if not isinstance(node, ast.Call):
+                continue
+            function, where = ast.unparse(node.func), f"{path.name}:{node.lineno}"
+            owner, _, method = function.rpartition(".")
+            given = {keyword.arg: keyword.value for keyword in node.keywords}
+            name = given.get("event")
+            said = str(name.value) if isinstance(name, ast.Constant) else None
+            if function == "Line" and said is not None:
+                fields = ast.literal_eval(ast.unparse(given["fields"]).replace("lines", "0"))
+                yield Logged(where, said, ast.literal_eval(given["level"]), frozenset(fields))
+            elif method in _QUIET or (method in _LEVELS and re.search(r"(^|\.)_log(ger)?$", owner)):
+                names = frozenset(each for each in given if each is not None and each != "event")
+                # Whoever passes on what it was given has no name of its own for it.
+                if None not in given:
+                    yield Logged(where, said, _QUIET.get(method) or _LEVELS[method], names)
+
+
+class LogsTests(SynchronousTestCase):
+    """docs/logs.rst tells of all lines that there are."""
+
+    def test_named(self) -> None:
+        """Every line has a name, and one name stands for one thing."""
+        calls = [*logged()]
+        self.assertGreater(len(calls), 70)
+        fields: dict[str, Logged] = {}
+        for call in calls:
+            assert call.name is not None, f"{call.where}: give the line a name, by event="
+            first = fields.setdefault(call.name, call)
+            self.assertEqual((call.level, call.fields), (first.level, first.fields), f"{first.where} and {call.where}")
+            self.assertEqual(call.fields & set(COMMON), call.fields & {"worker"}, call.where)
+
+    def test_events(self) -> None:
+        """The table has each, its level, and its fields."""
+        rows = table(section(LOGS, "Events"))
+        told = {row[0].strip("`"): (row[1], frozenset(re.findall(r"``(\w+)``", row[2]))) for row in rows}
+        self.assertEqual(len(told), len(rows))
+        self.assertEqual(told, {call.name: (call.level, call.fields) for call in logged()})
+
+    def test_access_log(self) -> None:
+        """The table of its fields has them in their order."""
+        rows = table(section(LOGS, "The access log"))
+        self.assertEqual([row[0].strip("`") for row in rows], [*Access.__struct_fields__])
 
 
 class MarkupTests(SynchronousTestCase):

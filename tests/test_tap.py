@@ -128,6 +128,27 @@ class ListenOptionsTests(SynchronousTestCase):
                 parsed("--port", port, "--listen", LOOPBACK)
 
 
+class AccessLogOptionsTests(SynchronousTestCase):
+    """Whether there is an access log, and of what."""
+
+    def test_file(self) -> None:
+        """A daemon finds it where it was named."""
+        options = parsed("--access-log", "a.log", "--access-log-sample", "0.01")
+        self.assertEqual((options["access-log"], options["access-log-sample"]), (Path.cwd() / "a.log", 0.01))
+        self.assertIsNone(parsed()["access-log"])
+
+    def test_what_cannot_be(self) -> None:
+        for arguments, sentence in {
+            ("--access-log-sample", "0.5"): "--access-log-sample needs --access-log",
+            ("--access-log", "a", "--access-log-sample", "0"): "--access-log-sample 0: give a number above 0",
+            ("--access-log", "a", "--access-log-sample", "1.1"): "--access-log-sample 1.1: give a number above 0",
+            ("--access-log", "a", "--access-log-sample", "nan"): "--access-log-sample nan: give a number above 0",
+            ("--access-log", "a", "--access-log-sample", "x"): "--access-log-sample x: give a number above 0",
+        }.items():
+            with self.subTest(arguments), self.assertRaisesRegex(UsageError, f"^{sentence}"):
+                parsed(*arguments)
+
+
 class WorkersOptionsTests(SynchronousTestCase):
     """How many processes it is."""
 

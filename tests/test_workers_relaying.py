@@ -8,6 +8,7 @@ from typing import Any
 from twisted.logger import Logger, LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
+from rproxy.loglines import line_of
 from rproxy.workers.relaying import LINES, LONGEST, LineReader, LineSender, log_sockets
 
 
@@ -51,6 +52,30 @@ class RelayTests(SynchronousTestCase):
         ((level, _, text),) = self.read()
         self.assertEqual(level, LogLevel.critical.name)
         self.assertRegex(text, r"(?s)worker 2: It failed.*Traceback.*ValueError: a fault")
+
+    def test_fields(self) -> None:
+        """A line's name and its fields come along, and the traceback apart from the message."""
+        try:
+            raise ValueError("a fault")
+        except ValueError:
+            self.log.failure("{what} failed", event="sweep-failed", what="\ud800")
+        with capturedLogs() as events:
+            self.reader.doRead()
+        line = line_of(events[0])
+        self.assertEqual((line.event, line.fields, line.worker), ("sweep-failed", {"what": "\ud800"}, 2))
+        self.assertEqual(
+            (line.message, line.traceback.splitlines()[-1]), ("\ud800 failed", "builtins.ValueError: a fault")
+        )
+
+    def test_largest(self) -> None:
+        """Whatever is in it, and however long all of it is, it is let through."""
+        worst = "\x01" * (LONGEST + 1)
+        try:
+            raise ValueError(worst)
+        except ValueError:
+            self.log.failure("{a}", event="x", a=worst, b=worst, c=worst, d=worst, e=worst, f=worst)
+        ((_, _, text),) = self.read()
+        self.assertTrue(text.startswith("worker 2: " + "\x01" * LONGEST))
 
     def test_long_line(self) -> None:
         """The longest that there may be fits, whatever its characters are."""

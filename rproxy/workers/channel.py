@@ -90,7 +90,7 @@ class Channel(Int32StringReceiver):
         return answering.addCallback(lambda value: self._send("answer", value)).addErrback(self._failed, name)
 
     def _failed(self, failure: Failure, name: str) -> None:
-        self._logger.failure("Answering {name} failed", failure, name=name)
+        self._logger.failure("Answering {question} failed", failure, event="question-failed", question=name)
         self._send("error", f"{type(failure.value).__name__}: {failure.value}")
 
     def _send(self, *message: Any) -> None:

@@ -167,9 +167,10 @@ def values_of(options: Mapping[str, Any], number: int, folder: Path | None) -> d
     values = dict(options)
     if folder is not None:
         values["registry"] = SqliteUrl(folder / "registry.sqlite")
-    if values["audit"] is not None:
-        # A chain has one writer.
-        values["audit"] = values["audit"].with_stem(f"{values['audit'].stem}-{number}")
+    for name in ("audit", "access-log"):
+        # A chain has one writer, and what several write to one file can be torn.
+        if values[name] is not None:
+            values[name] = values[name].with_stem(f"{values[name].stem}-{number}")
     limits = values["limits"]
     values["limits"] = evolve(limits, max_clients=-(-limits.max_clients // values["workers"]))
     return values
@@ -199,7 +200,7 @@ def make_parent(options: Options, reactor: Any) -> IService:
     parent = Parent(options, reactor)
     SignalService(reactor, parent.kill).setServiceParent(service)
     parent.setServiceParent(service)
-    has_files = bool(keyring) or options["policies"] is not None or options["audit"] is not None
+    has_files = bool(keyring) or any(options[name] is not None for name in ("policies", "audit", "access-log"))
     ReloadService(reactor, [parent.reload] if has_files else []).setServiceParent(service)
     return service
 

@@ -10,20 +10,26 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from typing import Any
 
+from attrs import asdict, evolve
 from twisted.internet.interfaces import IReadDescriptor
-from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, eventAsText
+from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-#: The longest text of a line, in characters: up to twelve bytes each in JSON, and the socket takes no more than 208 KiB
+from rproxy.loglines import Line, line_of
+
+#: The longest text of a line, in characters: up to six bytes each in JSON, and the socket takes no more than 208 KiB
 #: at once (net.core.wmem_default, which may be set to less).
 LONGEST = 1 << 14
 #: How many lines the parent reads in one turn.
 LINES = 32
 
 _LARGEST = 1 << 18
+
+_logger = Logger()
 
 
 def log_sockets() -> tuple[socket.socket, socket.socket]:
@@ -46,20 +52,20 @@ class LineSender:
         self._left_out = 0
 
     def __call__(self, event: LogEvent) -> None:
-        if self._left_out and self._send(
-            "warn", __name__, f"Left out {self._left_out} lines: there was no room for them on their way to the log"
-        ):
+        if self._left_out and self._send(_left_out(self._left_out)):
             self._left_out = 0
-        level = event.get("log_level") or LogLevel.info
-        text = eventAsText(event, includeTimestamp=False, includeSystem=False)
-        if text and not self._send(level.name, event.get("log_namespace", ""), text):
+        line = line_of(event)
+        if line.text and not self._send(line):
             self._left_out += 1
 
-    def _send(self, level: str, namespace: str, text: str) -> bool:
-        if len(text) > LONGEST:
-            text = f"{text[:LONGEST]}..."
+    def _send(self, line: Line) -> bool:
+        if len(line.text) > LONGEST:
+            rest = max(0, LONGEST - len(line.message) - 1)
+            traceback = f"{line.traceback[:rest]}..." if line.traceback else ""
+            line = evolve(line, message=_cut(line.message, LONGEST), traceback=traceback)
         try:
-            self._socket.send(json.dumps([level, namespace, text]).encode())
+            raw = json.dumps(asdict(line), ensure_ascii=False).encode("utf-8", "surrogatepass")
+            self._socket.send(raw)
         except ConnectionError:
             # The parent is gone, and with it the log. What comes of that is the channel's matter.
             return True
@@ -67,6 +73,21 @@ class LineSender:
             # The parent is behind, or the line is longer than the system has messages be.
             return False
         return True
+
+
+def _cut(text: str, longest: int) -> str:
+    return text if len(text) <= longest else f"{text[:longest]}..."
+
+
+def _left_out(lines: int) -> Line:
+    return Line(
+        time=time.time(),
+        level="warn",
+        namespace=__name__,
+        event="worker-lines-left-out",
+        message=f"Left out {lines} lines: there was no room for them on their way to the log",
+        fields={"left_out": lines},
+    )
 
 
 @implementer(IReadDescriptor)
@@ -120,12 +141,17 @@ class LineReader:
         if not raw:
             self.connectionLost()
             return False
-        level, namespace, text = json.loads(raw)
-        relay(self._worker, text, level, namespace)
+        write_line(evolve(Line(**json.loads(raw)), worker=self._worker))
         return True
 
 
-def relay(worker: int, text: str, level: str = "info", namespace: str = __name__) -> None:
+def relay(worker: int, text: str) -> None:
+    """Write what a worker printed, a line of it."""
+    _logger.warn("worker {worker}: {text}", event="worker-printed", worker=worker, text=text)
+
+
+def write_line(line: Line) -> None:
     """Write a line of a worker's."""
-    logger = Logger(namespace=namespace)
-    logger.emit(LogLevel.lookupByName(level), "worker {worker}: {text}", worker=worker, text=text)
+    logger = Logger(namespace=line.namespace)
+    level = LogLevel.lookupByName(line.level)
+    logger.emit(level, "worker {worker}: {text}", worker=line.worker, text=line.text, log_line=line)

@@ -77,5 +77,5 @@ class WorkerService(Service):
 
     def _orphaned(self) -> None:
         if self.running:
-            self._logger.warn("The parent process is gone: stopping")
+            self._logger.warn("The parent process is gone: stopping", event="parent-gone")
             self._leave()

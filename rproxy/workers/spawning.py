@@ -134,7 +134,7 @@ class WorkerProcess(ProcessProtocol):
         *lines, rest = (self._partial[childFD] + data).split(b"\n")
         self._partial[childFD] = rest[-_LONGEST_LINE:]
         for line in lines:
-            relay(self._number, line.decode(errors="replace"), "warn")
+            relay(self._number, line.decode(errors="replace"))
 
     def processEnded(self, reason: Failure) -> None:
         for descriptor, rest in self._partial.items():

@@ -157,7 +157,7 @@ class Supervisor(Service):
         place.in_vain = 0
         place.since = self._clock.seconds()
         if self._is_up:
-            self._logger.info("Worker {number} is back", number=place.number)
+            self._logger.info("Worker {worker} is back", event="worker-back", worker=place.number)
         elif self.running and all(each.is_ready for each in self._places):
             self._is_up = True
             self._all_ready()
@@ -174,7 +174,7 @@ class Supervisor(Service):
             place.in_vain += not was_ready
             self._replace(place, how)
         elif was_ready and not place.has_told:
-            self._logger.warn("Worker {number} {how}", number=place.number, how=how)
+            self._logger.warn("Worker {worker} {why}", event="worker-lost", worker=place.number, why=how)
         self._alive.change(-1)
 
     def _start(self, place: _Place) -> None:
@@ -191,32 +191,39 @@ class Supervisor(Service):
         for place in self._places:
             why = place.worker and place.watch.look(place.worker.ask)
             if place.worker is not None and why:
-                self._logger.error("Killing worker {number}, which {why}", number=place.number, why=why)
+                self._logger.error(
+                    "Killing worker {worker}, which {why}", event="worker-hangs", worker=place.number, why=why
+                )
                 place.worker.kill()
 
     def _replace(self, place: _Place, how: str) -> None:
         if not self._is_up and place.in_vain:
-            self._fail("Can't start: worker {number} {how}", place, how)
+            self._fail("Can't start", place, how)
         elif all(each.in_vain >= ATTEMPTS for each in self._places):
-            self._fail("Giving up, as no worker can be started any more: worker {number} {how}", place, how)
+            self._fail("Giving up, as no worker can be started any more", place, how)
         else:
             wait = BACKOFF.seconds(place.ends, self._random())
             place.restart = self._clock.callLater(wait, self._start, place)
             self._logger.error(
-                "Worker {number} {how}; another one is started in {wait:.1f} seconds",
-                number=place.number,
-                how=how,
+                "Worker {worker} {why}; another one is started in {wait:.1f} seconds",
+                event="worker-ended",
+                worker=place.number,
+                why=how,
                 wait=wait,
             )
 
-    def _fail(self, text: str, place: _Place, how: str) -> None:
-        self._logger.error(text, number=place.number, how=how)
+    def _fail(self, what: str, place: _Place, how: str) -> None:
+        self._logger.error(
+            "{what}: worker {worker} {why}", event="workers-given-up", what=what, worker=place.number, why=how
+        )
         self._gave_up = True
         self._give_up()
 
     def _unanswered(self, failure: Failure, name: str) -> None:
         failure.trap(ChannelError)
-        self._logger.warn("A worker didn't answer {name}: {why}", name=name, why=failure.value)
+        self._logger.warn(
+            "A worker didn't answer {question}: {why}", event="worker-silent", question=name, why=failure.value
+        )
 
     async def _stop(self) -> None:
         for place in self._places:
@@ -229,9 +236,10 @@ class Supervisor(Service):
             await self._alive.when_zero().addTimeout(self._patience, self._clock)
         except TimeoutError:
             self._logger.warn(
-                "Killing the workers that didn't stop within {seconds:g} seconds: {numbers}",
+                "Killing the workers that didn't stop within {seconds:g} seconds: {workers}",
+                event="workers-killed",
                 seconds=self._patience,
-                numbers=", ".join(str(place.number) for place in self._places if place.worker is not None),
+                workers=", ".join(str(place.number) for place in self._places if place.worker is not None),
             )
             self.kill()
             await self._alive.when_zero()
