@@ -71,6 +71,7 @@ ORDER = (
     "lag",
     "reporting",
     "controlling",
+    "admin",
     "fronted",
     "proxyservice",
     "handling",
