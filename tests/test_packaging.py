@@ -84,6 +84,7 @@ ORDER = (
     "client",
     "sending",
     "simulation",
+    "commands",
     "cli",
     "options",
     "workers",
