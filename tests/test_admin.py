@@ -431,6 +431,18 @@ class StreamTests(AdminCase):
         self.assertEqual(self.kinds(transport), ["figures"])
         hang_up(channel)
 
+    def test_slow_while_figures_come(self) -> None:
+        """They aren't for a reader that has enough to read by then."""
+        _, transport = self.admin.open("GET", "/api/v1/stream")
+        self.events(transport)
+        late: Deferred[Figures] = Deferred()
+        figures = self.successResultOf(self.control.figures())
+        self.control.figures = lambda: late  # type: ignore[method-assign]
+        self.admin.clock.advance(1)
+        self.producer(transport).pauseProducing()
+        late.callback(figures)
+        self.assertEqual(transport.value(), b"")
+
     def test_dead_reader(self) -> None:
         """Who reads nothing for long is dropped."""
         _, transport = self.admin.open("GET", "/api/v1/stream")
