@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated
 
 from msgspec import Meta, Struct
 
 from rproxy.packets import MAX_FIELD
-from rproxy.reporting import Explanation
 
 
 class ServerVerdict(Struct):
@@ -50,17 +48,3 @@ class Failed(Struct):
     """Why nothing came of it, and what to do."""
 
     error: str
-
-
-def explained(policy: str, explanations: Sequence[Explanation]) -> Explained:
-    """The answer that is made of them."""
-    return Explained(
-        policy,
-        [
-            ProcessVerdict(
-                each.refusal,
-                [ServerVerdict(one.server_id, one.host, one.port, one.refusal) for one in each.servers],
-            )
-            for each in explanations
-        ],
-    )

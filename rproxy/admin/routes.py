@@ -10,13 +10,14 @@ import msgspec
 from attrs import frozen
 from twisted.logger import Logger
 
-from rproxy.admin.answers import Change, Changed, Failed, explained
+from rproxy.admin.answers import Change, Changed, Explained, Failed, ProcessVerdict, ServerVerdict
 from rproxy.admin.describing import describe
 from rproxy.admin.files import File
 from rproxy.controlling import DONE, Control, ControlError
 from rproxy.figures import Figures
 from rproxy.packets import MAX_FIELD
 from rproxy.policies import Peer
+from rproxy.reporting import Explanation
 
 JSON = "application/json"
 #: What Prometheus asks for.
@@ -149,7 +150,7 @@ class Routes:
             host = str(ip_address(client))
         except ValueError:
             raise FailedError(400, "client has to be an IP address, such as 10.0.0.9") from None
-        return _json(explained(policy, await self._control.explain(policy, Peer(host))))
+        return _json(_explained(policy, await self._control.explain(policy, Peer(host))))
 
     async def _change(self, question: Question) -> Answer:
         *_, server_id, what = question.path
@@ -187,3 +188,16 @@ def _id(text: str, what: str) -> str:
     if not 1 <= len(text) <= MAX_FIELD:
         raise FailedError(400, f"give a {what}: 1 to {MAX_FIELD} characters")
     return text
+
+
+def _explained(policy: str, explanations: Sequence[Explanation]) -> Explained:
+    return Explained(
+        policy,
+        [
+            ProcessVerdict(
+                each.refusal,
+                [ServerVerdict(one.server_id, one.host, one.port, one.refusal) for one in each.servers],
+            )
+            for each in explanations
+        ],
+    )
