@@ -88,6 +88,7 @@ ORDER = (
     "client",
     "sending",
     "simulation",
+    "commands",
     "cli",
     "options",
     "workers",

@@ -20,6 +20,7 @@ from twisted.internet.defer import Deferred, gatherResults, succeed
 from twisted.internet.error import ReactorNotRunning
 from twisted.internet.interfaces import IListeningPort
 
+from rproxy.admin.service import attend
 from rproxy.listening import ListenerService
 from rproxy.options import Options
 from rproxy.policies.reading import PoliciesError
@@ -31,9 +32,11 @@ from rproxy.signals import ReloadService, SignalService
 from rproxy.stores import StoreRefusedError
 from rproxy.stores.opening import check_registry
 from rproxy.stores.urls import MemoryUrl, SqliteUrl
+from rproxy.sweeping import SweepService
 from rproxy.tls import Keyring
 from rproxy.tlsfiles import CertificatesError, absolute_files, absolute_listen, split_listen
 from rproxy.workers.balancing import make_board
+from rproxy.workers.controlling import INTERVAL, WorkersControl
 from rproxy.workers.sharing import NobodyFactory
 from rproxy.workers.spawning import Orders, Told, WorkerProcess, environment
 from rproxy.workers.supervising import Supervisor
@@ -76,7 +79,12 @@ class Parent(MultiService):
             patience_with(options),
             self._say_running,
             self._give_up,
+            self._replaced,
         )
+        #: What may be asked of all workers, and done to them.
+        self.control = WorkersControl(self._supervisor)
+        if options["admin"] is not None:
+            SweepService(reactor, INTERVAL, self.control.look).setServiceParent(self)
 
     def startService(self) -> None:
         """Start the workers.
@@ -130,6 +138,9 @@ class Parent(MultiService):
         for port in self._servers:
             say_registering(port)
 
+    def _replaced(self, number: int) -> None:
+        self.control.replaced(number)
+
     def _give_up(self) -> None:
         """End the process with exit code 1, which Twisted has no way for."""
         atexit.register(_exit)
@@ -167,6 +178,8 @@ def values_of(options: Mapping[str, Any], number: int, folder: Path | None) -> d
     values = dict(options)
     if folder is not None:
         values["registry"] = SqliteUrl(folder / "registry.sqlite")
+    # It is the parent's to listen there.
+    values["admin"] = values["admin-token"] = None
     for name in ("audit", "access-log"):
         # A chain has one writer, and what several write to one file can be torn.
         if values[name] is not None:
@@ -199,7 +212,7 @@ def make_parent(options: Options, reactor: Any) -> IService:
     service = MultiService()
     parent = Parent(options, reactor)
     SignalService(reactor, parent.kill).setServiceParent(service)
-    parent.setServiceParent(service)
+    attend(options, parent, parent.control, reactor).setServiceParent(service)
     has_files = bool(keyring) or any(options[name] is not None for name in ("policies", "audit", "access-log"))
     ReloadService(reactor, [parent.reload] if has_files else []).setServiceParent(service)
     return service
