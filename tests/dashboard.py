@@ -33,7 +33,7 @@ from rproxy.tallies import new_times, observe
 from tests.support import PATIENCE, ROOT, Process
 
 STATIC = ROOT / "rproxy" / "admin" / "static"
-TOKEN = "a token of the tests"
+TOKEN = "0123456789abcdef0123456789abcdef"
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -158,12 +158,14 @@ class Listener(Resource):
 
     def render(self, request: Request) -> bytes | int:
         path = request.path.decode()
+        assert request.content is not None
+        body = request.content.read()
         if request.method == b"PUT":
-            return self._show(path, request.content.read())
+            return self._show(path, body)
         if path == "/api/v1/stream":
             return self._stream(request)
         if action := _ACTION.fullmatch(path):
-            status, answered = self._act(request, unquote(action[1]), action[2])
+            status, answered = self._act(request, body, unquote(action[1]), action[2])
             request.setResponseCode(status)
             request.setHeader("content-type", "application/json")
             return json.dumps(answered).encode()
@@ -194,10 +196,10 @@ class Listener(Resource):
         request.notifyFinish().addErrback(lambda _: self._streams.remove(request))
         return NOT_DONE_YET
 
-    def _act(self, request: Request, server_id: str, action: str) -> tuple[HTTPStatus, dict[str, Any]]:
+    def _act(self, request: Request, body: bytes, server_id: str, action: str) -> tuple[HTTPStatus, dict[str, Any]]:
         if request.getHeader("authorization") != f"Bearer {TOKEN}":
             return HTTPStatus.UNAUTHORIZED, {"error": "This token isn't that of --admin-token: give the right one."}
-        policy = json.loads(request.content.read()).get("policy")
+        policy = json.loads(body).get("policy")
         found = 0
         for each in self._figures.policies:
             those = [server for server in each.servers if server.id == server_id and policy in {None, each.name}]

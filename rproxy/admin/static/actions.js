@@ -80,11 +80,12 @@ export class Actions {
   async #go() {
     if (this.#busy) return;
     const typed = element("action-token").value.trim();
+    // What no header can carry is no token.
+    if (/[^\x21-\x7e]/.test(typed)) return this.#show("A token has letters, digits and signs only.", true);
     if (typed) this.#token.keep(typed);
     if (this.#wanted.then) {
       this.#dialog.close();
-      this.#wanted.then();
-      return;
+      return this.#wanted.then();
     }
     this.#busy = true;
     element("action-do").disabled = true;

@@ -1,6 +1,7 @@
 // The last ten minutes: rates and times, of one policy or of all.
 
-import { rate, took } from "./text.js";
+import { fieldsOf, mark, put } from "./rows.js";
+import { clock, rate, took } from "./text.js";
 
 /** How many seconds are kept. */
 const KEPT = 600;
@@ -102,20 +103,33 @@ class Plot {
   #places;
   #names;
   #format;
+  #fields;
   #plot;
+  #points = new Points();
 
   constructor(id, places, names, format) {
     this.#element = document.getElementById(id);
+    this.#fields = fieldsOf(this.#element.parentElement);
     [this.#places, this.#names, this.#format] = [places, names, format];
     this.#plot = new uPlot(this.#options(), [[], [], []], this.#element);
     new ResizeObserver(() => this.#plot.setSize(this.#size())).observe(this.#element);
   }
 
   draw(points) {
-    const { lists, last } = points;
+    this.#points = points;
+    const { lists } = points;
     this.#plot.setData([lists[0], ...this.#places.map((place) => lists[place])], true);
-    const now = this.#places.map((place, index) => `${this.#names[index]} ${this.#format(last[place])}`);
-    this.#element.setAttribute("aria-label", `A chart of the last 10 minutes. Now: ${now.join(", ")}`);
+    const now = this.#names.map((name, index) => `${name} ${this.#format(points.last[this.#places[index]])}`);
+    mark(this.#element, "aria-label", `A chart of the last 10 minutes. Now: ${now.join(", ")}`);
+    this.#tell();
+  }
+
+  // What is under the pointer, or what came last.
+  #tell() {
+    const index = this.#plot.cursor.idx;
+    const values = index == null ? this.#points.last : this.#points.lists.map((list) => list[index] ?? null);
+    this.#names.forEach((name, order) => put(this.#fields[name], this.#format(values[this.#places[order]])));
+    put(this.#fields.time, index == null || values[0] === null ? "" : `at ${clock(values[0])}`);
   }
 
   #size() {
@@ -124,19 +138,21 @@ class Plot {
 
   #options() {
     const axis = { stroke: () => colour("faint"), grid: { stroke: () => colour("line"), width: 1 }, ticks: { show: false } };
-    const value = (_, number) => this.#format(number);
+    const line = (name) => ({ stroke: () => colour(name), width: 1.5, points: { show: false } });
     return {
       ...this.#size(),
+      legend: { show: false },
       cursor: { sync: { key: "rproxy" }, drag: { x: false, y: false } },
-      scales: { x: { range: (_, low, high) => [(high ?? KEPT) - KEPT, high ?? KEPT] }, y: { range: (_, low, high) => [0, high * 1.1 || 1] } },
+      hooks: { setCursor: [() => this.#plot && this.#tell()] },
+      scales: {
+        x: { range: (_, low, high) => [(high ?? KEPT) - KEPT, high ?? KEPT] },
+        y: { range: (_, low, high) => [0, high * 1.1 || 1] },
+      },
       axes: [
-        { ...axis, values: [[60, "{HH}:{mm}", null, null, null, null, null, null, 1]] },
+        { ...axis, size: 28, values: "{HH}:{mm}" },
         { ...axis, size: 62, values: (_, marks) => marks.map((number) => this.#format(number)) },
       ],
-      series: [
-        { value: "{HH}:{mm}:{ss}" },
-        ...this.#names.map((name) => ({ label: name, stroke: () => colour(name), width: 1.5, points: { show: false }, value })),
-      ],
+      series: [{}, ...this.#names.map(line)],
     };
   }
 }

@@ -5,6 +5,8 @@ export const BOUNDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 
 
 /** Over how many seconds rates and quantiles are taken. */
 const WINDOW = 10;
+/** Less than this says nothing: what was kept back on the way comes all at once. */
+const LEAST = 0.5;
 
 /**
  * The time within which that share of all things was done, in seconds, as rproxy.figures.quantile has it; null of
@@ -68,13 +70,18 @@ export class Series {
 
   /** As quantile, of the last seconds. */
   quantile(share) {
-    const [first, last] = [this.#samples[0], this.#samples.at(-1)];
-    return first === last ? null : quantile(last.times.map((count, place) => count - first.times[place]), share);
+    const ends = this.#ends();
+    return ends && quantile(ends[1].times.map((count, place) => count - ends[0].times[place]), share);
   }
 
   #growth(counter) {
-    const [first, last] = [this.#samples[0], this.#samples.at(-1)];
-    return last && last.at > first.at ? (counter(last) - counter(first)) / (last.at - first.at) : null;
+    const ends = this.#ends();
+    return ends && (counter(ends[1]) - counter(ends[0])) / (ends[1].at - ends[0].at);
+  }
+
+  #ends() {
+    const ends = [this.#samples[0], this.#samples.at(-1)];
+    return this.#samples.length && ends[1].at - ends[0].at >= LEAST ? ends : null;
   }
 }
 

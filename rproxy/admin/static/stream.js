@@ -2,7 +2,7 @@
 // instead of a stream, and can be given up when nothing comes any more.
 
 /** Seconds without a byte after which the connection is taken for lost: figures come each second. */
-const PATIENCE = 5;
+const PATIENCE = 10;
 /** Seconds until it is tried again: the first time, and at most. */
 const PAUSES = [0.5, 5];
 

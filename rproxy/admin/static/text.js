@@ -17,6 +17,7 @@ export function rate(number) {
 /** How long something took, from seconds. */
 export function took(seconds) {
   if (seconds === null || seconds === undefined) return NOTHING;
+  if (seconds === 0) return "0 s";
   if (seconds < 0.001) return `${whole.format(seconds * 1e6)} µs`;
   if (seconds < 1) return `${(seconds * 1000).toPrecision(seconds < 0.1 ? 2 : 3)} ms`;
   return `${seconds.toPrecision(3)} s`;
