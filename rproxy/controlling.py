@@ -6,7 +6,7 @@ is what all of them show.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from twisted.internet.defer import Deferred, succeed
@@ -15,12 +15,19 @@ from rproxy.figures import Figures
 from rproxy.happenings import Happening, Happenings
 from rproxy.policies import Peer
 from rproxy.proxy import ProxyFactory
-from rproxy.registration import Registration
+from rproxy.registration import Key
 from rproxy.reporting import Explanation, Reporter
+
+#: What may be done to servers, and the kinds of :class:`rproxy.happenings.Happening` that tell of it.
+DONE = {"drain": "drained", "resume": "resumed", "revoke": "revoked"}
 
 
 class Control(Protocol):
-    """A running proxy."""
+    """A running proxy. What is asked fails with :exc:`ControlError` where none of its processes answers."""
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether it was told to stop."""
 
     def figures(self) -> Deferred[Figures]:
         """What it shows of itself now."""
@@ -36,7 +43,10 @@ class Control(Protocol):
         """
 
     def resume(self, server_id: str, policy: str | None) -> Deferred[int]:
-        """Undo :meth:`drain`."""
+        """Undo :meth:`drain`, also for servers that aren't registered now.
+
+        :returns: how many registrations, standing or not, had been drained.
+        """
 
     def revoke(self, server_id: str, policy: str | None) -> Deferred[int]:
         """End the registrations of a server. It may register again, unless the policies don't allow it."""
@@ -48,6 +58,10 @@ class Control(Protocol):
         """Call it with what happens from now on; call what is returned to end that."""
 
 
+class ControlError(Exception):
+    """Nobody is there to ask; the text says why."""
+
+
 class LocalControl:
     """The control of this process; see :class:`Control`."""
 
@@ -56,6 +70,11 @@ class LocalControl:
         self._reporter = reporter
         self._happenings = happenings
 
+    @property
+    def is_draining(self) -> bool:
+        """See :class:`Control`."""
+        return self._factory.is_draining
+
     def figures(self) -> Deferred[Figures]:
         return succeed(self._reporter.figures())
 
@@ -63,26 +82,39 @@ class LocalControl:
         return succeed([self._reporter.explain(policy, client)])
 
     def drain(self, server_id: str, policy: str | None) -> Deferred[int]:
-        return self._each("drained", server_id, policy, self._factory.router.drain)
+        return succeed(len(self.change("drain", server_id, policy)))
 
     def resume(self, server_id: str, policy: str | None) -> Deferred[int]:
-        return self._each("resumed", server_id, policy, self._factory.router.resume)
+        return succeed(len(self.change("resume", server_id, policy)))
 
     def revoke(self, server_id: str, policy: str | None) -> Deferred[int]:
-        return self._each("revoked", server_id, policy, self._factory.revoke)
+        return succeed(len(self.change("revoke", server_id, policy)))
 
-    def _each(
-        self, kind: str, server_id: str, policy: str | None, do: Callable[[Registration], object]
-    ) -> Deferred[int]:
-        those = [
-            each
-            for each in self._factory.registry.standing
-            if each.server_id == server_id and policy in {None, each.policy}
+    def change(self, what: str, server_id: str, policy: str | None) -> list[Key]:
+        """Drain, resume or revoke, and return what that was true of: policies and server ids."""
+        router = self._factory.router
+        standing = {each.key: each for each in self._factory.registry.standing}
+        keys = [
+            key
+            for key in (sorted(router.drained) if what == "resume" else standing)
+            if key[1] == server_id and policy in {None, key[0]}
         ]
-        for registration in those:
-            do(registration)
-            self._happenings.note(kind, registration.policy, server_id, "by an operator")
-        return succeed(len(those))
+        for key in keys:
+            if what == "drain":
+                router.drain(key, standing[key])
+            elif what == "resume":
+                router.resume(key, standing.get(key))
+            else:
+                self._factory.revoke(standing[key])
+            self._happenings.note(DONE[what], *key, "by an operator")
+        return keys
+
+    def keep_drained(self, keys: Iterable[Key]) -> None:
+        """Drain these too, be they registered here by now or later: another process was told of them."""
+        router = self._factory.router
+        standing = {each.key: each for each in self._factory.registry.standing}
+        for key in set(keys) - router.drained:
+            router.drain(key, standing.get(key))
 
     def happenings(self) -> Deferred[Sequence[Happening]]:
         return succeed(self._happenings.lately)

@@ -105,6 +105,8 @@ class Figures(Struct, kw_only=True):
     in_flight: int
     policies: list[PolicyFigures]
     processes: list[ProcessFigures]
+    #: The numbers of workers that didn't answer in time, or are being replaced: their part is left out.
+    missing: list[int] = field(default_factory=list)
 
 
 def merge(parts: Sequence[Figures]) -> Figures:
@@ -123,6 +125,7 @@ def merge(parts: Sequence[Figures]) -> Figures:
         in_flight=sum(part.in_flight for part in parts),
         policies=[_merge_policy(same) for same in policies.values()],
         processes=[process for part in parts for process in part.processes],
+        missing=[number for part in parts for number in part.missing],
     )
 
 

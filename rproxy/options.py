@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from attrs import evolve, fields
 from twisted.python import usage
 
+from rproxy.admin.guarding import is_host, read_token
 from rproxy.arguments import identifier, whole
 from rproxy.audit.keys import KeyFileError, read_key
 from rproxy.limits import Limits
@@ -20,7 +21,7 @@ from rproxy.networks import parse_network
 from rproxy.policies import PRIVATE, Policies, Policy
 from rproxy.policies.reading import PoliciesError, read
 from rproxy.stores.urls import MemoryUrl, RedisUrl, SqliteUrl, parse_registry, read_password
-from rproxy.tlsfiles import Files, client_files
+from rproxy.tlsfiles import Files, client_files, split_listen
 
 _DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(Limits)}
 _PORT = "8000"
@@ -100,6 +101,13 @@ class Options(usage.Options):
         ["upstream-tls-key", None, None, "File with its key"],
         ["upstream-tls-name", None, None, "What servers' certificates are for, instead of each one's IP address"],
         ["workers", None, 1, "Processes that serve, or auto: as many as there are processors for it", _workers],
+        [
+            "admin",
+            None,
+            None,
+            "Where to ask the running proxy by HTTP: a port of loopback, or an endpoint [default: nowhere]",
+        ],
+        ["admin-token", None, None, "The file with the token that changes there need, and reading from elsewhere"],
         ["policies", None, None, "Who may serve and ask for which policy: a TOML file"],
     ]
     optFlags: ClassVar = [
@@ -115,6 +123,7 @@ class Options(usage.Options):
         self["register-listen"] = []
         self["register-from"] = []
         self["retry"] = set()
+        self["admin-host"] = []
 
     def opt_listen(self, endpoint: str) -> None:
         """Listen at this Twisted server endpoint, for example tcp:8000:interface=10.0.0.1 or
@@ -147,6 +156,12 @@ class Options(usage.Options):
         except ArgumentTypeError as error:
             raise usage.UsageError(f"--retry: {error}") from None
 
+    def opt_admin_host(self, name: str) -> None:
+        """Answer at --admin also who asks for it by this name, and not as localhost or by address (repeatable)"""
+        if not is_host(name):
+            raise usage.UsageError(f"--admin-host {name}: give a name, such as proxy.example.org")
+        self["admin-host"].append(name)
+
     def postOptions(self) -> None:
         if self["listen"] and self["port"] is not None:
             raise usage.UsageError("--listen replaces --port: give one of them")
@@ -160,6 +175,7 @@ class Options(usage.Options):
         except ValueError as error:
             raise usage.UsageError(str(error)) from None
         self._take_audit()
+        self._take_admin()
         self["registry"] = self._registry()
         self["upstream-files"] = self._upstream_files()
         if self["policies"] is not None:
@@ -209,6 +225,26 @@ class Options(usage.Options):
         if isinstance(url, RedisUrl) and url.username is not None and url.password is None:
             raise usage.UsageError("--registry: a user name needs a password, or --registry-password")
         return url
+
+    def _take_admin(self) -> None:
+        """Read the token here, as it may be in a file that only root can read."""
+        text = self["admin"]
+        if text is None:
+            if self["admin-token"] is not None or self["admin-host"]:
+                raise usage.UsageError("--admin-token and --admin-host need --admin")
+            return
+        try:
+            is_port = text.isascii() and text.isdigit()
+            self["admin"] = f"{parse_listen(text)}:interface=127.0.0.1" if is_port else parse_listen(text)
+            if split_listen(self["admin"])[1] is not None:
+                raise ValueError("give an endpoint without TLS: it is for this machine, or for behind a proxy with TLS")
+        except ValueError as error:
+            raise usage.UsageError(f"--admin: {error}") from None
+        if self["admin-token"] is not None:
+            try:
+                self["admin-token"] = read_token(Path(self["admin-token"]))
+            except ValueError as error:
+                raise usage.UsageError(f"--admin-token: {error}") from None
 
     def _take_audit(self) -> None:
         """Read the key here, as it may be one that only root can read."""

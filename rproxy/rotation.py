@@ -48,6 +48,8 @@ class Member:
     number: int = field(init=False)
     #: Whether packets may be written to it: not once it drains, is replaced, or its registration ended.
     live: bool = field(init=False)
+    #: Whether an operator had it drained.
+    drained: bool = field(default=False, init=False)
     total_times: Times = field(init=False)
 
     def __attrs_post_init__(self) -> None:

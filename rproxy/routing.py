@@ -307,6 +307,7 @@ class Router:
         member = Member(registration, upstream, tally)
         if registration.key in self._drained:
             member.live = False
+            member.drained = True
         replaced = route.rotation.put(member)
         upstream.join(member)
         if replaced is not None:
@@ -367,16 +368,27 @@ class Router:
         for member in members:
             self.happened("up", member.policy, member.server_id, "")
 
-    def drain(self, registration: Registration) -> None:
-        """Give a server nothing new until :meth:`resume`, however often it registers."""
-        self._drained.add(registration.key)
-        self.bar([registration])
+    @property
+    def drained(self) -> frozenset[Key]:
+        """What an operator had drained, registered or not."""
+        return frozenset(self._drained)
 
-    def resume(self, registration: Registration) -> None:
+    def drain(self, key: Key, registration: Registration | None) -> None:
+        """Give a server nothing new until :meth:`resume`, however often it registers.
+
+        :param registration: the one of that key, None while there is none.
+        """
+        self._drained.add(key)
+        if registration is not None:
+            self._routes[registration.policy].rotation.bar(registration.server_id).drained = True
+            self.bar([registration])
+
+    def resume(self, key: Key, registration: Registration | None) -> None:
         """Undo :meth:`drain`."""
-        if registration.key in self._drained:
-            self._drained.discard(registration.key)
-            self.registered(registration)
+        if key in self._drained:
+            self._drained.discard(key)
+            if registration is not None:
+                self.registered(registration)
 
     def let_go(self, members: Iterable[Member]) -> None:
         """See :class:`rproxy.upstream.Owner`."""

@@ -15,6 +15,7 @@ from twisted.internet.interfaces import IListeningPort, IStreamClientEndpoint, I
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
+from rproxy.admin.service import attend
 from rproxy.audit.appending import TrailFile
 from rproxy.claims import Claims
 from rproxy.collecting import CollectorService
@@ -212,7 +213,7 @@ def make_proxy(
     SignalService(reactor).setServiceParent(service)
     lag.setServiceParent(service)
     proxy = ProxyService(factory, listeners, replica, sweeps, limits.drain_timeout, reactor)
-    proxy.setServiceParent(service)
+    attend(options, proxy, control, reactor).setServiceParent(service)
     CollectorService(reactor).setServiceParent(service)
     OpenFilesService(limits.max_clients).setServiceParent(service)
     reloads: list[Callable[[], object]] = [keyring.reload] if keyring else []

@@ -283,7 +283,7 @@ class Upstream(Factory):
         It asks what :meth:`take` asks, in the same order; a test compares the two.
         """
         if not member.live:
-            return "it drains" if member.registration.draining else "its registration is about to end"
+            return _why_barred(member)
         if self._only is not None:
             return self._only.refusal
         if not self.health.up:
@@ -459,3 +459,9 @@ class Upstream(Factory):
         if share != self.share:
             self.share = share
             self._owner.reweigh(self._members)
+
+
+def _why_barred(member: Member) -> str:
+    if member.drained:
+        return "an operator had it drained"
+    return "it drains" if member.registration.draining else "its registration is about to end"

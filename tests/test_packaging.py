@@ -72,6 +72,7 @@ ORDER = (
     "lag",
     "reporting",
     "controlling",
+    "admin",
     "fronted",
     "proxyservice",
     "handling",

@@ -1,0 +1,6 @@
+"""The admin listener: what people, monitors and commands ask of a running proxy, over HTTP (docs/operating.rst).
+
+``guarding`` says who may ask what, ``answers`` what is answered, ``describing`` describes that by OpenAPI. ``routes``
+asks the proxy's :class:`rproxy.controlling.Control`, ``streaming`` tells what happens as it does, ``files`` has the
+pages. ``site`` is the edge to HTTP, and ``service`` keeps the listener until the proxy has stopped.
+"""

@@ -1,0 +1,80 @@
+"""The admin listener as a service: there from before the proxy takes packets until it has answered the last ones."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+from uuid import uuid4
+
+from twisted.application.service import IService, MultiService, Service
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.interfaces import IListeningPort
+from twisted.logger import Logger
+
+from rproxy.admin.files import read_files
+from rproxy.admin.guarding import Guard
+from rproxy.admin.routes import Routes
+from rproxy.admin.site import AdminResource, AdminSite
+from rproxy.admin.streaming import Streams
+from rproxy.controlling import Control
+from rproxy.figures import Figures
+from rproxy.listening import ListenerService
+
+_logger = Logger()
+
+
+class Attended(Service):
+    """A proxy, and the admin listener, which shows how it drains and goes when it has.
+
+    :param proxy: the proxy's service.
+    """
+
+    def __init__(self, proxy: MultiService, listener: ListenerService, streams: Streams) -> None:
+        self._proxy = proxy
+        self._listener = listener
+        self._streams = streams
+
+    def privilegedStartService(self) -> None:
+        super().privilegedStartService()
+        self._listener.privilegedStartService()
+        self._proxy.privilegedStartService()
+
+    def startService(self) -> None:
+        super().startService()
+        self._listener.startService()
+        self._proxy.startService()
+
+    def stopService(self) -> Deferred[None]:
+        """Stop the proxy, then the listener; fires when both are."""
+        return Deferred.fromCoroutine(self._stop()) if self.running else succeed(None)
+
+    async def _stop(self) -> None:
+        super().stopService()
+        await maybeDeferred(self._proxy.stopService)
+        await self._listener.stopService()
+        self._streams.close()
+
+
+def attend(options: Any, proxy: MultiService, control: Control, reactor: Any) -> IService:
+    """The proxy with the admin listener that the options ask for, or by itself if they ask for none."""
+    if options["admin"] is None:
+        return proxy
+    streams = Streams(control, reactor, uuid4().hex, time.time)
+    guard = Guard(options["admin-token"], frozenset(options["admin-host"]))
+    resource = AdminResource(guard, Routes(control, read_files(), _metrics()), streams)
+    listener = ListenerService(options["admin"], AdminSite(resource, reactor), reactor, _say)
+    return Attended(proxy, listener, streams)
+
+
+def _metrics() -> Callable[[Figures], bytes] | None:
+    name = "rproxy.admin.metrics"
+    return None if find_spec(name) is None else import_module(name).make_metrics
+
+
+def _say(port: IListeningPort) -> None:
+    address: Any = port.getHost()
+    where = getattr(address, "port", None) or address.name.decode()
+    _logger.info("Admin listener on {where}", where=where)
