@@ -35,7 +35,7 @@ from tests.support import PATIENCE, ROOT, Process
 STATIC = ROOT / "rproxy" / "admin" / "static"
 TOKEN = "0123456789abcdef0123456789abcdef"
 POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 #: More often than the proxy does, so that tests needn't wait.

@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,13 +19,15 @@ from selenium.webdriver.support.select import Select
 from rproxy.figures import Figures, StoreFigures, quantile
 from rproxy.tallies import BOUNDS, new_times, observe
 from tests.dashboard import TOKEN, StandIn, answer, forget, make_figures, make_process, make_server
-from tests.support import PATIENCE, wait_for
+from tests.support import PATIENCE, Group, Talk, data_packet, free_port, wait_for
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(not CHROMIUM or not DRIVER, reason="Chromium or its driver isn't installed")
 
 #: What the page's own requests write into the browser's log when they are refused or nobody is there.
 FAILED_REQUEST = "Failed to load resource"
+#: What a proxy says of its admin listener.
+ADMIN = r"Admin listener on (\d+)"
 #: What is shown where there is no number.
 NOTHING = "\N{EN DASH}"
 HOSTILE = "<img src=x onerror=\"document.title='broken into'\">"
@@ -45,20 +48,20 @@ return Object.fromEntries([...arguments[0].querySelectorAll('[data-field]')]
 class Page:
     """The page in the browser.
 
+    :param url: where it is.
     :ivar may_fail: whether requests of it may fail.
     """
 
-    def __init__(self, driver: Chrome, proxy: StandIn) -> None:
+    def __init__(self, driver: Chrome, url: str) -> None:
         self.driver = driver
-        self.proxy = proxy
+        self.url = url
         self.may_fail = False
 
-    def open(self, figures: Figures) -> None:
-        """Show these figures, and wait until they are seen."""
-        self.proxy.show(figures)
-        self.driver.get(self.proxy.url)
+    def visit(self) -> None:
+        """Load it, and wait until it shows something."""
+        self.driver.get(self.url)
         self.wait_text("#connection", "live")
-        wait_for(lambda: self.find("#version").text == figures.version, PATIENCE, "the figures")
+        wait_for(lambda: self.find("#version").text, PATIENCE, "the figures")
 
     def find(self, selector: str) -> WebElement:
         """An element of the page."""
@@ -114,7 +117,7 @@ class Page:
         assert not [line for line in lines if not (self.may_fail and FAILED_REQUEST in line)]
         asked = list(self._watch())
         assert asked
-        assert not [url for url in asked if not url.startswith((self.proxy.url, "data:"))]
+        assert not [url for url in asked if not url.startswith(self.url)]
 
     def _watch(self) -> Iterator[str]:
         for entry in self.driver.get_log("performance"):
@@ -123,8 +126,21 @@ class Page:
                 yield message["params"]["request"]["url"]
 
 
+class StandInPage(Page):
+    """The page of a stand-in."""
+
+    def __init__(self, driver: Chrome, proxy: StandIn) -> None:
+        super().__init__(driver, proxy.url)
+        self.proxy = proxy
+
+    def open(self, figures: Figures) -> None:
+        """Show these figures."""
+        self.proxy.show(figures)
+        self.visit()
+
+
 @pytest.fixture(scope="module")
-def driver() -> Iterator[Chrome]:
+def browser() -> Iterator[Chrome]:
     """The browser."""
     options = ChromeOptions()
     options.binary_location = CHROMIUM or ""
@@ -145,23 +161,23 @@ def driver() -> Iterator[Chrome]:
 
 
 @pytest.fixture
-def proxy() -> Iterator[StandIn]:
-    """What the page is of."""
-    with StandIn() as started:
-        yield started
+def driver(browser: Chrome) -> Iterator[Chrome]:
+    """The browser as if it was new."""
+    browser.get("about:blank")
+    browser.get_log("browser")
+    browser.get_log("performance")
+    yield browser
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 @pytest.fixture
-def page(driver: Chrome, proxy: StandIn) -> Iterator[Page]:
-    """The page, which is looked at again when the test is over."""
-    driver.get("about:blank")
-    driver.get_log("browser")
-    driver.get_log("performance")
-    shown = Page(driver, proxy)
-    yield shown
-    shown.check()
-    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
-    driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+def page(driver: Chrome) -> Iterator[StandInPage]:
+    """The page of a stand-in, which is looked at again when the test is over."""
+    with StandIn() as proxy:
+        shown = StandInPage(driver, proxy)
+        yield shown
+        shown.check()
 
 
 def two_policies() -> Figures:
@@ -169,7 +185,7 @@ def two_policies() -> Figures:
     return make_figures(make_server("111", "100"), make_server("111", "300"), make_server("222", "300"))
 
 
-def grow(page: Page, figures: Figures, *, errors: int = 0) -> None:
+def grow(page: StandInPage, figures: Figures, *, errors: int = 0) -> None:
     """Have a server answer some packets more, and show it."""
     answer(figures, "111", "100", 40, 0.004)
     figures.policies[0].refused["timeout"] = figures.policies[0].refused.get("timeout", 0) + errors
@@ -179,7 +195,7 @@ def grow(page: Page, figures: Figures, *, errors: int = 0) -> None:
 # What it shows.
 
 
-def test_quantiles_are_the_proxys(page: Page) -> None:
+def test_quantiles_are_the_proxys(page: StandInPage) -> None:
     """By the same classes, and in the same way."""
     page.open(make_figures())
     randomness = random.Random(5)
@@ -203,7 +219,7 @@ def test_quantiles_are_the_proxys(page: Page) -> None:
         assert pair == (pytest.approx(expected) if None not in expected else expected)
 
 
-def test_shows_what_comes(page: Page) -> None:
+def test_shows_what_comes(page: StandInPage) -> None:
     """Rates and times come by themselves; what a restart set back is never shown as negative."""
     figures = two_policies()
     page.open(figures)
@@ -232,11 +248,11 @@ def test_shows_what_comes(page: Page) -> None:
     assert "rate" in (page.find("#chart-rate").get_attribute("aria-label") or "")
 
 
-def test_rows_are_changed_and_not_replaced(page: Page) -> None:
+def test_rows_are_changed_and_not_replaced(page: StandInPage) -> None:
     """And the row with the focus stays where the focus is, however the others move."""
     figures = two_policies()
     page.open(figures)
-    page.run(ROW.replace("return row ?? null", "window.row = row; row.querySelector('button').focus()"), "111", "100")
+    page.run(ROW.replace("return row ?? null", "window.row = row; row.querySelector('button').focus()"), "111", "300")
 
     figures.policies[0].servers[1].states = {"down": 1}
     grow(page, figures)
@@ -247,7 +263,7 @@ def test_rows_are_changed_and_not_replaced(page: Page) -> None:
     assert ids == ["300", "100"]
 
 
-def test_trouble_comes_first(page: Page) -> None:
+def test_trouble_comes_first(page: StandInPage) -> None:
     """With what it is, and what each server's is."""
     figures = two_policies()
     [server] = figures.policies[1].servers
@@ -266,7 +282,7 @@ def test_trouble_comes_first(page: Page) -> None:
     assert page.run("return document.title") == "(1) rproxy"
 
 
-def test_processes_and_their_store(page: Page) -> None:
+def test_processes_and_their_store(page: StandInPage) -> None:
     """A store that is away is told above all."""
     away = StoreFigures(name="redis", away="connection refused", away_for=12.0)
     workers = [make_process(number=1, pid=1), make_process(number=2, pid=2, store=away, max_lag=0.3)]
@@ -282,7 +298,25 @@ def test_processes_and_their_store(page: Page) -> None:
     wait_for(lambda: page.find("#banners").text == "", PATIENCE, "the end of the banner")
 
 
-def test_happenings_come_by_themselves(page: Page) -> None:
+def test_a_worker_that_is_away_and_back(page: StandInPage) -> None:
+    """It is told; that its part is there again isn't taken for packets that came just now."""
+    workers = [make_process(number=1, pid=1), make_process(number=2, pid=2)]
+    figures = two_policies()
+    answer(figures, "111", "100", 40, 0.004)
+    figures.processes, figures.missing = workers[:1], [2]
+    page.open(figures)
+    page.wait_text("#banners", "Of worker 2 nothing is known now")
+    page.wait_row("111", "100", rate="0")
+
+    answer(figures, "111", "100", 10_000, 0.004)
+    figures.processes, figures.missing = workers, []
+    page.proxy.show(figures)
+
+    page.wait_row("111", "100", acked="10,040", rate=NOTHING)
+    page.wait_row("111", "100", rate="0")
+
+
+def test_happenings_come_by_themselves(page: StandInPage) -> None:
     """The newest first."""
     page.open(two_policies())
     page.proxy.tell(number=1, time=1e9, policy="111", server="100", text="at 10.0.0.7:5000")
@@ -292,7 +326,7 @@ def test_happenings_come_by_themselves(page: Page) -> None:
     page.wait_text("#happenings tr:last-child", "at 10.0.0.7:5000")
 
 
-def test_filter(page: Page) -> None:
+def test_filter(page: StandInPage) -> None:
     """Finds policies and servers; what isn't found isn't there."""
     figures = two_policies()
     figures.policies[1].description = "for the accounts"
@@ -314,7 +348,7 @@ def test_filter(page: Page) -> None:
 # What it does.
 
 
-def test_actions(page: Page) -> None:
+def test_actions(page: StandInPage) -> None:
     """Each is asked for once more, and the token once."""
     page.may_fail = True
     page.open(two_policies())
@@ -339,7 +373,7 @@ def test_actions(page: Page) -> None:
     wait_for(lambda: page.row("111", "300") is None and page.row("222", "300") is None, PATIENCE, "its end")
 
 
-def test_token_is_kept_nowhere(page: Page) -> None:
+def test_token_is_kept_nowhere(page: StandInPage) -> None:
     """Not in the browser's stores, and not after it is to be forgotten."""
     page.open(two_policies())
     page.press("111", "100", "drain")
@@ -353,7 +387,7 @@ def test_token_is_kept_nowhere(page: Page) -> None:
     assert page.find("#action-token").is_displayed()
 
 
-def test_nothing_is_done_unless_confirmed(page: Page) -> None:
+def test_nothing_is_done_unless_confirmed(page: StandInPage) -> None:
     """Cancelling leaves all as it is."""
     figures = two_policies()
     page.open(figures)
@@ -365,7 +399,7 @@ def test_nothing_is_done_unless_confirmed(page: Page) -> None:
     assert not page.find("#action").is_displayed()
 
 
-def test_drain_by_keyboard_only(page: Page) -> None:
+def test_drain_by_keyboard_only(page: StandInPage) -> None:
     """The focus goes from the page's top to a server's button, into the dialog, and back."""
     page.open(make_figures(make_server("111", "100")))
     for _ in range(40):
@@ -383,7 +417,7 @@ def test_drain_by_keyboard_only(page: Page) -> None:
     page.wait_row("111", "100", state="draining")
 
 
-def test_connection_lost(page: Page) -> None:
+def test_connection_lost(page: StandInPage) -> None:
     """It is told, tried again, and all goes on; what happened before isn't told twice."""
     page.may_fail = True
     figures = two_policies()
@@ -395,11 +429,10 @@ def test_connection_lost(page: Page) -> None:
     page.wait_text("#connection", "connection lost, trying again")
     page.wait_text("#banners", "Connection lost, trying again")
 
-    page.proxy = None  # type: ignore[assignment]  # until the next line
-    with StandIn(port) as page.proxy:
-        page.proxy.tell(time=1e9, policy="111", server="100", text="once")
+    with StandIn(port) as proxy:
+        proxy.tell(time=1e9, policy="111", server="100", text="once")
         figures.policies[0].servers[0].states = {"down": 1}
-        page.proxy.show(figures)
+        proxy.show(figures)
         page.wait_text("#connection", "live")
         page.wait_row("111", "100", state="down")
         assert page.find("#banners").text == ""
@@ -408,10 +441,60 @@ def test_connection_lost(page: Page) -> None:
         page.driver.get(page.proxy.url)
 
 
+# A real proxy.
+
+
+@pytest.fixture
+def group() -> Iterator[Group]:
+    """What one test starts."""
+    with Group() as started:
+        yield started
+
+
+def test_with_a_real_proxy(driver: Chrome, group: Group, tmp_path: Path) -> None:
+    """Its figures are shown, its servers are drained and resumed, and its restart is survived."""
+    token = tmp_path / "token"
+    token.write_text(TOKEN)
+    token.chmod(0o600)
+    ports = f"tcp:{free_port()}:interface=127.0.0.1", f"tcp:{free_port()}:interface=127.0.0.1"
+    arguments = "--listen", ports[0], "--admin", ports[1], "--admin-token", str(token)
+    proxy = group.proxy(*arguments)
+    group.pool_server(proxy.port, HOSTILE, "111")
+    page = Page(driver, f"http://127.0.0.1:{proxy.wait_for_log(ADMIN)[1]}/")
+    page.visit()
+
+    def send() -> bool:
+        with Talk(proxy.port) as client:
+            assert client.ask(data_packet("0", "111", "hello"))["type"] == "2"
+        row = page.row("111", HOSTILE)
+        return row is not None and row["rate"] not in {NOTHING, "0"} and row["p99"] != NOTHING
+
+    wait_for(send, PATIENCE, "a rate")
+    page.wait_text("#happenings", "registered")
+    page.press("111", HOSTILE, "drain")
+    page.may_fail = True
+    page.confirm("a-wrong-token")
+    page.wait_text("#action-error", "--admin-token")
+    page.confirm(TOKEN)
+    row = page.wait_row("111", HOSTILE, state="draining")
+    assert "operator" in row["reasons"]
+    page.press("111", HOSTILE, "resume")
+    page.confirm()
+    page.wait_row("111", HOSTILE, state="up")
+
+    group.stop(proxy)
+    page.wait_text("#connection", "connection lost, trying again")
+    proxy = group.proxy(*arguments)
+    page.wait_text("#connection", "live")
+    page.wait_row("111", HOSTILE, state="up")
+    wait_for(send, PATIENCE, "a rate after the restart")
+    page.check()
+
+
 # What it withstands.
 
 
-def test_hostile_texts(page: Page) -> None:
+def test_hostile_texts(page: StandInPage) -> None:
     """Whatever servers call themselves is shown as that, and does nothing."""
     ids = [HOSTILE, "x" * 256, "שרת 7", "a/b?c#d%2e"]
     figures = make_figures(*(make_server(HOSTILE, each) for each in [*ids, "\u202etxt.exe"]))
@@ -438,7 +521,7 @@ def test_hostile_texts(page: Page) -> None:
     page.wait_row(HOSTILE, "a/b?c#d%2e", state="draining")
 
 
-def test_five_hundred_servers(page: Page) -> None:
+def test_five_hundred_servers(page: StandInPage) -> None:
     """Each second's figures are drawn in place, and the page goes on to react."""
     servers = [make_server("111", f"server-{number}") for number in range(500)]
     figures = make_figures(*servers, make_server("222", "300"))
@@ -474,7 +557,7 @@ def test_five_hundred_servers(page: Page) -> None:
     print("milliseconds of long tasks:", page.run("return window.tasks"))
 
 
-def test_light_and_dark(page: Page) -> None:
+def test_light_and_dark(page: StandInPage) -> None:
     """As the system is, unless another is chosen, which is remembered."""
 
     def back() -> str:
@@ -497,7 +580,7 @@ def test_light_and_dark(page: Page) -> None:
     assert back() == dark
 
 
-def test_on_a_phone(page: Page) -> None:
+def test_on_a_phone(page: StandInPage) -> None:
     """The page is no wider than the screen, with the longest ids there are."""
     metrics = {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True}
     page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)

@@ -87,13 +87,20 @@ export class Series {
 
 /** The series of the proxy, of each policy and of each server; those that are no more are forgotten. */
 export class AllSeries {
-  #policies = new Map();
-  #servers = new Map();
-  /** The proxy's. */
-  proxy = new Series();
+  #policies;
+  #servers;
+  #processes = "";
+
+  constructor() {
+    this.#forget();
+  }
 
   /** Take a look at everything. */
   add(at, figures) {
+    // Of a process that comes in, or is back, all that it ever did would count as done now.
+    const processes = JSON.stringify(figures.processes.map((process) => process.pid));
+    if (processes !== this.#processes) this.#forget();
+    this.#processes = processes;
     const { received, refused } = figures.counters;
     this.proxy.add(at, received, sum(refused), addTimes(figures.policies.map((policy) => policy.total_times)));
     const [policies, servers] = [new Map(), new Map()];
@@ -109,6 +116,12 @@ export class AllSeries {
       }
     }
     [this.#policies, this.#servers] = [policies, servers];
+  }
+
+  #forget() {
+    /** The proxy's. */
+    this.proxy = new Series();
+    [this.#policies, this.#servers] = [new Map(), new Map()];
   }
 
   /** A policy's. */

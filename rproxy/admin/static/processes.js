@@ -53,6 +53,9 @@ export function warningsOf(figures) {
     const { name, away: why } = away[0].store;
     warnings.push(`The store ${visible(name)} is away${whose}: ${visible(why)}. What is registered stays, and nothing new is kept.`);
   }
+  if (figures.missing.length) {
+    warnings.push(`Of worker ${figures.missing.join(", ")} nothing is known now: it doesn't answer, or is being replaced. Its part is missing in what you see.`);
+  }
   if (figures.state === "draining") warnings.push("The proxy is stopping: it refuses new packets.");
   const { violations } = figures.counters;
   if (violations) warnings.push(`${count(violations)} packets were about to be given to a server of another policy, and were not. This is a mistake in rproxy: please report it.`);
