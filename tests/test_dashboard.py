@@ -436,6 +436,7 @@ def test_connection_lost(page: StandInPage) -> None:
         page.wait_text("#connection", "live")
         page.wait_row("111", "100", state="down")
         assert page.find("#banners").text == ""
+        assert page.find("#notice").text == "Connected again."
         assert len(page.driver.find_elements(By.CSS_SELECTOR, "#happenings tr")) == 1
         page.check()
         page.driver.get(page.proxy.url)

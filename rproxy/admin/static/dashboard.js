@@ -63,6 +63,7 @@ class Dashboard {
 
   #tell(state, why) {
     if (this.#connection[0] === state && this.#connection[1] === why) return;
+    put(element("notice"), state === "live" && this.#connection[0] ? "Connected again." : "");
     this.#connection = [state, why];
     put(element("connection"), STATES[state]);
     mark(element("connection"), "data-kind", { live: "up", lost: "down", token: "held" }[state]);

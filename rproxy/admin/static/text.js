@@ -47,8 +47,8 @@ export function visible(text) {
   return text.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, (character) => `\\u{${character.codePointAt(0).toString(16)}}`);
 }
 
-/** `2 up, 1 down`, from numbers by name; the number is left out where there is but one process to say so. */
+/** `up (2), down (1)`, from numbers of processes by name; without the number where all of them say so. */
 export function listed(numbers, processes) {
   const names = Object.entries(numbers);
-  return names.map(([name, number]) => (processes > 1 ? `${visible(name)} (${number})` : visible(name))).join(", ");
+  return names.map(([name, number]) => (number < processes ? `${visible(name)} (${number})` : visible(name))).join(", ");
 }
