@@ -26,8 +26,8 @@ class Control(Protocol):
     """A running proxy. What is asked fails with :exc:`ControlError` where none of its processes answers."""
 
     @property
-    def is_draining(self) -> bool:
-        """Whether it was told to stop."""
+    def is_ready(self) -> bool:
+        """Whether it takes packets: not before it accepts, nor once it is told to stop."""
 
     def figures(self) -> Deferred[Figures]:
         """What it shows of itself now."""
@@ -71,9 +71,8 @@ class LocalControl:
         self._happenings = happenings
 
     @property
-    def is_draining(self) -> bool:
-        """See :class:`Control`."""
-        return self._factory.is_draining
+    def is_ready(self) -> bool:
+        return not self._factory.is_draining
 
     def figures(self) -> Deferred[Figures]:
         return succeed(self._reporter.figures())

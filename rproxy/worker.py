@@ -24,7 +24,7 @@ from rproxy.tap import make_proxy
 from rproxy.workers.balancing import Board
 from rproxy.workers.channel import Channel
 from rproxy.workers.relaying import LineSender
-from rproxy.workers.serving import WorkerService
+from rproxy.workers.serving import WorkerService, answers_of
 from rproxy.workers.sharing import ACCEPTS, inherited
 from rproxy.workers.spawning import BOARD, CHANNEL, LISTENERS, LOG, Orders
 
@@ -47,7 +47,8 @@ def make_worker(orders: Orders, reactor: Any) -> IService:
         reactor.adoptStreamConnection(CHANNEL, socket.AF_UNIX, factory)
         os.close(CHANNEL)
 
-    return WorkerService(proxy.service, proxy.factory.counters, proxy.reload, connect, reactor)
+    answers = answers_of(proxy.control, orders.number)
+    return WorkerService(proxy.service, proxy.factory.counters, proxy.reload, answers, connect, reactor)
 
 
 def main() -> None:

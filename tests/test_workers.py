@@ -273,7 +273,7 @@ class WorkerServiceTests(SynchronousTestCase):
         self.parent = Channel({"ready": lambda: self.told.append("ready"), "stopped": self.counted}, list)
         proxy: Any = self.proxy
         self.service = WorkerService(
-            proxy, self.counters, lambda: self.told.append("reloaded"), self.connect, self.reactor
+            proxy, self.counters, lambda: self.told.append("reloaded"), {}, self.connect, self.reactor
         )
         self.service.privilegedStartService()
         self.service.startService()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import selectors
@@ -10,6 +11,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -336,3 +338,78 @@ def test_certificates_that_can_not_be_used(tmp_path: Path) -> None:
     assert ended.returncode == 1
     assert "cert.pem" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+ADMIN_TOKEN = "0123456789abcdef"
+
+
+def ask_admin(proxy: Process, path: str, change: bool = False) -> tuple[int, Any]:
+    """What the admin listener of a proxy answers: the status, and the value of the body."""
+    port = int(proxy.wait_for_log(r"Admin listener on (\d+)")[1])
+    with closing(HTTPConnection(HOST, port, timeout=PATIENCE)) as connection:
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {ADMIN_TOKEN}"}
+        connection.request("POST" if change else "GET", path, b"{}" if change else None, headers)
+        answer = connection.getresponse()
+        body = answer.read()
+        return answer.status, json.loads(body) if body[:1] in {b"{", b"["} else body
+
+
+@pytest.fixture
+def admin(tmp_path: Path) -> list[str]:
+    """The options of an admin listener."""
+    token = tmp_path / "token"
+    token.write_text(ADMIN_TOKEN)
+    token.chmod(0o600)
+    return ["--admin", "0", "--admin-token", str(token)]
+
+
+def states_of(proxy: Process) -> dict[str, int]:
+    """In how many workers server 9 is in which state."""
+    policies = ask_admin(proxy, "/api/v1/figures")[1]["policies"]
+    (server,) = (server for policy in policies for server in policy["servers"])
+    states: dict[str, int] = server["states"]
+    return states
+
+
+def test_admin(admin: list[str], server: socket.socket) -> None:
+    """Figures are those of both, a drain reaches both, and whoever replaces one knows of it."""
+    with two_workers(*admin) as proxy, ExitStack() as stack:
+        assert ask_admin(proxy, "/readyz") == (200, b"ready\n")
+        connect_to_both(proxy, proxy.port, stack)
+        figures = ask_admin(proxy, "/api/v1/figures")[1]
+        assert [each["number"] for each in figures["processes"]] == [1, 2]
+        assert (figures["counters"]["received"], figures["missing"]) == (4, [])
+        with only(proxy, 1), closing(Talk(proxy.port)) as talk:
+            talk.send(f'{{"type":"1","id":"9","privPolyId":"111","listenport":"{server.getsockname()[1]}"}}'.encode())
+            proxy.wait_for_log("Received setup message from server id 9")
+            # The other one doesn't answer as it stands still.
+            assert ask_admin(proxy, "/api/v1/figures")[1]["missing"] == [2]
+        wait_for(lambda: sum(states_of(proxy).values()) == 2, PATIENCE, "both to know the server")
+        assert ask_admin(proxy, "/api/v1/servers/9/drain", change=True) == (200, {"registrations": 1})
+        assert states_of(proxy) == {"draining": 2}
+        os.kill(workers_of(proxy.pid)[1], signal.SIGKILL)
+        proxy.wait_for_log("Worker 1 is back")
+        wait_for(lambda: sum(states_of(proxy).values()) == 2, PATIENCE, "both to know the server")
+        assert states_of(proxy) == {"draining": 2}
+        assert ask_admin(proxy, "/api/v1/servers/9/resume", change=True) == (200, {"registrations": 1})
+        assert "draining" not in states_of(proxy)
+        told = [each["kind"] for each in ask_admin(proxy, "/api/v1/happenings")[1]]
+        assert [told.count(kind) for kind in ("registered", "drained", "resumed")] == [1, 1, 1], told
+        assert proxy.stop() == 0
+
+
+def test_admin_while_it_drains(admin: list[str], server: socket.socket) -> None:
+    """It tells that the proxy is about to go as long as there is something to answer."""
+    with two_workers("--drain-timeout", "20", *admin) as proxy, ExitStack() as stack:
+        register_at_both(proxy, server)
+        talk = stack.enter_context(closing(Talk(proxy.port)))
+        talk.send(data_packet("1", "111", "xyz1"))
+        (came,) = packets_for(server, 1, stack)
+        proxy.send_signal(signal.SIGTERM)
+        wait_for(lambda: ask_admin(proxy, "/readyz")[0] == 503, PATIENCE, "the proxy to say that it drains")
+        assert ask_admin(proxy, "/api/v1/figures")[1]["state"] == "draining"
+        came.sendall(b'{"type":"2","srcid":"9","destid":"1","payload":"a","payloadsize":"1"}')
+        assert talk.answer()["type"] == "2"
+        assert proxy.wait() == 0
+        proxy.stop()
+        assert_faultless(proxy)

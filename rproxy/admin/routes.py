@@ -127,8 +127,8 @@ class Routes:
         return Answer(200, "text/plain; charset=utf-8", b"alive\n")
 
     async def _readyz(self, question: Question) -> Answer:
-        draining = self._control.is_draining
-        return Answer(503 if draining else 200, "text/plain; charset=utf-8", b"draining\n" if draining else b"ready\n")
+        ready = self._control.is_ready
+        return Answer(200 if ready else 503, "text/plain; charset=utf-8", b"ready\n" if ready else b"not ready\n")
 
     async def _metrics(self, question: Question) -> Answer:
         assert self._make_metrics is not None

@@ -164,7 +164,9 @@ class Streams:
             stream.behind = True
             return
         since = 0.0 if stream.number else self._wall() - LATELY
-        stream.tell([each for each in happenings if each.time >= since])
+        told = [each for each in happenings if each.time >= since]
+        # By number, as what was told late may have happened before what was told already.
+        stream.tell(sorted(told, key=lambda each: each.number))
 
     def _happened(self, happening: Happening) -> None:
         for stream in list(self._streams):

@@ -20,6 +20,7 @@ from twisted.internet.defer import Deferred, gatherResults, succeed
 from twisted.internet.error import ReactorNotRunning
 from twisted.internet.interfaces import IListeningPort
 
+from rproxy.admin.service import attend
 from rproxy.listening import ListenerService
 from rproxy.options import Options
 from rproxy.policies.reading import PoliciesError
@@ -30,9 +31,11 @@ from rproxy.signals import ReloadService, SignalService
 from rproxy.stores import StoreRefusedError
 from rproxy.stores.opening import check_registry
 from rproxy.stores.urls import MemoryUrl, SqliteUrl
+from rproxy.sweeping import SweepService
 from rproxy.tls import Keyring
 from rproxy.tlsfiles import CertificatesError, absolute_files, absolute_listen, split_listen
 from rproxy.workers.balancing import make_board
+from rproxy.workers.controlling import INTERVAL, WorkersControl
 from rproxy.workers.sharing import NobodyFactory
 from rproxy.workers.spawning import Orders, Told, WorkerProcess, environment
 from rproxy.workers.supervising import Supervisor
@@ -75,7 +78,12 @@ class Parent(MultiService):
             options["limits"].drain_timeout + CLOSE_TIMEOUT + (PATIENCE if options["audit"] else 0.0) + GRACE,
             self._say_running,
             self._give_up,
+            self._replaced,
         )
+        #: What may be asked of all workers, and done to them.
+        self.control = WorkersControl(self._supervisor)
+        if options["admin"] is not None:
+            SweepService(reactor, INTERVAL, self.control.look).setServiceParent(self)
 
     def startService(self) -> None:
         """Start the workers.
@@ -129,6 +137,9 @@ class Parent(MultiService):
         for port in self._servers:
             say_registering(port)
 
+    def _replaced(self, number: int) -> None:
+        self.control.replaced(number)
+
     def _give_up(self) -> None:
         """End the process with exit code 1, which Twisted has no way for."""
         atexit.register(_exit)
@@ -160,6 +171,8 @@ def values_of(options: Mapping[str, Any], number: int, folder: Path | None) -> d
     values = dict(options)
     if folder is not None:
         values["registry"] = SqliteUrl(folder / "registry.sqlite")
+    # It is the parent's to listen there.
+    values["admin"] = values["admin-token"] = None
     if values["audit"] is not None:
         # A chain has one writer.
         values["audit"] = values["audit"].with_stem(f"{values['audit'].stem}-{number}")
@@ -191,7 +204,7 @@ def make_parent(options: Options, reactor: Any) -> IService:
     service = MultiService()
     parent = Parent(options, reactor)
     SignalService(reactor, parent.kill).setServiceParent(service)
-    parent.setServiceParent(service)
+    attend(options, parent, parent.control, reactor).setServiceParent(service)
     has_files = bool(keyring) or options["policies"] is not None or options["audit"] is not None
     ReloadService(reactor, [parent.reload] if has_files else []).setServiceParent(service)
     return service

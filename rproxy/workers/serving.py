@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
+import msgspec
 from twisted.application.service import IService, Service
 from twisted.internet.defer import Deferred, TimeoutError, maybeDeferred, succeed
 from twisted.internet.error import ReactorNotRunning
 from twisted.logger import Logger
 
+from rproxy.controlling import LocalControl
 from rproxy.metrics import Counters
-from rproxy.workers.channel import Channel, ChannelError
+from rproxy.policies import Peer
+from rproxy.workers.channel import Channel, ChannelError, Handler
 
 #: How long the parent may take to hear the last words, in seconds.
 FAREWELL = 2.0
@@ -24,6 +27,7 @@ class WorkerService(Service):
     :param proxy: the proxy's service.
     :param counters: the proxy's.
     :param reload: has the proxy read its files again.
+    :param answers: what else the parent may ask, such as :func:`answers_of` has.
     :param connect: makes the connection that the channel is for.
     """
 
@@ -34,6 +38,7 @@ class WorkerService(Service):
         proxy: IService,
         counters: Counters,
         reload: Callable[[], object],
+        answers: Mapping[str, Handler],
         connect: Callable[[Channel], object],
         reactor: Any,
     ) -> None:
@@ -42,7 +47,7 @@ class WorkerService(Service):
         self._connect = connect
         self._reactor = reactor
         self._channel = Channel(
-            {"stop": self._leave, "reload": reload, "counters": counters.snapshot},
+            {"stop": self._leave, "reload": reload, "counters": counters.snapshot, **answers},
             self._orphaned,
         )
 
@@ -79,3 +84,37 @@ class WorkerService(Service):
         if self.running:
             self._logger.warn("The parent process is gone: stopping")
             self._leave()
+
+
+def answers_of(control: LocalControl, number: int) -> dict[str, Handler]:
+    """What the parent may ask of the proxy's control; see :class:`rproxy.workers.controlling.WorkersControl`.
+
+    :param number: of this worker, from 1.
+    """
+
+    async def figures() -> Any:
+        return msgspec.to_builtins(await control.figures())
+
+    async def explain(policy: str, client: str) -> Any:
+        (explanation,) = await control.explain(policy, Peer(client))
+        return msgspec.to_builtins(explanation)
+
+    async def happenings(since: Mapping[str, int]) -> Any:
+        return msgspec.to_builtins(
+            [each for each in await control.happenings() if each.number > since.get(str(number), 0)]
+        )
+
+    def keep_drained(keys: Iterable[tuple[str, str]]) -> None:
+        control.keep_drained((policy, server_id) for policy, server_id in keys)
+
+    return {
+        "figures": _awaited(figures),
+        "explain": _awaited(explain),
+        "happenings": _awaited(happenings),
+        "change": control.change,
+        "keep_drained": keep_drained,
+    }
+
+
+def _awaited(function: Callable[..., Coroutine[Deferred[Any], Any, Any]]) -> Handler:
+    return lambda **arguments: Deferred.fromCoroutine(function(**arguments))

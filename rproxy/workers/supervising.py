@@ -9,6 +9,7 @@ come to accept, the proxy ends: who connects to a proxy that isn't there is told
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 from attrs import define
@@ -88,6 +89,7 @@ class Supervisor(Service):
     :param patience: from being told to stop until workers are killed, in seconds.
     :param all_ready: called once, when all accept for the first time.
     :param give_up: called once, when there is no use in going on.
+    :param replaced: called with the number of each worker that accepts in another's place.
     """
 
     _logger = Logger()
@@ -101,6 +103,7 @@ class Supervisor(Service):
         patience: float,
         all_ready: Callable[[], object],
         give_up: Callable[[], object],
+        replaced: Callable[[int], object] = lambda number: None,
     ) -> None:
         self.counters = Counters()
         self._spawn = spawn
@@ -109,6 +112,7 @@ class Supervisor(Service):
         self._patience = patience
         self._all_ready = all_ready
         self._give_up = give_up
+        self._replaced = replaced
         self._places = [_Place(self, number) for number in range(1, size + 1)]
         self._alive = Count()
         self._is_up = False
@@ -133,6 +137,27 @@ class Supervisor(Service):
             each.addErrback(self._unanswered, name)
         return gatherResults(asked).addCallback(lambda answers: [each for each in answers if each is not None])
 
+    def ask_each(self, name: str, seconds: float, **arguments: Any) -> Deferred[dict[int, Any]]:
+        """Ask all that accept, and fire with the answers by the worker's number, without those that took too long."""
+        asked: list[Deferred[tuple[int, Any] | None]] = [
+            place.worker.ask(name, **arguments)
+            .addTimeout(seconds, self._clock)
+            .addCallbacks(partial(_by_number, place.number), _without)
+            for place in self._places
+            if place.worker is not None and place.is_ready
+        ]
+        return gatherResults(asked).addCallback(lambda answers: dict(each for each in answers if each is not None))
+
+    @property
+    def numbers(self) -> list[int]:
+        """Of all workers."""
+        return [place.number for place in self._places]
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether all have accepted once, and none was told to stop."""
+        return self._is_up and bool(self.running)
+
     def kill(self) -> None:
         """End all at once; may be called in a signal handler."""
         for place in self._places:
@@ -148,6 +173,7 @@ class Supervisor(Service):
         place.since = self._clock.seconds()
         if self._is_up:
             self._logger.info("Worker {number} is back", number=place.number)
+            self._replaced(place.number)
         elif self.running and all(each.is_ready for each in self._places):
             self._is_up = True
             self._all_ready()
@@ -218,3 +244,11 @@ class Supervisor(Service):
             self.kill()
             await self._alive.when_zero()
         say_stopped(self.counters)
+
+
+def _by_number(number: int, answer: Any) -> tuple[int, Any]:
+    return number, answer
+
+
+def _without(failure: Failure) -> None:
+    failure.trap(ChannelError, TimeoutError)

@@ -1,0 +1,96 @@
+"""What happened in several processes, as one list: what all of them tell is told once.
+
+A registration is one process's to hear, and the others find it; an end or what an operator does is told by each. Such
+news within :data:`WINDOW` of each other are one, if they are of different workers. What a worker finds out by itself,
+such as that a server is down, is its own, and its text says whose.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+
+from msgspec.structs import replace
+
+from rproxy.happenings import MOST, Happening
+
+#: Told by each worker, with what they are taken for.
+_SHARED = {
+    "registered": "registered",
+    "found": "registered",
+    "ended": "ended",
+    "draining": "draining",
+    "drained": "drained",
+    "resumed": "resumed",
+    "revoked": "revoked",
+}
+#: How far apart in time the news of one thing may be, in seconds.
+WINDOW = 10.0
+
+_Subject = tuple[str, str, str, str]
+
+
+class Merged:
+    """The list, and who is told of what is added to it."""
+
+    def __init__(self) -> None:
+        #: By worker, the number of the last that it told.
+        self._last: dict[int, int] = {}
+        #: What was told lately by whom.
+        self._told: dict[_Subject, tuple[float, set[int]]] = {}
+        self._number = 0
+        self._lately: deque[Happening] = deque(maxlen=MOST)
+        self._listeners: list[Callable[[Happening], object]] = []
+
+    def last_of(self, worker: int) -> int:
+        """The number of the last happening that the worker told."""
+        return self._last.get(worker, 0)
+
+    def replaced(self, worker: int) -> None:
+        """There is another worker of that number, which counts from 1."""
+        self._last.pop(worker, None)
+
+    def take(self, batches: Mapping[int, Sequence[Happening]]) -> None:
+        """Add what workers told; what one told before is passed over."""
+        fresh = [
+            (happening.time, worker, happening)
+            for worker, batch in batches.items()
+            for happening in batch
+            if happening.number > self.last_of(worker)
+        ]
+        for _, worker, happening in sorted(fresh, key=lambda each: each[:2]):
+            self._last[worker] = max(self.last_of(worker), happening.number)
+            if not self._was_told(worker, happening):
+                self._add(worker, happening)
+
+    @property
+    def lately(self) -> list[Happening]:
+        """Those that are remembered, the oldest first."""
+        return sorted(self._lately, key=lambda happening: happening.time)
+
+    def listen(self, listener: Callable[[Happening], object]) -> Callable[[], None]:
+        """See :meth:`rproxy.happenings.Happenings.listen`."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    def _was_told(self, worker: int, happening: Happening) -> bool:
+        """Whether it is news of another worker's already; if not, it will be from now on."""
+        kind = _SHARED.get(happening.kind)
+        if kind is None:
+            return False
+        subject = (kind, happening.policy, happening.server, happening.text)
+        time, workers = self._told.pop(subject, (0.0, set[int]()))
+        known = bool(workers) and abs(happening.time - time) <= WINDOW and worker not in workers
+        self._told[subject] = (time, workers | {worker}) if known else (happening.time, {worker})
+        if len(self._told) > MOST:
+            # The one that was told of longest ago, as each goes to the end when it is told of.
+            del self._told[next(iter(self._told))]
+        return known
+
+    def _add(self, worker: int, happening: Happening) -> None:
+        self._number += 1
+        text = happening.text if happening.kind in _SHARED else f"worker {worker}: {happening.text}".rstrip(": ")
+        added = replace(happening, number=self._number, text=text)
+        self._lately.append(added)
+        for listener in list(self._listeners):
+            listener(added)
