@@ -452,13 +452,14 @@ def group() -> Iterator[Group]:
         yield started
 
 
-def test_with_a_real_proxy(driver: Chrome, group: Group, tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_with_a_real_proxy(driver: Chrome, group: Group, tmp_path: Path, workers: str) -> None:
     """Its figures are shown, its servers are drained and resumed, and its restart is survived."""
     token = tmp_path / "token"
     token.write_text(TOKEN)
     token.chmod(0o600)
     ports = f"tcp:{free_port()}:interface=127.0.0.1", f"tcp:{free_port()}:interface=127.0.0.1"
-    arguments = "--listen", ports[0], "--admin", ports[1], "--admin-token", str(token)
+    arguments = "--listen", ports[0], "--workers", workers, "--admin", ports[1], "--admin-token", str(token)
     proxy = group.proxy(*arguments)
     group.pool_server(proxy.port, HOSTILE, "111")
     page = Page(driver, f"http://127.0.0.1:{proxy.wait_for_log(ADMIN)[1]}/")
