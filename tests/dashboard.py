@@ -140,6 +140,10 @@ class StandIn(Process):
         given = {"number": 1, "time": time.time(), "kind": "registered", "policy": "", "server": "", "text": ""}
         self._put("happening", msgspec_json.encode(Happening(**{**given, **happening})))
 
+    def demand_token(self) -> None:
+        """Have those who only look give the token too, as from another machine."""
+        self._put("private", b"")
+
     def _put(self, what: str, body: bytes) -> None:
         with urlopen(Asking(f"{self.url}standin/{what}", body, method="PUT"), timeout=PATIENCE):
             pass
@@ -155,6 +159,7 @@ class Listener(Resource):
         self._figures = make_figures()
         self._happenings: list[bytes] = []
         self._streams: list[Request] = []
+        self._private = False
 
     def render(self, request: Request) -> bytes | int:
         path = request.path.decode()
@@ -182,13 +187,18 @@ class Listener(Resource):
         if path == "/standin/figures":
             self._figures = msgspec_json.decode(body, type=Figures)
             self.send_figures()
+        elif path == "/standin/private":
+            self._private = True
         else:
             self._happenings.append(event("happening", body))
             for stream in self._streams:
                 stream.write(self._happenings[-1])
         return b""
 
-    def _stream(self, request: Request) -> int:
+    def _stream(self, request: Request) -> bytes | int:
+        if self._private and not may(request):
+            request.setResponseCode(HTTPStatus.UNAUTHORIZED)
+            return b'{"error": "Asking from another machine needs the token of --admin-token."}'
         request.setHeader("content-type", "text/event-stream")
         request.write(b": hello\n\n" + b"".join(self._happenings))
         request.write(event("figures", msgspec_json.encode(self._figures)))
@@ -197,7 +207,7 @@ class Listener(Resource):
         return NOT_DONE_YET
 
     def _act(self, request: Request, body: bytes, server_id: str, action: str) -> tuple[HTTPStatus, dict[str, Any]]:
-        if request.getHeader("authorization") != f"Bearer {TOKEN}":
+        if not may(request):
             return HTTPStatus.UNAUTHORIZED, {"error": "This token isn't that of --admin-token: give the right one."}
         policy = json.loads(body).get("policy")
         found = 0
@@ -221,6 +231,11 @@ class Listener(Resource):
         request.setHeader("content-security-policy", POLICY)
         request.setHeader("x-content-type-options", "nosniff")
         return path.read_bytes()
+
+
+def may(request: Request) -> bool:
+    """Whether it has the token."""
+    return request.getHeader("authorization") == f"Bearer {TOKEN}"
 
 
 def event(name: str, data: bytes) -> bytes:

@@ -387,6 +387,25 @@ def test_token_is_kept_nowhere(page: StandInPage) -> None:
     assert page.find("#action-token").is_displayed()
 
 
+def test_looking_from_elsewhere(page: StandInPage) -> None:
+    """Where even that needs the token, it is asked for, and changes need it no second time."""
+    page.may_fail = True
+    page.proxy.show(two_policies())
+    page.proxy.demand_token()
+    page.driver.get(page.url)
+    page.wait_text("#connection", "token needed")
+    page.wait_text("#action-error", "Asking from another machine needs the token")
+    page.confirm("a-wrong-token")
+    wait_for(lambda: page.find("#action").is_displayed(), PATIENCE, "the second question")
+    page.confirm(TOKEN)
+
+    page.wait_text("#connection", "live")
+    page.wait_row("111", "100", state="up")
+    page.press("111", "100", "drain")
+    page.confirm()
+    page.wait_row("111", "100", state="draining")
+
+
 def test_nothing_is_done_unless_confirmed(page: StandInPage) -> None:
     """Cancelling leaves all as it is."""
     figures = two_policies()

@@ -67,7 +67,10 @@ export class Actions {
 
   /** Ask for the token alone: even reading needs it here. `why` is the proxy's word, `then` is called with the token. */
   askToken(why, then) {
-    if (this.#dialog.open) return;
+    if (this.#dialog.open) {
+      this.#dialog.addEventListener("close", () => this.askToken(why, then), { once: true });
+      return;
+    }
     this.#wanted = { then };
     put(element("action-title"), "Which token?");
     put(element("action-effect"), "From where you are, this proxy shows itself only to who has its admin token.");

@@ -62,13 +62,13 @@ class Dashboard {
   }
 
   #tell(state, why) {
+    if (state === "token") this.#actions.askToken(why, () => this.#stream.again());
     if (this.#connection[0] === state && this.#connection[1] === why) return;
     put(element("notice"), state === "live" && this.#connection[0] ? "Connected again." : "");
     this.#connection = [state, why];
     put(element("connection"), STATES[state]);
     mark(element("connection"), "data-kind", { live: "up", lost: "down", token: "held" }[state]);
     mark(document.body, "data-stale", state === "live" ? null : "");
-    if (state === "token") this.#actions.askToken(why, () => this.#stream.again());
     this.#warn();
   }
 
@@ -117,8 +117,11 @@ class Dashboard {
 
   #warn() {
     const [state, why] = this.#connection;
-    const lost = state === "lost" ? [`Connection lost, trying again (${why}). What you see is old.`] : [];
-    const warnings = [...lost, ...(this.#figures ? warningsOf(this.#figures) : [])];
+    const texts = {
+      lost: [`Connection lost, trying again (${why}). What you see is old.`],
+      token: ["The proxy shows nothing without its admin token. Load this page again to be asked for it."],
+    };
+    const warnings = [...(texts[state] ?? []), ...(this.#figures ? warningsOf(this.#figures) : [])];
     const shown = [...element("banners").children].map((each) => each.textContent);
     if (warnings.join("\n") === shown.join("\n")) return;
     element("banners").replaceChildren(

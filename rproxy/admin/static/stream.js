@@ -59,7 +59,8 @@ export class Stream {
       this.#onState(state, why);
       await new Promise((resolve) => {
         this.#wake = resolve;
-        setTimeout(resolve, this.#pause * 1000);
+        // Without another token it would be refused again.
+        if (state !== "token") setTimeout(resolve, this.#pause * 1000);
       });
       this.#pause = Math.min(this.#pause * 2, PAUSES[1]);
     }
