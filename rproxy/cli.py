@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from rproxy import __version__, audit, packetfiles, sending, simulation
+from rproxy.commands import changing, completing, explaining, servers, status, top
 from rproxy.policies import checking
 
 
@@ -32,6 +33,14 @@ COMMANDS: tuple[tuple[str, str, Command], ...] = (
     ("policies", "say what a policies file allows, and what it changes", checking),
     ("simulate", "run a proxy, pool servers and clients on this machine, and check every answer", simulation),
     ("audit", "check an audit trail, and ask it who received what", audit),
+    ("status", "show how a running proxy is", status),
+    ("servers", "list the servers of a running proxy, and how each is", servers),
+    ("explain", "say what would become of a packet at a running proxy, and why", explaining),
+    ("drain", "give a server nothing new", changing.DRAIN),
+    ("resume", "undo a drain", changing.RESUME),
+    ("revoke", "end a server's registrations", changing.REVOKE),
+    ("top", "watch the servers of a running proxy", top),
+    ("completion", "print what makes a shell complete these commands", completing),
 )
 
 
@@ -46,7 +55,7 @@ def make_parser() -> argparse.ArgumentParser:
     for name, text, command in COMMANDS:
         subparser = subparsers.add_parser(name, help=text)
         command.add_arguments(subparser)
-        subparser.set_defaults(run=command.run)
+        subparser.set_defaults(run=command.run, parser=parser)
     return parser
 
 

@@ -66,6 +66,7 @@ STEPS: list[Callable[[World, str], object]] = [
     lambda world, it: world.control.resume(it, None),
     lambda world, it: world.control.revoke(it, None),
     lambda world, it: world.client.ask("a", "b", "c"),
+    lambda world, it: world.client.ask("a"),
     lambda world, it: world.client.ask(BIG),
     lambda world, it: world.server(it).refuse(),
     lambda world, it: world.server(it).accept(),
@@ -87,8 +88,12 @@ class ExplainTests(ProxyCase):
         proxy = self.proxy(max_fails=1, timeout=2.0)
         control = control_of(proxy)
         client = proxy.client()
+        world = World(proxy, control, client)
+        for server_id in "1", "2":
+            getattr(world.server(server_id), drawn.draw(st.sampled_from(["accept", "hang"])))()
+            world.register(server_id, pipeline=2, connections=drawn.draw(st.integers(1, 3)), lease=30)
         for step in drawn.draw(st.lists(st.sampled_from(STEPS), max_size=14)):
-            step(World(proxy, control, client), drawn.draw(st.sampled_from(["1", "2"])))
+            step(world, drawn.draw(st.sampled_from(["1", "2"])))
         policy = proxy.factory.router.routes.get("111")
         if policy is None:
             return

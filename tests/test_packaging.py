@@ -85,6 +85,7 @@ ORDER = (
     "client",
     "sending",
     "simulation",
+    "commands",
     "cli",
     "options",
     "workers",

@@ -39,12 +39,11 @@ class MemoryWorker:
     def ask(self, name: str, **arguments: Any) -> Deferred[Any]:
         if self.hangs:
             return Deferred(lambda cancelled: cancelled.errback(ChannelError("nobody waits")))
-        answering = Deferred.fromCoroutine(self._answer(name, arguments))
-        return answering.addCallback(json.dumps).addCallback(json.loads)
+        return Deferred.fromCoroutine(self._answer(name, arguments))
 
     async def _answer(self, name: str, arguments: dict[str, Any]) -> Any:
         answer = answers_of(self.control, self.number)[name](**json.loads(json.dumps(arguments)))
-        return await answer if isinstance(answer, Deferred) else answer
+        return json.loads(json.dumps(await answer if isinstance(answer, Deferred) else answer))
 
     def stop(self) -> None:
         """See :class:`rproxy.workers.supervising.Worker`."""
@@ -115,10 +114,14 @@ class WorkersControlTests(ProxyCase):
     def test_none_answers(self) -> None:
         for worker in self.workers.values():
             worker.hangs = True
-        asked = [self.control.figures(), self.control.explain("111", Peer("127.0.0.1")), self.control.drain("1", None)]
+        asked: list[Any] = [
+            self.control.figures(),
+            self.control.explain("111", Peer("127.0.0.1")),
+            self.control.drain("1", None),
+        ]
         self.clock.advance(SECONDS)
         for each in asked:
-            self.failureResultOf(each, ControlError)  # type: ignore[arg-type]  # Deferreds of several kinds
+            self.failureResultOf(each, ControlError)
 
     def test_explain(self) -> None:
         self.register(1)

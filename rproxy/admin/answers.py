@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
+from rproxy.packets import MAX_FIELD
 from rproxy.reporting import Explanation
 
 
@@ -35,7 +37,7 @@ class Explained(Struct):
 class Change(Struct, forbid_unknown_fields=True):
     """What a change is about: one policy, or all that the server serves."""
 
-    policy: str | None = None
+    policy: Annotated[str, Meta(min_length=1, max_length=MAX_FIELD)] | None = None
 
 
 class Changed(Struct):

@@ -21,7 +21,7 @@ _DOES = {
     "resume": "Undo a drain",
     "revoke": "End the server's registrations; it may register again",
 }
-#: Text that can be an id or a policy (docs/protocol.rst, Packets), but for characters that aren't printable.
+#: Text that can be an id or a policy (docs/protocol.rst, Packets), but for its characters.
 _ID = {"type": "string", "minLength": 1, "maxLength": MAX_FIELD}
 
 

@@ -1,0 +1,200 @@
+"""The way to the admin listener and back: the arguments that all commands share, HTTP, and how a command ends."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+import sys
+from argparse import ArgumentTypeError
+from collections.abc import Callable
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote, urlencode
+
+import msgspec
+from attrs import frozen
+
+from rproxy.figures import Figures
+
+T = TypeVar("T")
+
+#: Where the listener is unless told otherwise, and the variable that may say so.
+ADDRESS = "127.0.0.1:9000"
+VARIABLE = "RPROXY_ADMIN"
+#: For an answer, in seconds.
+SECONDS = 10.0
+
+EPILOG = (
+    f"The proxy has to run with --admin. Exit codes: 0 done; 1 refused, or nothing found; 2 the proxy can't be reached,"
+    f" or the arguments can't be understood. The variable {VARIABLE} may say where it is."
+)
+
+
+class UnreachableError(Exception):
+    """There is no admin listener; the text says what was tried."""
+
+
+class RefusedError(Exception):
+    """The proxy doesn't do it; the text is its own."""
+
+
+@frozen
+class Address:
+    """Where a listener is: a host and a port, or the path of a Unix socket."""
+
+    host: str
+    port: int
+    path: str | None = None
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}" if self.path is not None else f"{self.host}:{self.port}"
+
+
+def admin_address(text: str) -> Address:
+    """Take an address.
+
+    :raises ArgumentTypeError: it is none.
+    """
+    from rproxy.listening import parse_address
+
+    kind, _, path = text.partition(":")
+    if kind == "unix" and path:
+        return Address("localhost", 0, path)
+    try:
+        return Address(*parse_address(text))
+    except ValueError as error:
+        raise ArgumentTypeError(f"{error}, or unix:PATH") from None
+
+
+def token(text: str) -> str:
+    """Take the file of a token.
+
+    :raises ArgumentTypeError: it is none.
+    """
+    from rproxy.admin.guarding import read_token
+
+    try:
+        return read_token(Path(text))
+    except ValueError as error:
+        raise ArgumentTypeError(str(error)) from None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what all of these commands take."""
+    parser.epilog = EPILOG
+    parser.add_argument(
+        "--admin",
+        type=admin_address,
+        default=os.environ.get(VARIABLE, ADDRESS),
+        metavar="ADDRESS",
+        help=f"where the proxy's admin listener is: [HOST:]PORT or unix:PATH [default: {ADDRESS}]",
+    )
+    parser.add_argument(
+        "--token-file", type=token, metavar="FILE", help="the token that the proxy was given by --admin-token"
+    )
+    parser.add_argument("--json", action="store_true", help="print the answer as JSON")
+
+
+class _UnixConnection(HTTPConnection):
+    """HTTP over a Unix socket."""
+
+    def __init__(self, path: str, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+class Admin:
+    """An admin listener, asked one thing at a time.
+
+    :param token: None if there is none to show.
+    """
+
+    def __init__(self, address: Address, token: str | None) -> None:
+        self._address = address
+        self._token = token
+
+    def figures(self) -> Figures:
+        """See :meth:`ask`."""
+        return self.convert(self.ask("GET", "/api/v1/figures"), Figures)
+
+    def explain(self, policy: str, client: str | None) -> Any:
+        """See :meth:`ask`."""
+        query = {"policy": policy} if client is None else {"policy": policy, "client": client}
+        return self.ask("GET", f"/api/v1/explain?{urlencode(query)}")
+
+    def change(self, what: str, server_id: str, policy: str | None) -> int:
+        """Drain, resume or revoke, and return of how many registrations that was true; see :meth:`ask`."""
+        body = {} if policy is None else {"policy": policy}
+        answer = self.ask("POST", f"/api/v1/servers/{quote(server_id, safe='')}/{what}", body)
+        return int(answer["registrations"])
+
+    def convert(self, answer: Any, kind: type[T]) -> T:
+        """Take an answer for what it should be.
+
+        :raises UnreachableError: it isn't.
+        """
+        try:
+            return msgspec.convert(answer, kind)
+        except msgspec.ValidationError as error:
+            raise UnreachableError(f"what answers at {self._address} is of another version: {error}") from None
+
+    def ask(self, method: str, path: str, body: Any = None) -> Any:
+        """Ask, and return what the JSON of the answer says.
+
+        :raises UnreachableError: nobody answers, or somebody else.
+        :raises RefusedError: the answer is no.
+        """
+        headers = {} if self._token is None else {"Authorization": f"Bearer {self._token}"}
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        try:
+            status, raw = self._exchange(method, path, None if body is None else json.dumps(body), headers)
+        except (OSError, HTTPException) as error:
+            why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise UnreachableError(f"no admin listener answers at {self._address}: {why}") from None
+        try:
+            answer = json.loads(raw)
+            if status == 200:
+                return answer
+            text = str(answer["error"])
+        except (ValueError, LookupError, TypeError):
+            raise UnreachableError(f"what answers at {self._address} is no admin listener of rproxy") from None
+        raise RefusedError(text)
+
+    def _exchange(self, method: str, path: str, body: str | None, headers: dict[str, str]) -> tuple[int, bytes]:
+        address = self._address
+        if address.path is not None:
+            connection: HTTPConnection = _UnixConnection(address.path, SECONDS)
+        else:
+            connection = HTTPConnection(address.host, address.port, timeout=SECONDS)
+        try:
+            connection.request(method, path, body, headers)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        finally:
+            connection.close()
+
+
+def asking(args: argparse.Namespace, do: Callable[[Admin], int]) -> int:
+    """Do what a command does, and return its exit code; what goes wrong is said in a sentence."""
+    try:
+        return do(Admin(args.admin, args.token_file))
+    except RefusedError as error:
+        code = 1
+        text = str(error)
+    except UnreachableError as error:
+        code = 2
+        text = str(error)
+    if args.json:
+        print(json.dumps({"error": text}))
+    else:
+        print(f"rproxy {args.command}: {text}", file=sys.stderr)
+    return code

@@ -1,0 +1,234 @@
+"""The commands that ask a running proxy: what they print, and how they end; against a real one."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from attrs import frozen
+from rich.console import Console
+from twisted.trial.unittest import SynchronousTestCase
+
+from rproxy.cli import COMMANDS, main
+from rproxy.commands.showing import columns, duration, milliseconds, plain, status
+from rproxy.commands.top import make_table
+from rproxy.figures import Figures
+from rproxy.tallies import new_times, observe
+from tests.support import PATIENCE, Talk, Twistd, data_packet, environment, free_port, run, wait_for
+
+HOST = "127.0.0.1"
+TOKEN = "0123456789abcdef"
+
+
+@frozen
+class Running:
+    """A proxy with an admin listener, and a pool server that is registered with it."""
+
+    proxy: Twistd
+    token: Path
+    path: Path
+    capsys: pytest.CaptureFixture[str]
+
+    def run(self, *arguments: str, admin: str | None = None) -> tuple[int, str, str]:
+        """Run a command in this process: its exit code, and what it printed."""
+        where = f"unix:{self.path}" if admin is None else admin
+        try:
+            code = main([*arguments, "--admin", where])
+        except SystemExit as end:
+            code = int(end.code or 0)
+        printed = self.capsys.readouterr()
+        return code, printed.out, printed.err
+
+    def change(self, *arguments: str) -> tuple[int, str, str]:
+        """Run a command that needs the token."""
+        return self.run(*arguments, "--token-file", str(self.token))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the proxy's socket and its token are."""
+    folder = tmp_path_factory.mktemp("admin")
+    (folder / "token").write_text(f"{TOKEN}\n")
+    (folder / "token").chmod(0o600)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def proxy(folder: Path) -> Iterator[Twistd]:
+    """The proxy, with a pool server that serves policy 111."""
+    admin = ("--admin", f"unix:{folder / 'admin.sock'}", "--admin-token", str(folder / "token"))
+    with Twistd("rproxy", "--port", "0", *admin, "--queue-timeout", "0.01") as proxy:
+        to_proxy = ("--revproc", str(proxy.port), "--listen", f"tcp:0:interface={HOST}")
+        with Twistd("rpoolserver", "--id", "100", "--pp", "111", *to_proxy) as server:
+            server.wait_for_log("Registered for privacy policy")
+            yield proxy
+
+
+@pytest.fixture
+def running(proxy: Twistd, folder: Path, capsys: pytest.CaptureFixture[str]) -> Running:
+    return Running(proxy, folder / "token", folder / "admin.sock", capsys)
+
+
+def test_commands(running: Running) -> None:
+    """Each shows what it is for, and what one changes the others show."""
+    with closing(Talk(running.proxy.port)) as talk:
+        assert talk.ask(data_packet("1", "111", "xyz1"))["type"] == "2"
+        code, out, err = running.run("status")
+        assert (code, err) == (0, "")
+        assert "is ready\n1 packets: 1 acked, 0 refused, 0 whose client was gone, 0 in flight" in out
+        code, out, _ = running.run("servers", "--policy", "111")
+        assert (code, out.splitlines()[1].split()[:2]) == (0, ["111", "100"])
+        assert running.run("explain", "111")[:2] == (0, running.run("explain", "111", "--client", "10.0.0.9")[1])
+        assert running.change("drain", "100") == (0, "Draining 1 registration of server 100\n", "")
+        code, out, _ = running.run("explain", "111")
+        assert code == 1
+        assert "an operator had it drained" in out
+        assert talk.ask(data_packet("1", "111", "xyz1"))["error"] == "no-server"
+        assert running.change("resume", "100", "--policy", "111") == (0, "Resumed 1 registration of server 100\n", "")
+        assert talk.ask(data_packet("1", "111", "xyz1"))["type"] == "2"
+        assert running.change("revoke", "100") == (0, "Revoked 1 registration of server 100\n", "")
+        wait_for(lambda: running.run("servers")[0] == 0, PATIENCE, "the server to register again")
+
+
+def test_json(running: Running) -> None:
+    """All of it as JSON, refusals too."""
+    for command in (["status"], ["servers"], ["explain", "111"], ["top", "--looks", "1"]):
+        code, out, err = running.run(*command, "--json")
+        assert (code, err) == (0, ""), command
+        assert "100" in json.dumps(json.loads(out)), command
+    code, out, err = running.change("drain", "nobody", "--json")
+    assert (code, err) == (1, "")
+    assert "no server nobody is registered" in json.loads(out)["error"]
+
+
+def test_refused(running: Running) -> None:
+    """In a sentence, by code 1."""
+    code, out, err = running.change("drain", "nobody")
+    assert (code, out) == (1, "")
+    assert err.startswith("rproxy drain: no server nobody is registered")
+    code, _, err = running.run("drain", "100")
+    assert code == 1
+    assert "--admin-token" in err
+    assert running.run("servers", "--policy", "999") == (1, "No server is registered for policy 999\n", "")
+    assert running.run("explain", "999")[0] == 1
+
+
+def test_not_there(running: Running, tmp_path: Path) -> None:
+    """Who can't be reached, or is somebody else, by code 2."""
+    proxy = str(running.proxy.port)
+    for where in (str(free_port()), f"unix:{tmp_path}/none", proxy):
+        code, out, err = running.run("status", admin=where)
+        assert (code, out) == (2, ""), where
+        assert "admin listener" in err
+    for wrong in ("x", "unix:", "99999", "1:2:3"):
+        assert running.run("status", admin=wrong)[0] == 2
+    assert running.run("drain", "100", "--token-file", str(tmp_path / "none"))[0] == 2
+
+
+def test_top(running: Running) -> None:
+    """The table, as often as it is asked for."""
+    code, out, err = running.run("top", "--looks", "2", "--interval", "0.01")
+    assert (code, err) == (0, "")
+    assert "is ready" in out
+    assert "ACKS/S" in out
+
+
+def test_variable(running: Running) -> None:
+    """The address may come from the environment."""
+    argv = [sys.executable, "-m", "rproxy.cli", "status"]
+    env = {**environment(), "RPROXY_ADMIN": f"unix:{running.path}"}
+    ended = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_hangs_up(running: Running) -> None:
+    """A listener that says nothing is no admin listener."""
+
+    def hang_up() -> None:
+        listener.accept()[0].close()
+
+    with socket.create_server((HOST, 0)) as listener:
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        code, _, err = running.run("status", admin=str(listener.getsockname()[1]))
+        thread.join()
+    assert code == 2
+    assert "no admin listener answers" in err
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion(shell: str, tmp_path: Path) -> None:
+    """A script that knows every command; bash completes by it."""
+    ended = run([sys.executable, "-m", "rproxy.cli", "completion", shell])
+    assert (ended.returncode, ended.stderr) == (0, "")
+    for name, _, _ in COMMANDS:
+        assert name in ended.stdout
+    if shell == "bash":
+        script = tmp_path / "rproxy"
+        script.write_text(ended.stdout)
+        find = 'complete -p rproxy | sed "s/.*-F \\([^ ]*\\).*/\\1/"'
+        ask = f'. {script}; COMP_WORDS=(rproxy dr); COMP_CWORD=1; f=$({find}); $f; echo "${{COMPREPLY[@]}}"'
+        done = subprocess.run(
+            ["bash", "-c", ask], env={**os.environ}, capture_output=True, text=True, timeout=PATIENCE, check=False
+        )
+        assert done.stdout.split() == ["drain"], done
+
+
+class ShowingTests(SynchronousTestCase):
+    """What strangers name their things can't speak to a terminal, and numbers are readable."""
+
+    def figures(self, name: str = "[red]\x1b[2J") -> Figures:
+        none: dict[str, Any] = {"connections": 0, "in_flight": 0}
+        where: dict[str, Any] = {"policy": name, "id": name, "host": "h", "port": 1, "pipeline": None}
+        server = {**none, **where, "states": {"up": 1, "down": 1}, "weight": 1, "share": 1, "acked": 7}
+        store = {"name": "memory", "away": "gone", "away_for": 90.0}
+        process = {**none, "number": 1, "pid": 1, "uptime": 5.0, "open_files": 1, "max_open_files": 2, "store": store}
+        value = {
+            **none,
+            "version": "1",
+            "state": "ready",
+            "counters": {"refused": {"no-server": 2}},
+            "missing": [2],
+            "policies": [{"name": name, "servers": [server]}],
+            "processes": [process],
+        }
+        return msgspec.convert(value, Figures)
+
+    def test_status(self) -> None:
+        text = "\n".join(status(self.figures()))
+        self.assertNotIn("\x1b", text)
+        for said in "2 refused", "workers didn't tell: 2", "worker 1", "away for 1.5 min: gone":
+            self.assertIn(said, text)
+
+    def test_top(self) -> None:
+
+        before, after = self.figures(), self.figures()
+        after.processes[0].uptime += 2
+        after.policies[0].servers[0].acked += 10
+        console = Console(width=200)
+        with console.capture() as printed:
+            console.print(make_table(before, after))
+        (row,) = (line for line in printed.get().splitlines() if "[red]?[2J" in line)
+        self.assertIn("1 up, 1 down", row)
+        self.assertEqual(row.split()[6], "5")
+
+    def test_units(self) -> None:
+        self.assertEqual([duration(each) for each in (3, 90, 7200, 90000)], ["3 s", "1.5 min", "2.0 h", "1.0 d"])
+        times = new_times()
+        self.assertEqual(milliseconds(times, 0.5), "-")
+        observe(times, 0.004)
+        self.assertEqual(milliseconds(times, 0.5), "3.75 ms")
+
+    def test_columns(self) -> None:
+        self.assertEqual(columns(("A", "B"), [("1\n", "22"), ("333", "")]), ["A    B", "1?   22", "333"])
+        self.assertEqual(plain("a\u202eb"), "a?b")
