@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from configparser import ConfigParser
 from pathlib import Path
 
 from twisted.application.service import IServiceMaker, ServiceMaker
@@ -210,6 +211,23 @@ class ImportTests(SynchronousTestCase):
                 self.assertNotIn("twisted", {imported[0] for imported in imports_of(path)}, f"in {name}")
                 impure = rooms_imported(path) - PURE
                 self.assertFalse(impure, f"{name} is of the pure core, and {impure} may import Twisted")
+
+
+class PackageDataTests(SynchronousTestCase):
+    """What isn't Python is installed as well."""
+
+    def test_all_of_the_dashboard(self) -> None:
+        """Each file of it, the licence of what isn't ours among them."""
+        setup = ConfigParser()
+        setup.read(ROOT / "setup.cfg", "utf-8")
+        folder = PACKAGE / "admin"
+        installed = {
+            path for pattern in setup["options.package_data"]["rproxy.admin"].split() for path in folder.glob(pattern)
+        }
+
+        files = {path for path in (folder / "static").rglob("*") if path.is_file()}
+        self.assertIn(folder / "static" / "uPlot-LICENSE", files)
+        self.assertEqual(files - installed, set())
 
 
 class SampleTests(SynchronousTestCase):
