@@ -26,7 +26,19 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 import tests.strategies  # noqa: F401  # the profile that Hypothesis runs under
 from rproxy.records import NOBODY, Record
-from rproxy.stores import ENDS, LEASED_ENDS, PRESENCE, Message, News, Position, Store, StoreError, StoreRefusedError
+from rproxy.stores import (
+    ENDS,
+    LEASED_ENDS,
+    MOST_ENDS,
+    PRESENCE,
+    Message,
+    News,
+    Position,
+    Store,
+    StoreError,
+    StoreRefusedError,
+    tables,
+)
 from rproxy.stores.databases import APPLICATION, VERSION, Database, open_database
 from rproxy.stores.ledger import Ledger
 from rproxy.stores.sqlite import SqliteStore
@@ -422,6 +434,13 @@ class ExchangeTests(SynchronousTestCase):
 
         self.assertEqual(self.tell(Message("a")).records, [record("1")])
 
+    def test_the_oldest_ends_are_found_at_once(self) -> None:
+        """However many records stand: they aren't walked over."""
+        statement = f"EXPLAIN QUERY PLAN SELECT max(sequence), count(*) FROM records WHERE {tables._OLDEST_ENDS}"
+        plan = [step for *_, step in self.database.connection.execute(statement, (1,))]
+        self.assertEqual(plan[0], "SEARCH records USING PRIMARY KEY (key=?)")
+        self.assertIn("SCAN records USING COVERING INDEX ends_by_sequence", plan)
+
 
 SECONDS = st.sampled_from([0.0, 0.5, 1.0, 14.5, 15.0, LEASED_ENDS - 1, LEASED_ENDS, ENDS])
 HOLDERS = st.sampled_from([NOBODY, "a", 'b"\u00e9'])
@@ -451,15 +470,18 @@ STEPS = st.tuples(
 class LedgerTests(SynchronousTestCase):
     """The same answers as the plain rules give."""
 
-    @given(st.lists(STEPS, max_size=12))
-    def test_same_answers(self, steps: list[Any]) -> None:
-        """To any messages; but who is there is written down less often, which has its own tests."""
+    @given(st.lists(STEPS, max_size=12), st.sampled_from([MOST_ENDS, 0, 1, 3]))
+    def test_same_answers(self, steps: list[Any], most_ends: int) -> None:
+        """To any messages, with room for all ends or for few.
+
+        Who is there is written down less often, which has its own tests.
+        """
         now = 0.0
         with TemporaryDirectory() as folder:
-            database = open_database(Path(folder) / "registry", "boot", now)
+            database = open_database(Path(folder) / "registry", "boot", now, most_ends)
             with closing(database.connection):
                 life = database.tables.exchange(Message("a"), now).position.life
-                ledger = Ledger(life, lambda: now)
+                ledger = Ledger(life, lambda: now, most_ends)
                 for seconds, process, ago, records, renewed, leaves in steps:
                     now += seconds
                     since = None if ago is None else Position(life, ledger.sequence - ago)

@@ -20,7 +20,7 @@ from sqlite3 import Connection
 from attrs import frozen
 
 from rproxy.records import RecordError
-from rproxy.stores import StoreError, StoreRefusedError
+from rproxy.stores import MOST_ENDS, StoreError, StoreRefusedError
 from rproxy.stores.tables import Tables
 
 #: What says in a file that it is ours: "rpxy".
@@ -56,11 +56,12 @@ class Database:
             raise StoreError("the file was deleted or replaced")
 
 
-def open_database(path: Path, boot: str, seconds: float) -> Database:
+def open_database(path: Path, boot: str, seconds: float, most_ends: int = MOST_ENDS) -> Database:
     """Open the file, and make it a store if there is nothing yet.
 
     :param boot: which start of the machine its clock counts from.
     :param seconds: what that clock says.
+    :param most_ends: how many ends are remembered at most.
     :raises StoreError: it can't be used now.
     :raises StoreRefusedError: it is something else, corrupt, or of a newer release.
     :raises sqlite3.Error: it can't be used now.
@@ -74,7 +75,7 @@ def open_database(path: Path, boot: str, seconds: float) -> Database:
             _inspect(path)
         connection = _connect(path, "rw")
         try:
-            tables = Tables(connection, boot)
+            tables = Tables(connection, boot, most_ends)
             _prepare(path, connection, tables, seconds)
         except BaseException:
             connection.close()
