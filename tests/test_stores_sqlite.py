@@ -1,4 +1,5 @@
-"""Tests for ``rproxy.stores.sqlite`` and what it is made of: ``tables``, ``databases`` and ``worker``."""
+"""Tests for ``rproxy.stores.sqlite`` and what it is made of: ``tables``, ``databases``,
+``files`` and ``worker``."""
 
 from __future__ import annotations
 
@@ -38,9 +39,11 @@ from rproxy.stores import (
     Store,
     StoreError,
     StoreRefusedError,
+    files,
     tables,
 )
-from rproxy.stores.databases import APPLICATION, VERSION, Database, open_database
+from rproxy.stores.databases import Database, check_file, open_database
+from rproxy.stores.files import APPLICATION, VERSION, alone
 from rproxy.stores.ledger import Ledger
 from rproxy.stores.sqlite import SqliteStore
 from rproxy.stores.worker import Worker
@@ -128,7 +131,7 @@ class SqliteStoreTests(StoreContract, TestCase):
             await store.close()
 
         self.assertEqual((threading.active_count(), self.open_files()), before)
-        self.assertEqual([path.name for path in self.folder.iterdir()], ["registry"])
+        self.assertEqual(sorted(path.name for path in self.folder.iterdir()), ["registry", "registry-lock"])
 
     async def test_deleted(self) -> None:
         """Who uses it is told, and begins a new one; the others come to it too."""
@@ -349,6 +352,93 @@ class FileTests(SynchronousTestCase):
         self.make("UPDATE records SET record = 'x' WHERE sequence = 7")
         self.refused("damaged .no record")
 
+    def test_another_form(self) -> None:
+        self.make("PRAGMA user_version = 0")
+        self.refused("is not a store that rproxy made")
+
+    def test_a_checkpoint_that_was_interrupted(self) -> None:
+        """The file has its first page, and all others are beside it yet: SQLite knows."""
+        database = self.open()
+        database.connection.execute("PRAGMA wal_autocheckpoint = 0")
+        beside = self.folder / "registry-wal"
+        before = self.path.read_bytes()
+        records = [record(str(number)) for number in range(300)]
+        database.tables.exchange(Message("a", records=records), 0.0)
+        saved = beside.read_bytes()
+        database.connection.close()
+        self.path.write_bytes(self.path.read_bytes()[:4096] + before[4096:])
+        beside.write_bytes(saved)
+
+        check_file(self.path)
+        self.assertEqual(self.open().tables.exchange(Message("a"), 0.0).records, records)
+
+    def test_open_to_others(self) -> None:
+        """To read it is too much: there are digests of tokens in it."""
+        self.make()
+        for mode in 0o640, 0o604, 0o620, 0o602:
+            self.path.chmod(mode)
+            self.refused("is open to other users: close it by: chmod go= ")
+            with self.assertRaises(StoreRefusedError):
+                check_file(self.path)
+        self.path.chmod(0o600)
+        self.open()
+
+    def disown(self, path: Path) -> None:
+        """As if another user had made it."""
+        if os.geteuid() == 0:
+            os.chown(path, 12345, -1)
+        else:
+            self.patch(os, "geteuid", lambda: 12345)
+
+    def test_another_user_s(self) -> None:
+        """But who looks at it before privileges are shed can't know whose it has to be."""
+        self.make()
+        self.disown(self.path)
+        self.refused("belongs to another user .uid [0-9]+., who could change it: give it")
+        check_file(self.path)
+
+    def test_what_lies_beside_no_file(self) -> None:
+        """It has to go for a new file, so it had better be SQLite's."""
+        for suffix in "-wal", "-shm":
+            beside = self.folder / f"registry{suffix}"
+            beside.write_bytes(b"dear diary")
+            self.refused("is in the way")
+            beside.unlink()
+        self.make()
+        with closing(sqlite3.connect(self.path)) as other:
+            other.execute("SELECT * FROM state").fetchall()
+            self.assertEqual(len([*self.folder.glob("registry-[ws]*")]), 2)
+            self.path.unlink()
+            self.open()
+
+    def test_the_lock(self) -> None:
+        """It is nobody else's to hold: neither one that others made, nor one that they may open, nor a link."""
+        lock = self.folder / "registry-lock"
+        self.open()
+        self.assertEqual(stat.S_IMODE(lock.stat().st_mode), 0o600)
+        lock.chmod(0o644)
+        with self.assertRaisesRegex(StoreRefusedError, "chmod go= .*-lock"):
+            self.open()
+        lock.unlink()
+        lock.symlink_to("elsewhere")
+        with self.assertRaises(OSError):
+            self.open()
+        lock.unlink()
+        lock.touch(0o600)
+        self.disown(lock)
+        with self.assertRaisesRegex(StoreRefusedError, "-lock belongs to another user"):
+            self.open()
+        self.assertFalse((self.folder / "elsewhere").exists())
+
+    def test_the_lock_holds(self) -> None:
+        """Also for who had it in hand when it was deleted."""
+        self.patch(files, "BUSY", 0.0)
+        with alone(self.path):
+            with self.assertRaisesRegex(StoreError, "another process has"):
+                self.open()
+            (self.folder / "registry-lock").unlink()
+            self.open()
+
     def test_it_says_whose_it_is(self) -> None:
         """In the file itself from the beginning, whatever is still beside it."""
         self.open()
@@ -496,14 +586,14 @@ class LedgerTests(SynchronousTestCase):
         """With room for few of them, after ends that come, are replaced by others or by records, and run out."""
         random = Random(7)
         for most_ends in range(4):
-            now = 0.0
+            clock = Clock()
             with TemporaryDirectory() as folder:
-                database = open_database(Path(folder) / "registry", "boot", now, most_ends)
+                database = open_database(Path(folder) / "registry", "boot", 0.0, most_ends)
                 with closing(database.connection):
-                    life = database.tables.exchange(Message("a"), now).position.life
-                    ledger = Ledger(life, lambda: now, most_ends)
+                    life = database.tables.exchange(Message("a"), 0.0).position.life
+                    ledger = Ledger(life, clock.seconds, most_ends)
                     for version in range(1, 60):
-                        now += random.choice((0.0, LEASED_ENDS / 4))
+                        clock.advance(random.choice((0.0, LEASED_ENDS / 4)))
                         lease = random.choice((None, 0.5))
                         told = record(
                             random.choice("12345"), holder=random.choice(("", "a")), lease=lease, version=version
@@ -511,7 +601,9 @@ class LedgerTests(SynchronousTestCase):
                         told = random.choice((told, told.ended(), told.ended()))
                         message = Message("a", Position(life, ledger.sequence - random.randrange(5)), [told])
                         expected = evolve(ledger.exchange(message), processes=0)
-                        self.assertEqual(evolve(database.tables.exchange(message, now), processes=0), expected)
+                        self.assertEqual(
+                            evolve(database.tables.exchange(message, clock.seconds()), processes=0), expected
+                        )
 
 
 class WorkerTests(TestCase):
