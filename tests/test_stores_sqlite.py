@@ -228,6 +228,20 @@ class SqliteStoreTests(StoreContract, TestCase):
         with self.assertRaisesRegex(StoreRefusedError, "is damaged .no record of a registration"):
             await a.open()
 
+    async def test_without_a_state(self) -> None:
+        """Whoever took it away meanwhile: the next exchange tells, and the thread goes on."""
+        a = await self.process("a")
+        with closing(sqlite3.connect(self.path)) as other, other:
+            other.execute("DELETE FROM state")
+        assert isinstance(a.store, SqliteStore)
+        assert a.store._worker is not None
+        # It tells of nothing, and is called by the thread only.
+        self.assertIsNone(await a.store._worker.do(a.store._look))
+
+        await self.fails(a.store.exchange(Message("a")), "its state is missing")
+        with self.assertRaisesRegex(StoreRefusedError, "is damaged .its state is missing"):
+            await a.open()
+
     async def test_several_processes_at_once(self) -> None:
         """All begin at the same moment, where there is nothing; each of their records is there in the end."""
         script = (
@@ -351,6 +365,18 @@ class FileTests(SynchronousTestCase):
     def test_what_is_no_record(self) -> None:
         self.make("UPDATE records SET record = 'x' WHERE sequence = 7")
         self.refused("damaged .no record")
+
+    def test_other_tables(self) -> None:
+        """Without one, or without a column or an index of one."""
+        for statement in (
+            "DROP TABLE processes",
+            "DROP TABLE state",
+            "ALTER TABLE state DROP COLUMN ends",
+            "DROP INDEX ends_by_sequence",
+        ):
+            self.make(statement)
+            self.refused("is damaged .its tables aren't those")
+            self.path.unlink()
 
     def test_another_form(self) -> None:
         self.make("PRAGMA user_version = 0")
@@ -640,6 +666,23 @@ class WorkerTests(TestCase):
 
         self.worker(look)
         await looked
+
+    async def test_a_look_that_fails(self) -> None:
+        """Is logged once, and the thread goes on."""
+        looked: Deferred[None] = Deferred()
+        times: list[None] = []
+
+        def look() -> None:
+            times.append(None)
+            if len(times) == 3:
+                reactor.callFromThread(looked.callback, None)  # type: ignore[attr-defined]  # the module's stand-in
+            raise ZeroDivisionError
+
+        worker = self.worker(look)
+        await looked
+
+        self.assertEqual(await worker.do(lambda: 5), 5)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
     async def test_what_fails(self) -> None:
         worker = self.worker()

@@ -16,7 +16,7 @@ from typing import Any
 
 from attrs import define, field, frozen
 
-from rproxy.records import NOBODY, Record, RecordKey, decode, encode
+from rproxy.records import NOBODY, Record, RecordError, RecordKey, decode, encode
 from rproxy.stores import ENDS, LEASED_ENDS, MOST_ENDS, PRESENCE, Message, News, Position, StoreError
 
 #: For how long a process counts from the time when it was written that it is there. It is written a third of
@@ -38,6 +38,8 @@ CREATE INDEX by_forget ON records (forget) WHERE forget IS NOT NULL;
 CREATE INDEX ends_by_sequence ON records (sequence) WHERE forget IS NOT NULL;
 CREATE TABLE processes (process TEXT NOT NULL PRIMARY KEY, until INTEGER NOT NULL) WITHOUT ROWID;
 """
+
+_STATEMENTS = [statement.strip() for statement in _SCHEMA.split(";") if statement.strip()]
 
 _STATE = """
 SELECT life, boot, sequence, forgotten, ends,
@@ -93,15 +95,18 @@ class Tables:
     def make(self, life: str) -> None:
         """Make the tables, in the transaction that is open."""
         # All at once, by executescript(), would end the transaction first.
-        for statement in _SCHEMA.split(";"):
+        for statement in _STATEMENTS:
             self._connection.execute(statement)
         self._connection.execute("INSERT INTO state VALUES (?, ?, 0, 0, 0)", (life, self._boot))
 
     def check(self, seconds: float) -> None:
         """Read all records, and end the leases of before the machine started; in the transaction that is open.
 
-        :raises RecordError: something in it is no record.
+        :raises RecordError: something in it is no record, or a table isn't as it was made.
         """
+        made = json.loads(self._one("SELECT json_group_array(sql) FROM sqlite_master WHERE sql IS NOT NULL"))
+        if not set(_STATEMENTS) <= set(made):
+            raise RecordError("its tables aren't those that a store has")
         now = _microseconds(seconds)
         state = self._state("")
         self._records("TRUE")
@@ -165,7 +170,7 @@ class Tables:
             self._is_durable = is_durable
 
     def _state(self, process: str) -> _State:
-        state = _State(*self._connection.execute(_STATE, (process,)).fetchone())
+        state = _State(*self._row(_STATE, process))
         if state.boot != self._boot and process:
             raise StoreError("another machine uses it")
         return state
@@ -209,9 +214,7 @@ class Tables:
 
     def _forget(self, which: str, value: int) -> tuple[int, int]:
         """Returns the number of the last change among these ends, 0 if there are none, and how many they were."""
-        last, count = self._connection.execute(
-            f"SELECT max(sequence), count(*) FROM records WHERE {which}", (value,)
-        ).fetchone()
+        last, count = self._row(f"SELECT max(sequence), count(*) FROM records WHERE {which}", value)
         if count:
             self._connection.execute(f"DELETE FROM records WHERE {which}", (value,))
         return last or 0, count
@@ -285,7 +288,17 @@ class Tables:
 
     def _one(self, statement: str, *values: object) -> Any:
         """The only value of the only row of an answer."""
-        return self._connection.execute(statement, values).fetchone()[0]
+        return self._row(statement, *values)[0]
+
+    def _row(self, statement: str, *values: object) -> tuple[Any, ...]:
+        """The only row of an answer.
+
+        :raises RecordError: there is none, as the state is gone: all else has one whatever there is.
+        """
+        row: tuple[Any, ...] | None = self._connection.execute(statement, values).fetchone()
+        if row is None:
+            raise RecordError("its state is missing")
+        return row
 
 
 def _is_end(record: Record | None) -> bool:
