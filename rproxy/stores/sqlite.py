@@ -109,7 +109,7 @@ class SqliteStore:
         if self._database is None:
             return
         # What is wrong, the next exchange will tell.
-        with suppress(sqlite3.Error):
+        with suppress(sqlite3.Error, RecordError):
             if self._database.tables.changed():
                 self._reactor.callFromThread(self._call)
 
