@@ -40,6 +40,7 @@ from rproxy.stores import (
     StoreError,
     StoreRefusedError,
     files,
+    sqlite,
     tables,
 )
 from rproxy.stores.databases import Database, check_file, open_database
@@ -47,7 +48,7 @@ from rproxy.stores.files import APPLICATION, VERSION, alone
 from rproxy.stores.ledger import Ledger
 from rproxy.stores.sqlite import SqliteStore
 from rproxy.stores.worker import Worker
-from tests.contract import LONG, SHORT, Process, StoreContract, record
+from tests.contract import LONG, SHORT, Process, StoreContract, record, until
 
 ROOT = Path(__file__).parent.parent
 
@@ -120,6 +121,28 @@ class SqliteStoreTests(StoreContract, TestCase):
         await a.store.close()
 
         self.assertEqual(len([self.successResultOf(each) for each in told]), 20)
+
+    async def test_closing_a_file_that_hangs(self) -> None:
+        """The reactor goes on, and who closes it needn't wait for longer than the bound; the thread ends later."""
+        self.patch(sqlite, "CLOSING", SHORT)
+        before = threading.active_count()
+        a = await self.process("a")
+        assert isinstance(a.store, SqliteStore)
+        assert a.store._worker is not None
+        goes_on = threading.Event()
+        self.addCleanup(goes_on.set)
+        hanging = a.store._worker.do(goes_on.wait)
+
+        await a.store.close()
+
+        self.assertNoResult(hanging)
+        goes_on.set()
+        self.assertTrue(await hanging)
+
+        async def has_ended() -> bool:
+            return threading.active_count() <= before
+
+        await until(has_ended)
 
     async def test_nothing_is_left(self) -> None:
         """Neither threads nor open files, also where it couldn't be opened."""

@@ -57,10 +57,20 @@ class Worker:
         self._actions.put(act)
         return done
 
-    def stop(self) -> None:
-        """End the thread, and wait for it: to be called when nothing is to be done any more."""
+    def stop(self) -> Deferred[None]:
+        """End the thread after all that is to be done already; nothing is to be done any more.
+
+        :returns: fires when it has ended.
+        """
+        stopped: Deferred[None] = Deferred()
+
+        def stop() -> None:
+            self._reactor.callFromThread(stopped.callback, None)
+
+        self._actions.put(stop)
         self._actions.put(None)
-        self._thread.join()
+        # By then it has nothing left to do that could take any time.
+        return stopped.addCallback(lambda _: self._thread.join())
 
     def _run(self) -> None:
         while True:
