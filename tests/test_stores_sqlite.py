@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import resource
 import sqlite3
@@ -480,13 +481,24 @@ class FileTests(SynchronousTestCase):
         self.assertFalse((self.folder / "elsewhere").exists())
 
     def test_the_lock_holds(self) -> None:
-        """Also for who had it in hand when it was deleted."""
         self.patch(files, "BUSY", 0.0)
-        with alone(self.path):
-            with self.assertRaisesRegex(StoreError, "another process has"):
-                self.open()
-            (self.folder / "registry-lock").unlink()
+        with alone(self.path), self.assertRaisesRegex(StoreError, "another process has"):
             self.open()
+
+    def test_a_lock_that_is_deleted(self) -> None:
+        """By the time that it is held, it isn't what others would lock: another one is made."""
+        lock, flock = self.folder / "registry-lock", fcntl.flock
+        deleted: list[None] = []
+
+        def delete_first(descriptor: int, how: int) -> None:
+            if not deleted:
+                lock.unlink()
+                deleted.append(None)
+            flock(descriptor, how)
+
+        self.patch(fcntl, "flock", delete_first)
+        with alone(self.path):
+            self.assertTrue(lock.exists())
 
     def test_it_says_whose_it_is(self) -> None:
         """In the file itself from the beginning, whatever is still beside it."""
