@@ -277,15 +277,15 @@ class Replica(Service):
         message = Message(self._process, self._position, list(told.values()), left, leaves=not self.running)
         try:
             news = await self._bounded(self._store.exchange(message))
+            self._last = self._clock.seconds()
+            self._take(news)
         except Exception:
-            # Whatever it was: what was to be told still is.
+            # Whatever it was: what was to be told still is, and nobody waits for ever.
             self._pending = told | self._pending
             self._hand_back(self._asking, self._asked)
             self._have_told()
             _fail(confirming)
             raise
-        self._last = self._clock.seconds()
-        self._take(news)
         self._have_told()
         for each in confirming:
             each.callback(None)

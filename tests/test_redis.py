@@ -23,7 +23,17 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from rproxy.counting import Count
 from rproxy.records import NOBODY, Record
-from rproxy.stores import ENDS, LEASED_ENDS, Message, News, Position, Store, StoreError, StoreRefusedError
+from rproxy.stores import (
+    ENDS,
+    LEASED_ENDS,
+    MOST_ENDS,
+    Message,
+    News,
+    Position,
+    Store,
+    StoreError,
+    StoreRefusedError,
+)
 from rproxy.stores.ledger import Ledger
 from rproxy.stores.redis import RedisStore
 from rproxy.stores.redis.link import TIMEOUT, Dialer, Link
@@ -39,7 +49,7 @@ from tests.transports import Transport
 
 without_redis = skipIf(bool(MISSING), MISSING)
 
-STATE, RECORDS, CHANGES, LEASES, ENDED, PROCESSES = keys("rproxy")
+STATE, RECORDS, CHANGES, LEASES, ENDS_DUE, ENDED, PROCESSES = keys("rproxy")
 
 
 def store_at(port: int, **settings: Any) -> RedisStore:
@@ -181,24 +191,24 @@ class RedisStoreTests(StoreContract, RedisCase):
         now = int(self.server.call("TIME").split()[0])
         for ended, seconds in ((leased, LEASED_ENDS), (other, ENDS)):
             key = self.server.call("ZRANGE", CHANGES, "0", "-1").split("\n")[0 if ended is leased else 1]
-            due = float(self.server.call("ZSCORE", ENDED, key)) / 1e6
+            due = float(self.server.call("ZSCORE", ENDS_DUE, key)) / 1e6
             self.assertTrue(-60 < due - seconds - now < 60, (due, seconds, now))
             if ended is leased:
-                self.server.call("ZADD", ENDED, "1", key)
+                self.server.call("ZADD", ENDS_DUE, "1", key)
 
         late = await b.tell()
         self.assertEqual((late.complete, list(late.records)), (True, [other]))
         self.assertFalse((await b.tell()).complete)
 
     async def test_as_the_ledger_does(self) -> None:
-        """Random messages, with leases that are over at once or never."""
+        """Random messages, with leases that are over at once or never, and room for all ends or for few."""
         for seed in range(20):
             self.server.call("FLUSHALL")
-            await self._compare(Random(seed))
+            await self._compare(Random(seed), MOST_ENDS if seed % 2 else seed // 4)
 
-    async def _compare(self, random: Random) -> None:
-        ledger = Ledger("life", Clock().seconds)
-        stores = {name: (await self.process(name)).store for name in "abc"}
+    async def _compare(self, random: Random, most_ends: int) -> None:
+        ledger = Ledger("life", Clock().seconds, most_ends)
+        stores = {name: await self._store_with_room(most_ends) for name in "abc"}
         seen: dict[str, Position | None] = dict.fromkeys(stores)
         positions: list[tuple[Position | None, Position | None]] = [(None, None)]
         for _ in range(40):
@@ -211,6 +221,12 @@ class RedisStoreTests(StoreContract, RedisCase):
             seen[name] = news.position
             positions.append((expected.position, news.position))
 
+    async def _store_with_room(self, most_ends: int) -> Store:
+        store = RedisStore(RedisUrl(((LOOPBACK, self.server.port),)), reactor, Keyring(), most_ends)
+        self.addCleanup(store.close)
+        await store.open(lambda: None)
+        return store
+
     async def test_foreign_data(self) -> None:
         """They stay as they are, and the store isn't used."""
         spoilers: list[tuple[list[str], str]] = [
@@ -219,6 +235,7 @@ class RedisStoreTests(StoreContract, RedisCase):
             (["HSET", RECORDS, '"policy":"111","id":"100","holder":""', '1\tstands\t1\t{"policy":1}'], "no record"),
             (["DEL", STATE], "some of its data are missing"),
             (["DEL", CHANGES], "some of its data are missing"),
+            (["ZADD", ENDED, "1", "x"], "some of its data are missing"),
             (["SET", RECORDS, "x"], "in use for something else"),
             (["SET", PROCESSES, "x"], "in use for something else"),
         ]

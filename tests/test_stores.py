@@ -77,6 +77,19 @@ class LedgerTests(SynchronousTestCase):
         self.clock.advance(ENDS - LEASED_ENDS)
         self.assertEqual(self.tell(Message("b")).records, [])
 
+    def test_there_is_room_for_so_many_ends(self) -> None:
+        """The oldest are forgotten, and who wasn't told of them is told everything; what stands stays."""
+        self.ledger = Ledger("life", self.clock.seconds, most_ends=2)
+        self.tell(Message("a", records=[record("0"), record("1").ended(), record("2").ended()]))
+        early = self.position()
+        self.assertFalse(self.tell(Message("b", early)).complete)
+        self.tell(Message("a", records=[record("3").ended(), record("4").ended(), record("5").ended()]))
+
+        everything = [record("0"), record("4").ended(), record("5").ended()]
+        late = self.tell(Message("b", early))
+        self.assertEqual((late.complete, late.records), (True, everything))
+        self.assertFalse(self.tell(Message("b", late.position)).complete)
+
     def test_who_says_nothing_is_gone(self) -> None:
         self.tell(Message("a"))
         self.clock.advance(PRESENCE / 2)

@@ -1,7 +1,9 @@
-"""Tests for ``rproxy.stores.sqlite`` and what it is made of: ``tables``, ``databases`` and ``worker``."""
+"""Tests for ``rproxy.stores.sqlite`` and what it is made of: ``tables``, ``databases``,
+``files`` and ``worker``."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import resource
 import sqlite3
@@ -12,6 +14,7 @@ from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from random import Random
 from subprocess import PIPE, Popen
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,12 +29,27 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 import tests.strategies  # noqa: F401  # the profile that Hypothesis runs under
 from rproxy.records import NOBODY, Record
-from rproxy.stores import ENDS, LEASED_ENDS, PRESENCE, Message, News, Position, Store, StoreError, StoreRefusedError
-from rproxy.stores.databases import APPLICATION, VERSION, Database, open_database
+from rproxy.stores import (
+    ENDS,
+    LEASED_ENDS,
+    MOST_ENDS,
+    PRESENCE,
+    Message,
+    News,
+    Position,
+    Store,
+    StoreError,
+    StoreRefusedError,
+    files,
+    sqlite,
+    tables,
+)
+from rproxy.stores.databases import Database, check_file, open_database
+from rproxy.stores.files import APPLICATION, VERSION, alone
 from rproxy.stores.ledger import Ledger
 from rproxy.stores.sqlite import SqliteStore
 from rproxy.stores.worker import Worker
-from tests.contract import LONG, SHORT, Process, StoreContract, record
+from tests.contract import LONG, SHORT, Process, StoreContract, record, until
 
 ROOT = Path(__file__).parent.parent
 
@@ -105,6 +123,28 @@ class SqliteStoreTests(StoreContract, TestCase):
 
         self.assertEqual(len([self.successResultOf(each) for each in told]), 20)
 
+    async def test_closing_a_file_that_hangs(self) -> None:
+        """The reactor goes on, and who closes it needn't wait for longer than the bound; the thread ends later."""
+        self.patch(sqlite, "CLOSING", SHORT)
+        before = threading.active_count()
+        a = await self.process("a")
+        assert isinstance(a.store, SqliteStore)
+        assert a.store._worker is not None
+        goes_on = threading.Event()
+        self.addCleanup(goes_on.set)
+        hanging = a.store._worker.do(goes_on.wait)
+
+        await a.store.close()
+
+        self.assertNoResult(hanging)
+        goes_on.set()
+        self.assertTrue(await hanging)
+
+        async def has_ended() -> bool:
+            return threading.active_count() <= before
+
+        await until(has_ended)
+
     async def test_nothing_is_left(self) -> None:
         """Neither threads nor open files, also where it couldn't be opened."""
         before = threading.active_count(), self.open_files()
@@ -115,7 +155,7 @@ class SqliteStoreTests(StoreContract, TestCase):
             await store.close()
 
         self.assertEqual((threading.active_count(), self.open_files()), before)
-        self.assertEqual([path.name for path in self.folder.iterdir()], ["registry"])
+        self.assertEqual(sorted(path.name for path in self.folder.iterdir()), ["registry", "registry-lock"])
 
     async def test_deleted(self) -> None:
         """Who uses it is told, and begins a new one; the others come to it too."""
@@ -210,6 +250,20 @@ class SqliteStoreTests(StoreContract, TestCase):
 
         await self.fails(a.store.exchange(Message("a")), "no record of a registration")
         with self.assertRaisesRegex(StoreRefusedError, "is damaged .no record of a registration"):
+            await a.open()
+
+    async def test_without_a_state(self) -> None:
+        """Whoever took it away meanwhile: the next exchange tells, and the thread goes on."""
+        a = await self.process("a")
+        with closing(sqlite3.connect(self.path)) as other, other:
+            other.execute("DELETE FROM state")
+        assert isinstance(a.store, SqliteStore)
+        assert a.store._worker is not None
+        # It tells of nothing, and is called by the thread only.
+        self.assertIsNone(await a.store._worker.do(a.store._look))
+
+        await self.fails(a.store.exchange(Message("a")), "its state is missing")
+        with self.assertRaisesRegex(StoreRefusedError, "is damaged .its state is missing"):
             await a.open()
 
     async def test_several_processes_at_once(self) -> None:
@@ -336,6 +390,116 @@ class FileTests(SynchronousTestCase):
         self.make("UPDATE records SET record = 'x' WHERE sequence = 7")
         self.refused("damaged .no record")
 
+    def test_other_tables(self) -> None:
+        """Without one, or without a column or an index of one."""
+        for statement in (
+            "DROP TABLE processes",
+            "DROP TABLE state",
+            "ALTER TABLE state DROP COLUMN ends",
+            "DROP INDEX ends_by_sequence",
+        ):
+            self.make(statement)
+            self.refused("is damaged .its tables aren't those")
+            self.path.unlink()
+
+    def test_another_form(self) -> None:
+        self.make("PRAGMA user_version = 0")
+        self.refused("is not a store that rproxy made")
+
+    def test_a_checkpoint_that_was_interrupted(self) -> None:
+        """The file has its first page, and all others are beside it yet: SQLite knows."""
+        database = self.open()
+        database.connection.execute("PRAGMA wal_autocheckpoint = 0")
+        beside = self.folder / "registry-wal"
+        before = self.path.read_bytes()
+        records = [record(str(number)) for number in range(300)]
+        database.tables.exchange(Message("a", records=records), 0.0)
+        saved = beside.read_bytes()
+        database.connection.close()
+        self.path.write_bytes(self.path.read_bytes()[:4096] + before[4096:])
+        beside.write_bytes(saved)
+
+        check_file(self.path)
+        self.assertEqual(self.open().tables.exchange(Message("a"), 0.0).records, records)
+
+    def test_open_to_others(self) -> None:
+        """To read it is too much: there are digests of tokens in it."""
+        self.make()
+        for mode in 0o640, 0o604, 0o620, 0o602:
+            self.path.chmod(mode)
+            self.refused("is open to other users: close it by: chmod go= ")
+            with self.assertRaises(StoreRefusedError):
+                check_file(self.path)
+        self.path.chmod(0o600)
+        self.open()
+
+    def disown(self, path: Path) -> None:
+        """As if another user had made it."""
+        if os.geteuid() == 0:
+            os.chown(path, 12345, -1)
+        else:
+            self.patch(os, "geteuid", lambda: 12345)
+
+    def test_another_user_s(self) -> None:
+        """But who looks at it before privileges are shed can't know whose it has to be."""
+        self.make()
+        self.disown(self.path)
+        self.refused("belongs to another user .uid [0-9]+., who could change it: give it")
+        check_file(self.path)
+
+    def test_what_lies_beside_no_file(self) -> None:
+        """It has to go for a new file, so it had better be SQLite's."""
+        for suffix in "-wal", "-shm":
+            beside = self.folder / f"registry{suffix}"
+            beside.write_bytes(b"dear diary")
+            self.refused("is in the way")
+            beside.unlink()
+        self.make()
+        with closing(sqlite3.connect(self.path)) as other:
+            other.execute("SELECT * FROM state").fetchall()
+            self.assertEqual(len([*self.folder.glob("registry-[ws]*")]), 2)
+            self.path.unlink()
+            self.open()
+
+    def test_the_lock(self) -> None:
+        """It is nobody else's to hold: neither one that others made, nor one that they may open, nor a link."""
+        lock = self.folder / "registry-lock"
+        self.open()
+        self.assertEqual(stat.S_IMODE(lock.stat().st_mode), 0o600)
+        lock.chmod(0o644)
+        with self.assertRaisesRegex(StoreRefusedError, "chmod go= .*-lock"):
+            self.open()
+        lock.unlink()
+        lock.symlink_to("elsewhere")
+        with self.assertRaises(OSError):
+            self.open()
+        lock.unlink()
+        lock.touch(0o600)
+        self.disown(lock)
+        with self.assertRaisesRegex(StoreRefusedError, "-lock belongs to another user"):
+            self.open()
+        self.assertFalse((self.folder / "elsewhere").exists())
+
+    def test_the_lock_holds(self) -> None:
+        self.patch(files, "BUSY", 0.0)
+        with alone(self.path), self.assertRaisesRegex(StoreError, "another process has"):
+            self.open()
+
+    def test_a_lock_that_is_deleted(self) -> None:
+        """By the time that it is held, it isn't what others would lock: another one is made."""
+        lock, flock = self.folder / "registry-lock", fcntl.flock
+        deleted: list[None] = []
+
+        def delete_first(descriptor: int, how: int) -> None:
+            if not deleted:
+                lock.unlink()
+                deleted.append(None)
+            flock(descriptor, how)
+
+        self.patch(fcntl, "flock", delete_first)
+        with alone(self.path):
+            self.assertTrue(lock.exists())
+
     def test_it_says_whose_it_is(self) -> None:
         """In the file itself from the beginning, whatever is still beside it."""
         self.open()
@@ -422,6 +586,13 @@ class ExchangeTests(SynchronousTestCase):
 
         self.assertEqual(self.tell(Message("a")).records, [record("1")])
 
+    def test_the_oldest_ends_are_found_at_once(self) -> None:
+        """However many records stand: they aren't walked over."""
+        statement = f"EXPLAIN QUERY PLAN SELECT max(sequence), count(*) FROM records WHERE {tables._OLDEST_ENDS}"
+        plan = [step for *_, step in self.database.connection.execute(statement, (1,))]
+        self.assertEqual(plan[0], "SEARCH records USING PRIMARY KEY (key=?)")
+        self.assertIn("SCAN records USING INDEX ends_by_sequence", plan)
+
 
 SECONDS = st.sampled_from([0.0, 0.5, 1.0, 14.5, 15.0, LEASED_ENDS - 1, LEASED_ENDS, ENDS])
 HOLDERS = st.sampled_from([NOBODY, "a", 'b"\u00e9'])
@@ -451,15 +622,18 @@ STEPS = st.tuples(
 class LedgerTests(SynchronousTestCase):
     """The same answers as the plain rules give."""
 
-    @given(st.lists(STEPS, max_size=12))
-    def test_same_answers(self, steps: list[Any]) -> None:
-        """To any messages; but who is there is written down less often, which has its own tests."""
+    @given(st.lists(STEPS, max_size=12), st.sampled_from([MOST_ENDS, 0, 1, 3]))
+    def test_same_answers(self, steps: list[Any], most_ends: int) -> None:
+        """To any messages, with room for all ends or for few.
+
+        Who is there is written down less often, which has its own tests.
+        """
         now = 0.0
         with TemporaryDirectory() as folder:
-            database = open_database(Path(folder) / "registry", "boot", now)
+            database = open_database(Path(folder) / "registry", "boot", now, most_ends)
             with closing(database.connection):
                 life = database.tables.exchange(Message("a"), now).position.life
-                ledger = Ledger(life, lambda: now)
+                ledger = Ledger(life, lambda: now, most_ends)
                 for seconds, process, ago, records, renewed, leaves in steps:
                     now += seconds
                     since = None if ago is None else Position(life, ledger.sequence - ago)
@@ -468,6 +642,29 @@ class LedgerTests(SynchronousTestCase):
                     self.assertEqual(
                         evolve(database.tables.exchange(message, now), processes=0), evolve(expected, processes=0)
                     )
+
+    def test_same_ends(self) -> None:
+        """With room for few of them, after ends that come, are replaced by others or by records, and run out."""
+        random = Random(7)
+        for most_ends in range(4):
+            clock = Clock()
+            with TemporaryDirectory() as folder:
+                database = open_database(Path(folder) / "registry", "boot", 0.0, most_ends)
+                with closing(database.connection):
+                    life = database.tables.exchange(Message("a"), 0.0).position.life
+                    ledger = Ledger(life, clock.seconds, most_ends)
+                    for version in range(1, 60):
+                        clock.advance(random.choice((0.0, LEASED_ENDS / 4)))
+                        lease = random.choice((None, 0.5))
+                        told = record(
+                            random.choice("12345"), holder=random.choice(("", "a")), lease=lease, version=version
+                        )
+                        told = random.choice((told, told.ended(), told.ended()))
+                        message = Message("a", Position(life, ledger.sequence - random.randrange(5)), [told])
+                        expected = evolve(ledger.exchange(message), processes=0)
+                        self.assertEqual(
+                            evolve(database.tables.exchange(message, clock.seconds()), processes=0), expected
+                        )
 
 
 class WorkerTests(TestCase):
@@ -504,6 +701,23 @@ class WorkerTests(TestCase):
 
         self.worker(look)
         await looked
+
+    async def test_a_look_that_fails(self) -> None:
+        """Is logged once, and the thread goes on."""
+        looked: Deferred[None] = Deferred()
+        times: list[None] = []
+
+        def look() -> None:
+            times.append(None)
+            if len(times) == 3:
+                reactor.callFromThread(looked.callback, None)  # type: ignore[attr-defined]  # the module's stand-in
+            raise ZeroDivisionError
+
+        worker = self.worker(look)
+        await looked
+
+        self.assertEqual(await worker.do(lambda: 5), 5)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
     async def test_what_fails(self) -> None:
         worker = self.worker()

@@ -20,6 +20,9 @@ from rproxy.records import Record, RecordKey
 #: holder would renew if it still stood, and of one without, which any process that still knows it would put back.
 LEASED_ENDS = 600.0
 ENDS = 24 * 3600.0
+#: How many ends are remembered at most, as whoever may register can cause any number of them. Beyond that, the oldest
+#: are forgotten; who wasn't told of them yet is told everything.
+MOST_ENDS = 20_000
 #: Seconds for which a process counts as one of those that share the store, from its last exchange; a store that saves
 #: itself writing down each of them may take it for there for a third longer.
 PRESENCE = 15.0

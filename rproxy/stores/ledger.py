@@ -10,7 +10,7 @@ from collections.abc import Callable
 from attrs import define, field
 
 from rproxy.records import NOBODY, Record, RecordKey
-from rproxy.stores import ENDS, LEASED_ENDS, PRESENCE, Message, News, Position
+from rproxy.stores import ENDS, LEASED_ENDS, MOST_ENDS, PRESENCE, Message, News, Position
 
 
 @define
@@ -27,10 +27,12 @@ class Ledger:
 
     :param life: see :class:`rproxy.stores.Position`.
     :param seconds: the clock that leases hang on.
+    :param most_ends: how many ends are remembered at most.
     """
 
     _life: str
     _seconds: Callable[[], float]
+    _most_ends: int = MOST_ENDS
     _kept: dict[RecordKey, _Kept] = field(factory=dict, init=False)
     _processes: dict[str, float] = field(factory=dict, init=False)
     _sequence: int = field(default=0, init=False)
@@ -54,6 +56,7 @@ class Ledger:
             kept = self._kept.get(record.key)
             if record.replaces(None if kept is None else kept.record):
                 self._keep(record, now)
+        self._forget_many()
         missing = [key for key, left in message.renewed.items() if not self._renew(key, now + left)]
         since = message.since
         complete = since is None or since.life != self._life or not self._forgotten <= since.sequence <= self._sequence
@@ -91,7 +94,19 @@ class Ledger:
             if kept.record.registration is not None:
                 self._keep(kept.record.ended(), now)
             else:
-                del self._kept[kept.record.key]
-                self._forgotten = max(self._forgotten, kept.sequence)
+                self._forget(kept)
         for process in [process for process, until in self._processes.items() if until <= now]:
             del self._processes[process]
+
+    def _forget_many(self) -> None:
+        if len(self._kept) <= self._most_ends:
+            return
+        ends = sorted(
+            (kept for kept in self._kept.values() if kept.record.registration is None), key=lambda kept: kept.sequence
+        )
+        for kept in ends[: max(0, len(ends) - self._most_ends)]:
+            self._forget(kept)
+
+    def _forget(self, kept: _Kept) -> None:
+        del self._kept[kept.record.key]
+        self._forgotten = max(self._forgotten, kept.sequence)

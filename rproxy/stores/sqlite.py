@@ -26,6 +26,8 @@ from rproxy.stores.worker import Worker
 
 #: Seconds between two looks at what other processes changed.
 POLL = 0.05
+#: Seconds that a file gets to be closed: a disk may hang, and then nothing brings its thread back.
+CLOSING = 5.0
 
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
@@ -77,7 +79,9 @@ class SqliteStore:
         if self._worker is None:
             return succeed(None)
         worker, self._worker = self._worker, None
-        return worker.do(self._let_go).addBoth(lambda _: worker.stop())
+        worker.do(self._let_go)
+        # Where it takes longer, the thread ends when it can, or with the process.
+        return worker.stop().addTimeout(CLOSING, self._reactor).addErrback(lambda _: None)
 
     def __str__(self) -> str:
         return f"sqlite:{self._path}"
@@ -109,7 +113,7 @@ class SqliteStore:
         if self._database is None:
             return
         # What is wrong, the next exchange will tell.
-        with suppress(sqlite3.Error):
+        with suppress(sqlite3.Error, RecordError):
             if self._database.tables.changed():
                 self._reactor.callFromThread(self._call)
 

@@ -10,39 +10,50 @@ Times are whole microseconds of the clock that is passed in, so that they come b
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from sqlite3 import Connection
 from typing import Any
 
 from attrs import define, field, frozen
 
-from rproxy.records import NOBODY, Record, RecordKey, decode, encode
-from rproxy.stores import ENDS, LEASED_ENDS, PRESENCE, Message, News, Position, StoreError
+from rproxy.records import NOBODY, Record, RecordError, RecordKey, decode, encode
+from rproxy.stores import ENDS, LEASED_ENDS, MOST_ENDS, PRESENCE, Message, News, Position, StoreError
 
 #: For how long a process counts from the time when it was written that it is there. It is written a third of
 #: :data:`PRESENCE` later again at the earliest, so that most exchanges that change nothing needn't write at all.
 _PRESENCE = PRESENCE * 4 / 3
 
-#: A record's ``expires`` is when its lease runs out, an end's ``forget`` when it is forgotten.
+#: A record's ``expires`` is when its lease runs out, an end's ``forget`` when it is forgotten; ``ends`` is how many of
+#: these there are.
 _SCHEMA = """
-CREATE TABLE state (life TEXT NOT NULL, boot TEXT NOT NULL, sequence INTEGER NOT NULL, forgotten INTEGER NOT NULL);
+CREATE TABLE state (
+    life TEXT NOT NULL, boot TEXT NOT NULL, sequence INTEGER NOT NULL, forgotten INTEGER NOT NULL, ends INTEGER NOT NULL
+);
 CREATE TABLE records (
     key TEXT NOT NULL PRIMARY KEY, sequence INTEGER NOT NULL, expires INTEGER, forget INTEGER, record TEXT NOT NULL
 ) WITHOUT ROWID;
 CREATE UNIQUE INDEX by_sequence ON records (sequence);
 CREATE INDEX by_expires ON records (expires) WHERE expires IS NOT NULL;
 CREATE INDEX by_forget ON records (forget) WHERE forget IS NOT NULL;
+CREATE INDEX ends_by_sequence ON records (sequence) WHERE forget IS NOT NULL;
 CREATE TABLE processes (process TEXT NOT NULL PRIMARY KEY, until INTEGER NOT NULL) WITHOUT ROWID;
 """
 
+_STATEMENTS = [statement.strip() for statement in _SCHEMA.split(";") if statement.strip()]
+
 _STATE = """
-SELECT life, boot, sequence, forgotten,
+SELECT life, boot, sequence, forgotten, ends,
     (SELECT min(expires) FROM records WHERE expires IS NOT NULL),
     (SELECT min(forget) FROM records WHERE forget IS NOT NULL),
     (SELECT min(until) FROM processes), (SELECT count(*) FROM processes),
     (SELECT until FROM processes WHERE process = ?)
 FROM state
 """
+
+#: Found by the index of their own, however many records stand.
+_OLDEST_ENDS = (
+    "key IN (SELECT key FROM records INDEXED BY ends_by_sequence WHERE forget IS NOT NULL ORDER BY sequence LIMIT ?)"
+)
 
 
 @frozen
@@ -53,6 +64,7 @@ class _State:
     boot: str
     sequence: int
     forgotten: int
+    ends: int
     expires: int | None
     forget: int | None
     until: int | None
@@ -70,10 +82,12 @@ class Tables:
 
     :param connection: in autocommit mode; used by one thread.
     :param boot: which start of the machine its clock counts from.
+    :param most_ends: how many ends are remembered at most.
     """
 
     _connection: Connection
     _boot: str
+    _most_ends: int = MOST_ENDS
     #: The last change that this process knows of.
     sequence: int = field(default=0, init=False)
     _is_durable: bool | None = field(default=None, init=False)
@@ -81,15 +95,18 @@ class Tables:
     def make(self, life: str) -> None:
         """Make the tables, in the transaction that is open."""
         # All at once, by executescript(), would end the transaction first.
-        for statement in _SCHEMA.split(";"):
+        for statement in _STATEMENTS:
             self._connection.execute(statement)
-        self._connection.execute("INSERT INTO state VALUES (?, ?, 0, 0)", (life, self._boot))
+        self._connection.execute("INSERT INTO state VALUES (?, ?, 0, 0, 0)", (life, self._boot))
 
     def check(self, seconds: float) -> None:
         """Read all records, and end the leases of before the machine started; in the transaction that is open.
 
-        :raises RecordError: something in it is no record.
+        :raises RecordError: something in it is no record, or a table isn't as it was made.
         """
+        made = json.loads(self._one("SELECT json_group_array(sql) FROM sqlite_master WHERE sql IS NOT NULL"))
+        if not set(_STATEMENTS) <= set(made):
+            raise RecordError("its tables aren't those that a store has")
         now = _microseconds(seconds)
         state = self._state("")
         self._records("TRUE")
@@ -153,7 +170,7 @@ class Tables:
             self._is_durable = is_durable
 
     def _state(self, process: str) -> _State:
-        state = _State(*self._connection.execute(_STATE, (process,)).fetchone())
+        state = _State(*self._row(_STATE, process))
         if state.boot != self._boot and process:
             raise StoreError("another machine uses it")
         return state
@@ -161,29 +178,46 @@ class Tables:
     def _take(self, message: Message, state: _State, now: int) -> list[RecordKey]:
         """Do what a message says; returns the keys that couldn't be renewed."""
         self._see(message, now)
-        current: dict[RecordKey, Record] = {}
-        changes: dict[RecordKey, tuple[int, Record]] = {}
-        sequence, forgotten = state.sequence, state.forgotten
+        forgotten, ends = state.forgotten, state.ends
+        late: list[Record] = []
         if state.is_late(now):
-            forgotten = max(forgotten, self._one("SELECT max(sequence) FROM records WHERE forget <= ?", now) or 0)
-            self._connection.execute("DELETE FROM records WHERE forget <= ?", (now,))
-            for record in self._records("expires <= ?", now):
-                sequence += 1
-                current[record.key] = record.ended()
-                changes[record.key] = sequence, record.ended()
-        if message.records:
-            keys = json.dumps([_key(record.key) for record in message.records])
-            for record in self._records("key IN (SELECT value FROM json_each(?))", keys):
-                current.setdefault(record.key, record)
-        for record in message.records:
+            last, count = self._forget("forget <= ?", now)
+            forgotten, ends = max(forgotten, last), ends - count
+            late = self._records("expires <= ?", now)
+        stored = {record.key: record for record in (*late, *self._stored(message.records))}
+        current = dict(stored)
+        changes: dict[RecordKey, tuple[int, Record]] = {}
+        sequence = state.sequence
+        for record in (*[each.ended() for each in late], *message.records):
             if record.replaces(current.get(record.key)):
                 sequence += 1
                 current[record.key] = record
                 changes[record.key] = sequence, record
-        if sequence != state.sequence or forgotten != state.forgotten:
+        if changes:
             self._write(changes.values(), now)
-            self._connection.execute("UPDATE state SET sequence = ?, forgotten = ?", (sequence, forgotten))
+            ends += sum(_is_end(current.get(key)) - _is_end(stored.get(key)) for key in changes)
+        if ends > self._most_ends:
+            last, count = self._forget(_OLDEST_ENDS, ends - self._most_ends)
+            forgotten, ends = max(forgotten, last), ends - count
+        if sequence != state.sequence or forgotten != state.forgotten:
+            self._connection.execute(
+                "UPDATE state SET sequence = ?, forgotten = ?, ends = ?", (sequence, forgotten, ends)
+            )
         return self._renew(message, now)
+
+    def _stored(self, records: Sequence[Record]) -> list[Record]:
+        """What there is of the same keys."""
+        if not records:
+            return []
+        keys = json.dumps([_key(record.key) for record in records])
+        return self._records("key IN (SELECT value FROM json_each(?))", keys)
+
+    def _forget(self, which: str, value: int) -> tuple[int, int]:
+        """Returns the number of the last change among these ends, 0 if there are none, and how many they were."""
+        last, count = self._row(f"SELECT max(sequence), count(*) FROM records WHERE {which}", value)
+        if count:
+            self._connection.execute(f"DELETE FROM records WHERE {which}", (value,))
+        return last or 0, count
 
     def _see(self, message: Message, now: int) -> None:
         if message.leaves:
@@ -254,7 +288,21 @@ class Tables:
 
     def _one(self, statement: str, *values: object) -> Any:
         """The only value of the only row of an answer."""
-        return self._connection.execute(statement, values).fetchone()[0]
+        return self._row(statement, *values)[0]
+
+    def _row(self, statement: str, *values: object) -> tuple[Any, ...]:
+        """The only row of an answer.
+
+        :raises RecordError: there is none, as the state is gone: all else has one whatever there is.
+        """
+        row: tuple[Any, ...] | None = self._connection.execute(statement, values).fetchone()
+        if row is None:
+            raise RecordError("its state is missing")
+        return row
+
+
+def _is_end(record: Record | None) -> bool:
+    return record is not None and record.registration is None
 
 
 def _key(key: RecordKey) -> str:

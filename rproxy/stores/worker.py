@@ -13,9 +13,12 @@ from typing import Any, TypeVar
 
 from attrs import define, field
 from twisted.internet.defer import Deferred
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 _T = TypeVar("_T")
+
+_logger = Logger()
 
 
 @define
@@ -23,7 +26,8 @@ class Worker:
     """One thread, from now until :meth:`stop`.
 
     :param reactor: where the results are told.
-    :param look: called in the thread after each ``seconds`` without anything to do; never fails.
+    :param look: called in the thread after each ``seconds`` without anything to do. A failure is logged the first time,
+        and ends nothing.
     """
 
     _reactor: Any
@@ -31,6 +35,7 @@ class Worker:
     _seconds: float
     _actions: SimpleQueue[Callable[[], object] | None] = field(factory=SimpleQueue, init=False)
     _thread: Thread = field(init=False)
+    _has_failed: bool = field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
         # Where the process fails before it has begun, nobody stops it, and the process is to end all the same.
@@ -52,18 +57,36 @@ class Worker:
         self._actions.put(act)
         return done
 
-    def stop(self) -> None:
-        """End the thread, and wait for it: to be called when nothing is to be done any more."""
+    def stop(self) -> Deferred[None]:
+        """End the thread after all that is to be done already; nothing is to be done any more.
+
+        :returns: fires when it has ended.
+        """
+        stopped: Deferred[None] = Deferred()
+
+        def stop() -> None:
+            self._reactor.callFromThread(stopped.callback, None)
+
+        self._actions.put(stop)
         self._actions.put(None)
-        self._thread.join()
+        # By then it has nothing left to do that could take any time.
+        return stopped.addCallback(lambda _: self._thread.join())
 
     def _run(self) -> None:
         while True:
             try:
                 action = self._actions.get(timeout=self._seconds)
             except Empty:
-                self._look()
+                self._look_around()
                 continue
             if action is None:
                 return
             action()
+
+    def _look_around(self) -> None:
+        try:
+            self._look()
+        except Exception:  # noqa: BLE001  # Whatever it is, who asks next is to get an answer.
+            if not self._has_failed:
+                self._has_failed = True
+                self._reactor.callFromThread(_logger.failure, "a look at what changed failed", Failure())

@@ -19,7 +19,7 @@ from twisted.internet.defer import Deferred
 
 from rproxy.counting import Count
 from rproxy.records import RecordError
-from rproxy.stores import Message, News, StoreError, StoreRefusedError
+from rproxy.stores import MOST_ENDS, Message, News, StoreError, StoreRefusedError
 from rproxy.stores.redis.link import Dialer
 from rproxy.stores.redis.script import EXCHANGE, FORMAT, LOOK, arguments, channel, keys, looked, news
 from rproxy.stores.redis.session import Session, connect
@@ -35,11 +35,13 @@ class RedisStore:
 
     :param reactor: connects, and says how late it is.
     :param keyring: has the certificates, where the URL asks for TLS.
+    :param most_ends: how many ends are remembered at most.
     """
 
     _url: RedisUrl
     _reactor: Any
     _keyring: Keyring
+    _most_ends: int = MOST_ENDS
     _count: Count = field(factory=Count, init=False)
     _session: Session | None = field(default=None, init=False)
     _opening: Deferred[None] | None = field(default=None, init=False)
@@ -104,7 +106,8 @@ class RedisStore:
         return answer
 
     async def _run(self, session: Session, message: Message) -> News:
-        answer = await session.asking.run(EXCHANGE, self._keys, arguments(message, self._url.prefix, token_hex(8)))
+        given = arguments(message, self._url.prefix, token_hex(8), self._most_ends)
+        answer = await session.asking.run(EXCHANGE, self._keys, given)
         try:
             return news(answer, message.renewed)
         except ValueError as error:

@@ -15,6 +15,7 @@ Key            What is in it
 ``changes``    a sorted set: of each record's key, the number of its last change
 ``leases``     a sorted set: of the keys of records with a lease, when it runs out
 ``ends``       a sorted set: of the keys of ends, when they are forgotten
+``ended``      a sorted set: of the same keys, the number of their last change
 ``processes``  a sorted set: of those that share it, until when they count
 =============  =================================================================================================
 
@@ -36,7 +37,7 @@ from rproxy.stores import ENDS, LEASED_ENDS, PRESENCE, Message, News, Position
 FORMAT = "1"
 #: What the script's errors begin with where the keys hold something else than it needs.
 FOREIGN = "FOREIGN"
-_KEYS = ("state", "records", "changes", "leases", "ends", "processes")
+_KEYS = ("state", "records", "changes", "leases", "ends", "ended", "processes")
 
 
 @frozen
@@ -61,8 +62,8 @@ return table.concat(lines, '\\n')
 #: See :func:`arguments` and :func:`news`. What it has to find is looked at before anything is changed: Redis undoes
 #: nothing when a script fails.
 EXCHANGE = Script("""
-local state, records, changes, leases, ends, processes = unpack(KEYS)
-local format, life, channel, process, leaves, presence, since_life, since, told, renewed = unpack(ARGV)
+local state, records, changes, leases, ends, ended, processes = unpack(KEYS)
+local format, life, channel, most_ends, process, leaves, presence, since_life, since, told, renewed = unpack(ARGV)
 local call = redis.call
 
 -- As Lua writes it, a number has fourteen digits. As an argument of a call it has all that it needs.
@@ -76,7 +77,7 @@ if had[1] and had[1] ~= format then
   return redis.error_reply('FOREIGN its data are of format ' .. had[1])
 end
 if count ~= call('ZCARD', changes) or count < call('ZCARD', leases) + call('ZCARD', ends)
-    or (count > 0 and not had[1]) then
+    or call('ZCARD', ends) ~= call('ZCARD', ended) or (count > 0 and not had[1]) then
   return redis.error_reply('FOREIGN some of its data are missing')
 end
 call('ZCARD', processes)
@@ -93,27 +94,34 @@ local function keep(key, version, kind, lasts, memory, record)
   call('ZADD', changes, sequence, key)
   call('ZREM', leases, key)
   call('ZREM', ends, key)
+  call('ZREM', ended, key)
   if kind == 'leased' then
     call('ZADD', leases, now + lasts, key)
   elseif kind == 'ended' then
     call('ZADD', ends, now + memory, key)
+    call('ZADD', ended, sequence, key)
   end
+end
+
+local function forget(key, number)
+  call('HDEL', records, key)
+  call('ZREM', changes, key)
+  call('ZREM', ends, key)
+  call('ZREM', ended, key)
+  forgotten = math.max(forgotten, number)
 end
 
 local late = {}
 for _, due in ipairs({leases, ends}) do
   for _, key in ipairs(call('ZRANGEBYSCORE', due, '-inf', now)) do
-    late[#late + 1] = {key = key, number = tonumber(call('ZSCORE', changes, key)), ended = due == ends}
+    late[#late + 1] = {key = key, number = tonumber(call('ZSCORE', changes, key)), is_end = due == ends}
   end
 end
 table.sort(late, function(one, other) return one.number < other.number end)
 for _, each in ipairs(late) do
   local key = each.key
-  if each.ended then
-    call('HDEL', records, key)
-    call('ZREM', changes, key)
-    call('ZREM', ends, key)
-    forgotten = math.max(forgotten, each.number)
+  if each.is_end then
+    forget(key, each.number)
   else
     local version, memory = string.match(call('HGET', records, key), '^(%d+)\\t%a+\\t(%d+)')
     keep(key, version, 'ended', nil, memory, '{' .. key .. ',"version":' .. version .. ',"down":0.0,"terms":null}')
@@ -127,6 +135,14 @@ for key, version, kind, lasts, memory, record in
   local newer = tonumber(version) - tonumber(old_version or 0)
   if not old or newer > 0 or (newer == 0 and old_kind ~= 'ended') then
     keep(key, version, kind, lasts, memory, record)
+  end
+end
+
+local excess = call('ZCARD', ended) - most_ends
+if excess > 0 then
+  local oldest = call('ZRANGE', ended, 0, excess - 1, 'WITHSCORES')
+  for index = 1, #oldest, 2 do
+    forget(oldest[index], tonumber(oldest[index + 1]))
   end
 end
 
@@ -181,16 +197,18 @@ def channel(prefix: str) -> str:
     return f"{{{prefix}}}:changed"
 
 
-def arguments(message: Message, prefix: str, life: str) -> list[str]:
+def arguments(message: Message, prefix: str, life: str, most_ends: int) -> list[str]:
     """Return what :data:`EXCHANGE` takes beside the keys.
 
     :param life: the life that begins where there was none.
+    :param most_ends: how many ends are remembered at most.
     """
     since = message.since
     return [
         FORMAT,
         life,
         channel(prefix),
+        str(most_ends),
         message.process,
         "1" if message.leaves else "0",
         _microseconds(PRESENCE),
