@@ -80,7 +80,7 @@ class Admin:
 
     def __attrs_post_init__(self) -> None:
         self.streams = Streams(self.control, self.clock, "run1", self.clock.seconds)
-        routes = Routes(self.control, FILES, lambda figures: f"in_flight {figures.in_flight}\n".encode())
+        routes = Routes(self.control, FILES)
         self.site = AdminSite(AdminResource(Guard(self.token, self.hosts), routes, self.streams), self.clock)
 
     def connect(self, peer: IAddress = LOCAL) -> tuple[Any, Transport]:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred, fail
 
 from rproxy.admin.describing import describe
+from rproxy.admin.exposition import CONTENT_TYPE
 from rproxy.admin.files import read_files
 from rproxy.admin.guarding import Asked, Guard, read_token
 from rproxy.admin.site import MOST_BYTES
@@ -206,10 +207,10 @@ class ReadingTests(AdminCase):
         self.assertEqual(self.admin.get("/api/v1/figures").json["state"], "draining")
 
     def test_metrics(self) -> None:
+        self.serve()
         reply = self.admin.get("/metrics")
-        self.assertEqual(
-            (reply.body, reply.headers["content-type"].partition(";")[0]), (b"in_flight 0\n", "text/plain")
-        )
+        self.assertEqual(reply.headers["content-type"], CONTENT_TYPE)
+        self.assertIn(b'rproxy_server_state{policy="111",server="100",state="up"} 1', reply.body.splitlines())
 
     def test_explain(self) -> None:
         self.serve()

@@ -14,8 +14,8 @@ from rproxy.admin.answers import Change, Changed, Explained, Failed, ProcessVerd
 from rproxy.admin.describing import describe
 from rproxy.admin.exposition import CONTENT_TYPE
 from rproxy.admin.files import File
+from rproxy.admin.metrics import make_metrics
 from rproxy.controlling import DONE, Control, ControlError
-from rproxy.figures import Figures
 from rproxy.packets import MAX_FIELD
 from rproxy.policies import Peer
 from rproxy.reporting import Explanation
@@ -68,13 +68,11 @@ class Routes:
     """All but the stream.
 
     :param files: see :func:`rproxy.admin.files.read_files`.
-    :param make_metrics: makes the figures what monitors read.
     """
 
-    def __init__(self, control: Control, files: Mapping[str, File], make_metrics: Callable[[Figures], bytes]) -> None:
+    def __init__(self, control: Control, files: Mapping[str, File]) -> None:
         self._control = control
         self._files = files
-        self._make_metrics = make_metrics
         self._description = msgspec.json.encode(describe())
         self._fixed: dict[tuple[str, ...], Handler] = {
             ("",): self._index,
@@ -127,7 +125,7 @@ class Routes:
         return Answer(200 if ready else 503, "text/plain; charset=utf-8", b"ready\n" if ready else b"not ready\n")
 
     async def _metrics(self, question: Question) -> Answer:
-        return Answer(200, CONTENT_TYPE, self._make_metrics(await self._control.figures()))
+        return Answer(200, CONTENT_TYPE, make_metrics(await self._control.figures()))
 
     async def _figures(self, question: Question) -> Answer:
         return _json(await self._control.figures())

@@ -13,7 +13,6 @@ from twisted.logger import Logger
 
 from rproxy.admin.files import read_files
 from rproxy.admin.guarding import Guard
-from rproxy.admin.metrics import make_metrics
 from rproxy.admin.routes import Routes
 from rproxy.admin.site import AdminResource, AdminSite
 from rproxy.admin.streaming import Streams
@@ -61,7 +60,7 @@ def attend(options: Any, proxy: MultiService, control: Control, reactor: Any) ->
         return proxy
     streams = Streams(control, reactor, uuid4().hex, time.time)
     guard = Guard(options["admin-token"], frozenset(options["admin-host"]))
-    resource = AdminResource(guard, Routes(control, read_files(), make_metrics), streams)
+    resource = AdminResource(guard, Routes(control, read_files()), streams)
     listener = ListenerService(options["admin"], AdminSite(resource, reactor), reactor, _say)
     return Attended(proxy, listener, streams)
 
