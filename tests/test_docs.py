@@ -315,7 +315,9 @@ class OptionTests(SynchronousTestCase):
         self.assertEqual(named - known, set())
 
     def test_commands(self) -> None:
-        """The options of a command are those of that command."""
+        """The options of a command are those of that command; they are given in the project's top folder."""
+        self.addCleanup(os.chdir, Path.cwd())
+        os.chdir(ROOT)
         for command in (command for page in PAGES for command in commands(page.read_text("utf-8"))):
             if command.argv[0] == "twistd":
                 # A handler is imported when it is named: ExampleTests does that, in the folder that has it.
