@@ -82,8 +82,10 @@ class Reporter:
             refusal = "the proxy is stopping"
         elif refusal is None and (route is None or not len(route.rotation)):
             refusal = f"no server serves policy {policy}"
-        elif refusal is None and route is not None and route.line.packets:
-            refusal = f"{route.line.packets} packets of it wait for a server already"
+        elif refusal is None and route is not None:
+            refusal = self._factory.router.beyond_limits(route, policy)
+            if refusal is None and route.line.packets:
+                refusal = f"{route.line.packets} packets of it wait for a server already"
         members = [] if route is None else _in_order(route)
         return Explanation(policy, refusal, [_judge(member) for member in members])
 

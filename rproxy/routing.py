@@ -221,29 +221,37 @@ class Router:
     def _within_limits(self, route: Route, request: Request) -> bool:
         """Hold the request to the limits of its own policy, or refuse it."""
         request.deadline += route.limits.timeout - self._limits.timeout
-        if route.policy.rate is not None and not self._within_rate(request.policy, route.policy.rate):
-            request.refuse("overloaded", "no", f"too many packets a second of policy {request.policy}")
+        beyond = self.beyond_limits(route, request.policy)
+        if beyond is not None:
+            request.refuse("overloaded", "no", beyond)
             return False
-        most = route.policy.in_flight
-        if most is not None:
-            allowance = self._allowances.get(request.policy)
-            if allowance is None:
-                allowance = self._allowances[request.policy] = Allowance()
-            if allowance.used >= most:
-                request.refuse("overloaded", "no", f"too many packets of policy {request.policy} have no answer yet")
-                return False
-            allowance.used += 1
-            request.allowance = allowance
+        if route.policy.rate is not None:
+            self._bucket(request.policy, route.policy.rate).tokens -= 1
+        if route.policy.in_flight is not None:
+            request.allowance = self._allowance(request.policy)
+            request.allowance.used += 1
         return True
 
-    def _within_rate(self, name: str, rate: float) -> bool:
+    def beyond_limits(self, route: Route, name: str) -> str | None:
+        """Why the policy's own limits don't let one more packet in now; None if they do."""
+        policy = route.policy
+        if policy.rate is not None and self._bucket(name, policy.rate).refill(self._clock.seconds()) < 1:
+            return f"too many packets a second of policy {name}"
+        if policy.in_flight is not None and self._allowance(name).used >= policy.in_flight:
+            return f"too many packets of policy {name} have no answer yet"
+        return None
+
+    def _bucket(self, name: str, rate: float) -> Bucket:
         bucket = self._buckets.get(name)
         if bucket is None:
             bucket = self._buckets[name] = Bucket(rate, self._clock.seconds())
-        if bucket.refill(self._clock.seconds()) < 1:
-            return False
-        bucket.tokens -= 1
-        return True
+        return bucket
+
+    def _allowance(self, name: str) -> Allowance:
+        allowance = self._allowances.get(name)
+        if allowance is None:
+            allowance = self._allowances[name] = Allowance()
+        return allowance
 
     def redispatch(self, requests: Iterable[Request]) -> None:
         """Find other servers for requests of which not one byte was written (promise 6), in their order."""

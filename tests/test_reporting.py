@@ -308,6 +308,22 @@ class ExplainTests(ReportingCase):
     def explain(self, policy: str = "111") -> str | None:
         return self.reporter.explain(policy, Peer("10.0.0.9")).refusal
 
+    def test_limits_of_the_policy(self) -> None:
+        """What would be refused is said in the words in which it then is; asking takes nothing of the limits."""
+        rules = {"111": Policy(in_flight=1), "222": Policy(rate=1.0)}
+        self.world = self.make(Policies(anonymous=rules))
+        client = self.world.client()
+        for policy, port in (("111", 5000), ("222", 5001)):
+            self.world.register("100", policy, port, pipeline=4)
+            self.world.server(port)
+            self.assertEqual([self.explain(policy) for _ in range(3)], [None] * 3)
+            client.ask("a", policy=policy)
+            verdict = self.explain(policy)
+            other = self.world.client()
+            other.ask("b", policy=policy)
+            (answer,) = other.take()
+            self.assertEqual((answer["error"], answer["payload"]), ("overloaded", verdict))
+
     def test_refusals(self) -> None:
         """None if a server would have it; else why not."""
         self.assertIn("no server", self.explain() or "")
