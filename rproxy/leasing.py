@@ -77,6 +77,9 @@ class Owner(Interface):
     def refused(self, code: str, text: str) -> None:
         """The proxy answered with an error, or with nothing that makes sense; the connection is being closed."""
 
+    def unanswered(self) -> None:
+        """The proxy said nothing to the first setup packet, and kept the connection, which is being closed."""
+
     def lapsed(self) -> None:
         """No renewal was acknowledged within the lease; the connection is being closed."""
 
@@ -187,6 +190,7 @@ class SetupProtocol(Protocol):
             self._owner.lapsed()
         else:
             self._silent = True
+            self._owner.unanswered()
         self._close()
 
     def _refuse(self, code: str, text: str) -> None:

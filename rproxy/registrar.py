@@ -5,9 +5,9 @@ and cost much where it matters: a policy that is refused would take the others d
 whatever it reads first for exactly one packet.
 
 Old proxies neither answer a setup packet nor keep its connection. A proxy that closes it without a word, or says
-nothing for :data:`rproxy.leasing.ANSWER_TIMEOUT`, is taken for one, and gets the setup packet again every
-:data:`OLD_PROXY_INTERVAL`, over a fresh connection each time, because it may have restarted and forgotten. A proxy
-that has answered before is taken for an old one only after :data:`SILENCES` such connections in a row: something in
+nothing for :data:`rproxy.leasing.ANSWER_TIMEOUT`, and again so, :data:`WAITS` times in a row, is taken for one, and
+gets the setup packet again every :data:`OLD_PROXY_INTERVAL`, over a fresh connection each time, because it may have
+restarted and forgotten. A proxy that has answered before is taken for an old one only after :data:`SILENCES` such connections in a row: something in
 between may have accepted them, while the proxy restarts.
 """
 
@@ -33,6 +33,8 @@ OLD_PROXY_INTERVAL = 60.0
 #: How many silent connections in a row make an old proxy of one that has answered before: with the waits below, those
 #: of about half a minute. What accepts in its place while it restarts may well close them all at once.
 SILENCES = 30
+#: How many in a row of another proxy, if it keeps them all: one that is starting may take some seconds to accept.
+WAITS = 3
 #: The waits for a proxy that is gone, in seconds. It is likely to be back soon, and until it is found it may know no
 #: server for our policy, and refuse its clients' packets. So none is anywhere near the 5 seconds that a proxy lets a
 #: packet wait for a server. And a thousand servers that lost the same proxy come back spread over half a second at the
@@ -75,6 +77,8 @@ class Registrar(Service):
         #: Whether this proxy ever answered, and how many connections in a row said nothing since.
         self._has_answered = False
         self._silences = 0
+        #: Of those connections, how many the proxy kept.
+        self._waits = 0
         #: What the log was told already.
         self._told_unreachable = False
         self._told_old = False
@@ -112,7 +116,7 @@ class Registrar(Service):
 
     def registered(self) -> None:
         self._has_answered = True
-        self._silences = self._refusals = 0
+        self._silences = self._waits = self._refusals = 0
         self._told_old = False
         self._log.info(
             "Registered for privacy policy {policy} at {proxy}",
@@ -137,6 +141,9 @@ class Registrar(Service):
         if code != "shutting-down":
             self._refusals += 1
             self._pause = RETRY_REFUSED.bound(self._refusals)
+
+    def unanswered(self) -> None:
+        self._waits += 1
 
     def lapsed(self) -> None:
         self._log.warn(
@@ -166,6 +173,9 @@ class Registrar(Service):
         """Decide whether a proxy that said nothing is an old one."""
         self._silences += 1
         if self._has_answered and self._silences < SILENCES:
+            return
+        if not self._has_answered and self._silences == self._waits < WAITS:
+            # It may only be busy, or still be starting.
             return
         self._pause = OLD_PROXY_INTERVAL
         if not self._told_old:

@@ -40,6 +40,9 @@ BEAT = PRESENCE / 3
 STORE_TIMEOUT = 5.0
 #: Seconds that a stop may take: a proxy that stops has told what there was to tell, or will not be able to.
 STOP_TIMEOUT = 3.0
+#: Seconds that an acknowledgement may wait for the store: a server that hears nothing for some seconds takes the proxy
+#: for an old one (:data:`rproxy.leasing.ANSWER_TIMEOUT`).
+TOLD_TIMEOUT = 1.0
 #: Packets that may wait for the store's word, and their bytes.
 MOST_ASKED = 10_000
 MOST_ASKED_BYTES = 64 << 20
@@ -87,6 +90,7 @@ class Replica(Service):
         #: What is to be done when the next exchange is over, and when the one is that is being made.
         self._untold: list[Callable[[], object]] = []
         self._telling: list[Callable[[], object]] = []
+        self._told_timer: IDelayedCall | None = None
         #: Who waits for the next exchange that begins.
         self._unconfirmed: list[Deferred[None]] = []
         #: Packets that the next exchange is for, and those that the one is for that is being made.
@@ -136,9 +140,19 @@ class Replica(Service):
             self._telling.append(then)
         else:
             then()
+        if (self._telling or self._untold) and self._told_timer is None:
+            self._told_timer = self._clock.callLater(TOLD_TIMEOUT, self._tell_no_longer)
+
+    def _tell_no_longer(self) -> None:
+        self._told_timer = None
+        self._telling, self._untold = self._telling + self._untold, []
+        self._have_told()
 
     def _have_told(self) -> None:
         telling, self._telling = self._telling, []
+        if self._told_timer is not None and not self._untold:
+            self._told_timer.cancel()
+            self._told_timer = None
         for then in telling:
             then()
 

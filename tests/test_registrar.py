@@ -15,7 +15,7 @@ from rproxy import packets
 from rproxy.leasing import ANSWER_TIMEOUT, DRAIN_TIMEOUT, Offer
 from rproxy.limits import Limits
 from rproxy.packets import Setup
-from rproxy.registrar import OLD_PROXY_INTERVAL, RETRY, RETRY_REFUSED, SILENCES, Registrar
+from rproxy.registrar import OLD_PROXY_INTERVAL, RETRY, RETRY_REFUSED, SILENCES, WAITS, Registrar
 from rproxy.tlsfiles import TLSError
 from tests.endpoints import Peer
 from tests.transports import logged_lines, lose
@@ -386,7 +386,28 @@ class OldProxyTests(RegistrarCase):
         self.assertFalse(self.proxy.transport.disconnected)
         self.assertEqual(self.proxy.received(), [setup()])
         lose(self.proxy.protocol)
+        self.assertLessEqual(self.reconnects_after(), RETRY.most)
+
+    def test_keeps_silent_again_and_again(self) -> None:
+        """It may be busy, or starting, for some seconds; then it is an old one."""
+        for _ in range(WAITS - 1):
+            self.keep_silent()
+            self.assertLessEqual(self.reconnects_after(), RETRY.most)
+        self.keep_silent()
         self.assert_waits(OLD_PROXY_INTERVAL)
+
+    def test_keeps_silent_and_closes(self) -> None:
+        """One that closes is no longer waited for."""
+        self.keep_silent()
+        self.reconnects_after()
+        self.proxy.accept()
+        lose(self.proxy.protocol)
+        self.assert_waits(OLD_PROXY_INTERVAL)
+
+    def keep_silent(self) -> None:
+        self.proxy.accept()
+        self.clock.advance(ANSWER_TIMEOUT + 0.1)
+        lose(self.proxy.protocol)
 
     def test_reset(self) -> None:
         """A connection that breaks doesn't make an old proxy."""
