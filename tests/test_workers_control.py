@@ -13,6 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from rproxy.controlling import ControlError, LocalControl
 from rproxy.happenings import Happening
 from rproxy.policies import Peer
+from rproxy.tallies import count_of
 from rproxy.workers.channel import ChannelError
 from rproxy.workers.controlling import SECONDS, WorkersControl
 from rproxy.workers.merging import WINDOW, Merged
@@ -20,7 +21,7 @@ from rproxy.workers.serving import answers_of
 from rproxy.workers.spawning import Told
 from rproxy.workers.supervising import BACKOFF, Supervisor
 from tests.adminclient import control_of
-from tests.memory import Proxy, ProxyCase
+from tests.memory import HOST, Proxy, ProxyCase
 
 
 @define(eq=False)
@@ -110,6 +111,40 @@ class WorkersControlTests(ProxyCase):
         self.clock.advance(SECONDS)
         figures = self.successResultOf(asked)
         self.assertEqual((figures.missing, len(figures.processes)), ([1], 1))
+
+    def test_replaced_worker(self) -> None:
+        """What it had counted when it was asked last stays counted; its server is the one that there is now."""
+        self.register(1, 2)
+        for worker in self.workers.values():
+            client = worker.proxy.client()
+            client.ask("xyz1", "xyz2")
+            worker.proxy.server_at((HOST, 5000)).connection.answer(1)
+        before = self.successResultOf(self.control.figures())
+        self.replace(1)
+        self.register(1)
+        after = self.successResultOf(self.control.figures())
+        self.assertEqual((after.counters["received"], after.counters["acked"]), (4, 2))
+        self.assertEqual((after.counters["client_gone"], after.in_flight), (1, 1))
+        (policy,) = after.policies
+        self.assertEqual((policy.received, policy.acked, policy.client_gone, policy.in_flight), (4, 2, 1, 1))
+        (server,) = policy.servers
+        self.assertEqual((server.acked, server.states), (2, {"up": 2}))
+        self.assertEqual(count_of(policy.total_times), 2)
+        self.assertEqual((before.counters["received"], before.in_flight), (4, 2))
+
+    def test_silent_worker(self) -> None:
+        """What it had counted when it was asked last goes on to count."""
+        self.register(1, 2)
+        self.workers[1].proxy.client().ask("xyz1")
+        self.successResultOf(self.control.figures())
+        self.workers[1].hangs = True
+        asked = self.control.figures()
+        self.clock.advance(SECONDS)
+        figures = self.successResultOf(asked)
+        self.assertEqual((figures.counters["received"], figures.in_flight, figures.missing), (1, 0, [1]))
+        self.workers[1].hangs = False
+        again = self.successResultOf(self.control.figures())
+        self.assertEqual((again.counters["received"], again.counters["client_gone"], again.in_flight), (1, 0, 1))
 
     def test_none_answers(self) -> None:
         for worker in self.workers.values():

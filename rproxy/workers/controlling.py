@@ -14,12 +14,13 @@ import msgspec
 from twisted.internet.defer import Deferred
 
 from rproxy.controlling import ControlError
-from rproxy.figures import Figures, merge
+from rproxy.figures import Figures
 from rproxy.happenings import Happening
 from rproxy.policies import Peer
 from rproxy.registration import Key
 from rproxy.reporting import Explanation
 from rproxy.workers.merging import Merged
+from rproxy.workers.remembering import Memory
 from rproxy.workers.supervising import Supervisor
 
 #: For an answer.
@@ -34,6 +35,7 @@ class WorkersControl:
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
         self._merged = Merged()
+        self._memory = Memory()
         self._drained: set[Key] = set()
         self._looking = False
 
@@ -46,7 +48,7 @@ class WorkersControl:
 
     async def _figures(self) -> Figures:
         answers = await self._ask("figures")
-        figures = merge([msgspec.convert(answer, Figures) for answer in answers.values()])
+        figures = self._memory.add_to({number: msgspec.convert(answer, Figures) for number, answer in answers.items()})
         figures.missing = [number for number in self._supervisor.numbers if number not in answers]
         if not self._supervisor.running:
             figures.state = "draining"
@@ -105,6 +107,7 @@ class WorkersControl:
     def replaced(self, number: int) -> None:
         """The worker of that number accepts, and was just started."""
         self._merged.replaced(number)
+        self._memory.replaced(number)
         if self._drained:
             self.tell_drained()
 
