@@ -65,14 +65,19 @@ def line_of(event: LogEvent) -> Line:
         level=(event.get("log_level") or LogLevel.info).name,
         namespace=event.get("log_namespace", ""),
         event=OTHER if name is None else str(name),
-        message=formatEvent(event),
+        message=_writable(formatEvent(event)),
         fields={} if name is None else _fields(event),
-        traceback="" if failure is None else _traceback(failure),
+        traceback="" if failure is None else _writable(_traceback(failure)),
     )
 
 
 def _fields(event: LogEvent) -> dict[str, object]:
     return {key: _plain(value) for key, value in event.items() if key != "event" and not key.startswith("log_")}
+
+
+def _writable(text: str) -> str:
+    """The text without half surrogates, which no file takes."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def as_json(line: Line) -> str:

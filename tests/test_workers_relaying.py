@@ -64,7 +64,7 @@ class RelayTests(SynchronousTestCase):
         line = line_of(events[0])
         self.assertEqual((line.event, line.fields, line.worker), ("sweep-failed", {"what": "\ud800"}, 2))
         self.assertEqual(
-            (line.message, line.traceback.splitlines()[-1]), ("\ud800 failed", "builtins.ValueError: a fault")
+            (line.message, line.traceback.splitlines()[-1]), ("\\ud800 failed", "builtins.ValueError: a fault")
         )
 
     def test_largest(self) -> None:
