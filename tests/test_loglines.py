@@ -57,8 +57,9 @@ class LineTests(SynchronousTestCase):
 
     def test_strangers(self) -> None:
         """A text can neither end a line, nor speak to a terminal, nor be something else."""
-        said = self.said(lambda log: log.info("{why}", event="setup-refused", why='"}\n\r\x1b[2J\x9b\u2028\ud800'))
-        self.assertEqual((said["why"], said["message"]), ('"}\n\r\x1b[2J\x9b\u2028\ud800',) * 2)
+        why = '"}\n\r\x1b[2J\x9b\u2028'
+        said = self.said(lambda log: log.info("{why}", event="setup-refused", why=f"{why}\ud800"))
+        self.assertEqual((said["why"], said["message"]), (f"{why}\ud800", f"{why}\\ud800"))
         said = self.said(lambda log: log.info("x", event="setup-refused", logger="no", message="no"))
         self.assertEqual((said["logger"], said["message"]), ("rproxy.here", "x"))
 
