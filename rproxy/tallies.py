@@ -37,7 +37,8 @@ def class_of(seconds: float) -> int:
 
 
 def observe(times: Times, seconds: float) -> None:
-    """Something took so long."""
+    """Something took so long; less than nothing, if a reload has made its deadline another one, counts as nothing."""
+    seconds = max(0.0, seconds)
     times[bisect_left(BOUNDS, seconds)] += 1
     times[-1] += seconds
 

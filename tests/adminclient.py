@@ -98,7 +98,9 @@ class Admin:
         sent: Mapping[str, str | None] = {"Host": "127.0.0.1:9000", "Content_Length": str(len(body)), **headers}
         lines = [f"{name.replace('_', '-')}: {value}" for name, value in sent.items() if value is not None]
         channel, transport = self.connect(peer)
-        channel.dataReceived("\r\n".join([f"{method} {path} HTTP/1.1", *lines, "", ""]).encode() + body)
+        channel.dataReceived(
+            "\r\n".join([f"{method} {path} HTTP/1.1", *lines, "", ""]).encode("utf-8", "surrogateescape") + body
+        )
         return channel, transport
 
     def ask(self, method: str, path: str, body: bytes = b"", peer: IAddress = LOCAL, **headers: str | None) -> Reply:

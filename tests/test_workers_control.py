@@ -15,7 +15,7 @@ from rproxy.happenings import Happening
 from rproxy.policies import Peer
 from rproxy.tallies import count_of
 from rproxy.workers.channel import ChannelError
-from rproxy.workers.controlling import SECONDS, WorkersControl
+from rproxy.workers.controlling import MOST, SECONDS, WorkersControl
 from rproxy.workers.merging import WINDOW, Merged
 from rproxy.workers.serving import answers_of
 from rproxy.workers.spawning import Told
@@ -33,12 +33,15 @@ class MemoryWorker:
     proxy: Proxy
     control: LocalControl = field(init=False)
     hangs: bool = False
+    #: How often it was asked something and hasn't answered.
+    asked: int = 0
 
     def __attrs_post_init__(self) -> None:
         self.control = control_of(self.proxy)
 
     def ask(self, name: str, **arguments: Any) -> Deferred[Any]:
         if self.hangs:
+            self.asked += 1
             return Deferred(lambda cancelled: cancelled.errback(ChannelError("nobody waits")))
         return Deferred.fromCoroutine(self._answer(name, arguments))
 
@@ -141,10 +144,28 @@ class WorkersControlTests(ProxyCase):
         asked = self.control.figures()
         self.clock.advance(SECONDS)
         figures = self.successResultOf(asked)
-        self.assertEqual((figures.counters["received"], figures.in_flight, figures.missing), (1, 0, [1]))
+        self.assertEqual((figures.counters["received"], figures.in_flight, figures.missing), (1, 1, [1]))
+        self.assertEqual(figures.counters["client_gone"], 0)
         self.workers[1].hangs = False
         again = self.successResultOf(self.control.figures())
         self.assertEqual((again.counters["received"], again.counters["client_gone"], again.in_flight), (1, 0, 1))
+
+    def test_readers_share(self) -> None:
+        """However many there are, the workers are asked once, so that what must reach them does."""
+        self.workers[1].hangs = True
+        asked = [self.control.figures() for _ in range(200)]
+        changes = [self.control.drain("1", None) for _ in range(MOST + 5)]
+        refused = [each for each in changes if each.called]
+        self.assertLess(self.workers[1].asked, 64)
+        self.assertTrue(refused)
+        for each in refused:
+            self.assertIn("too much", str(self.failureResultOf(each, ControlError).value))
+        self.clock.advance(SECONDS)
+        self.assertEqual([self.successResultOf(each).missing for each in asked], [[1]] * 200)
+        self.clock.advance(SECONDS)
+        for each in changes:
+            if each not in refused:
+                self.successResultOf(each)
 
     def test_none_answers(self) -> None:
         for worker in self.workers.values():

@@ -21,6 +21,8 @@ MOST_BYTES = 1 << 16
 #: Seconds until a connection is closed that asks nothing.
 IDLE = 60
 _STREAM = ["api", "v1", "stream"]
+#: What proxies say that hand on another's request.
+_FORWARDED = ("Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP")
 #: Pages may use what is served here, and nothing else, and nobody may show them within theirs.
 _HEADERS = {
     "Server": "rproxy",
@@ -134,8 +136,9 @@ def _text(raw: bytes) -> str:
 
 
 def _header(request: Any, name: str) -> str | None:
-    values = request.requestHeaders.getRawHeaders(name)
-    return None if values is None else ",".join(values)
+    # As bytes: what isn't UTF-8 is for the guard to refuse.
+    values = request.requestHeaders.getRawHeaders(name.encode())
+    return None if values is None else b",".join(values).decode("latin-1")
 
 
 def _peer(request: Any) -> str | None:
@@ -152,7 +155,7 @@ def _asked(request: Any, *, changes: bool) -> Asked:
         content_type=_header(request, "Content-Type"),
         origin=_header(request, "Origin"),
         fetch_site=_header(request, "Sec-Fetch-Site"),
-        forwarded=any(request.requestHeaders.hasHeader(name) for name in ("Forwarded", "X-Forwarded-For", "Via")),
+        forwarded=any(request.requestHeaders.hasHeader(name) for name in _FORWARDED),
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 
 from rproxy.controlling import ControlError
 from rproxy.figures import Figures
@@ -25,6 +26,9 @@ from rproxy.workers.supervising import Supervisor
 
 #: For an answer.
 SECONDS = 2.0
+#: Questions at a time. Workers take some more, and those that must reach them come the same way: to stop, to reload,
+#: and whether they are alive.
+MOST = 16
 #: Between two looks at what happened.
 INTERVAL = 0.5
 
@@ -37,6 +41,9 @@ class WorkersControl:
         self._merged = Merged()
         self._memory = Memory()
         self._drained: set[Key] = set()
+        #: Who waits for the figures that are being gathered, and how much else is being asked.
+        self._readers: list[Deferred[Figures]] = []
+        self._asking = 0
         self._looking = False
 
     @property
@@ -44,7 +51,16 @@ class WorkersControl:
         return self._supervisor.is_serving
 
     def figures(self) -> Deferred[Figures]:
-        return Deferred.fromCoroutine(self._figures())
+        reader: Deferred[Figures] = Deferred()
+        self._readers.append(reader)
+        if len(self._readers) == 1:
+            Deferred.fromCoroutine(self._figures()).addBoth(self._tell)
+        return reader
+
+    def _tell(self, result: Figures | Failure) -> None:
+        readers, self._readers = self._readers, []
+        for reader in readers:
+            reader.callback(result)
 
     async def _figures(self) -> Figures:
         answers = await self._ask("figures")
@@ -125,7 +141,13 @@ class WorkersControl:
         self._merged.take({number: msgspec.convert(answer, list[Happening]) for number, answer in answers.items()})
 
     async def _ask(self, name: str, **arguments: Any) -> dict[int, Any]:
-        answers = await self._supervisor.ask_each(name, SECONDS, **arguments)
+        if self._asking >= MOST:
+            raise ControlError("too much is asked at once: try again in a moment")
+        self._asking += 1
+        try:
+            answers = await self._supervisor.ask_each(name, SECONDS, **arguments)
+        finally:
+            self._asking -= 1
         if not answers:
             raise ControlError("no process of the proxy answers: its log says what they do")
         return answers

@@ -26,13 +26,13 @@ class Memory:
     def add_to(self, heard: Mapping[int, Figures]) -> Figures:
         """The figures of all workers, with what is remembered of the others.
 
-        What a worker counted after it was heard of last is lost with it, and so are the packets that it had: they
-        count as those of clients that are gone.
+        What a worker counted after it was heard of last is lost with it, and so are the packets that it had: once it
+        is replaced, they count as those of clients that are gone.
 
         :param heard: by the numbers of those that answer; at least one.
         """
         self._last.update(heard)
-        silent = [_only_counted(figures) for number, figures in self._last.items() if number not in heard]
+        silent = [figures for number, figures in self._last.items() if number not in heard]
         together = merge(list(heard.values()))
         for past in (*silent, *([] if self._past is None else [self._past])):
             _add(together, past)
@@ -67,6 +67,7 @@ def _add(figures: Figures, past: Figures) -> None:
     """Add what was counted in the past; servers are those that there are now."""
     both = merge([figures, past])
     figures.counters = both.counters
+    figures.in_flight = both.in_flight
     here = {policy.name: policy for policy in figures.policies}
     for policy in past.policies:
         now = here.get(policy.name)
@@ -77,6 +78,7 @@ def _add(figures: Figures, past: Figures) -> None:
         now.acked += policy.acked
         now.client_gone += policy.client_gone
         now.retried += policy.retried
+        now.in_flight += policy.in_flight
         now.refused = {
             code: now.refused.get(code, 0) + policy.refused.get(code, 0) for code in {**now.refused, **policy.refused}
         }
