@@ -73,7 +73,8 @@ class GuardTests(AdminCase):
     def test_reading_from_elsewhere(self) -> None:
         """Another machine needs the token; so does whoever comes by way of a proxy on this one."""
         headers = ("Forwarded", "Via", "X_Forwarded_For", "X_Forwarded_Host", "X_Forwarded_Proto", "X_Real_IP")
-        for further in {"peer": ELSEWHERE}, *({header: "10.0.0.9"} for header in headers):
+        ways: list[dict[str, Any]] = [{"peer": ELSEWHERE}, *({header: "10.0.0.9"} for header in headers)]
+        for further in ways:
             self.assertEqual(self.statuses(READING, **further), {401})
             wrong = {"Authorization": "Bearer 0123456789abcdeX"}
             self.assertEqual(self.statuses(READING, **further, **wrong), {401})
@@ -93,7 +94,8 @@ class GuardTests(AdminCase):
             self.assertEqual(self.statuses(CHANGING, Authorization=wrong), {401}, wrong)
         # Not UTF-8, nor anything else.
         for header in ("Authorization", "Origin", "Host"):
-            self.assertIn(self.admin.post(CHANGING[0], **{header: "\udcff"}).status, {401, 403})
+            bytes_: dict[str, Any] = {header: "\udcff"}
+            self.assertIn(self.admin.post(CHANGING[0], **bytes_).status, {401, 403})
         reply = self.admin.post(CHANGING[0], Authorization=None)
         self.assertEqual(reply.headers["www-authenticate"], 'Bearer realm="rproxy"')
         self.assert_unchanged()
