@@ -72,7 +72,7 @@ class LocalControl:
 
     @property
     def is_ready(self) -> bool:
-        return not self._factory.is_draining
+        return self._factory.refusal is None
 
     def figures(self) -> Deferred[Figures]:
         return succeed(self._reporter.figures())

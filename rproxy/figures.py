@@ -102,7 +102,7 @@ class Figures(Struct, kw_only=True):
     """A proxy."""
 
     version: str
-    #: ``ready``, or ``draining`` once it is told to stop.
+    #: ``ready``; ``draining`` once it is told to stop; ``refusing`` while it can't write the trail that it has to.
     state: str
     #: Of :class:`rproxy.metrics.Counters`, by their names.
     counters: dict[str, int | dict[str, int]]

@@ -34,6 +34,10 @@ from rproxy.upstream import Connect
 
 _logger = Logger()
 
+#: Why a proxy refuses every packet.
+_STOPPING = "the proxy is stopping"
+_UNRECORDED = "the proxy can't write its audit trail"
+
 
 class Entrance(Factory):
     """Where peers of one kind come in."""
@@ -176,6 +180,13 @@ class ProxyFactory(Factory):
         return self.submit == self._refuse_shutting_down
 
     @property
+    def refusal(self) -> str | None:
+        """Why every packet is refused now, whatever it asks for; None if they are taken."""
+        if self.is_draining:
+            return _STOPPING
+        return _UNRECORDED if self.submit == self._refuse_unrecorded else None
+
+    @property
     def in_flight(self) -> int:
         """Packets received and not yet answered, over all clients."""
         return sum(client.in_flight for client in self.clients)
@@ -294,11 +305,11 @@ class ProxyFactory(Factory):
 
     def _refuse_shutting_down(self, request: Request) -> None:
         request.tally = self.counters.tallies.unserved(request.policy)
-        request.refuse("shutting-down", "no", "the proxy is stopping")
+        request.refuse("shutting-down", "no", _STOPPING)
 
     def _refuse_unrecorded(self, request: Request) -> None:
         request.tally = self.counters.tallies.unserved(request.policy)
-        request.refuse("overloaded", "no", "the proxy can't write its audit trail")
+        request.refuse("overloaded", "no", _UNRECORDED)
 
     def close(self) -> Deferred[None]:
         """Refuse what is in flight, and close every connection when its answers are written.

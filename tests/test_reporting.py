@@ -331,8 +331,12 @@ class ExplainTests(ReportingCase):
         self.assertIsNone(self.explain())
         self.world.client().ask("a")
         self.assertIn("wait for a server already", self.explain() or "")
+        self.world.factory.set_recording(False)
+        self.assertIn("audit trail", self.explain() or "")
+        self.assertEqual(self.figures().state, "refusing")
         self.world.factory.drain()
         self.assertIn("stopping", self.explain() or "")
+        self.assertEqual(self.figures().state, "draining")
 
     def test_servers(self) -> None:
         """One by one, in the order of their registration."""

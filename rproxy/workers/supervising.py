@@ -164,8 +164,8 @@ class Supervisor(Service):
 
     @property
     def is_serving(self) -> bool:
-        """Whether all have accepted once, and none was told to stop."""
-        return self._is_up and bool(self.running)
+        """Whether all have accepted once, some accept now, and none was told to stop."""
+        return self._is_up and bool(self.running) and any(place.is_ready for place in self._places)
 
     def kill(self) -> None:
         """End all at once; may be called in a signal handler."""

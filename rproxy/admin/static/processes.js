@@ -57,6 +57,7 @@ export function warningsOf(figures) {
     warnings.push(`Of worker ${figures.missing.join(", ")} nothing is known now: it doesn't answer, or is being replaced. Its part is missing in what you see.`);
   }
   if (figures.state === "draining") warnings.push("The proxy is stopping: it refuses new packets.");
+  if (figures.state === "refusing") warnings.push("The proxy can't write its audit trail: it refuses all packets.");
   const { violations } = figures.counters;
   if (violations) warnings.push(`${count(violations)} packets were about to be given to a server of another policy, and were not. This is a mistake in rproxy: please report it.`);
   return warnings;
