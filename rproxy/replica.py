@@ -145,6 +145,9 @@ class Replica(Service):
 
     def _tell_no_longer(self) -> None:
         self._told_timer = None
+        self._tell_all()
+
+    def _tell_all(self) -> None:
         self._telling, self._untold = self._telling + self._untold, []
         self._have_told()
 
@@ -248,11 +251,7 @@ class Replica(Service):
                 failures += 1
                 self._lost(str(error))
                 await self._sleep(RETRY.seconds(failures, self._random()))
-        self._hand_back(self._asking, self._asked)
-        self._telling, self._untold = self._telling + self._untold, []
-        self._have_told()
-        unconfirmed, self._unconfirmed = self._unconfirmed, []
-        _fail(unconfirmed)
+        self._keep_nobody_waiting()
         try:
             await self._bounded(self._store.close())
         except StoreError as error:
@@ -345,11 +344,14 @@ class Replica(Service):
             )
             self.away_since = self._clock.seconds()
         self.away = why
+        self._keep_nobody_waiting()
+
+    def _keep_nobody_waiting(self) -> None:
+        """There is no store to be waited for."""
         unconfirmed, self._unconfirmed = self._unconfirmed, []
         _fail(unconfirmed)
         self._hand_back(self._asking, self._asked)
-        self._telling, self._untold = self._telling + self._untold, []
-        self._have_told()
+        self._tell_all()
 
     def _back(self) -> None:
         if self.away_since is not None:

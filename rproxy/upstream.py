@@ -275,9 +275,8 @@ class Upstream(Factory):
         """Refuse what is here, and close every connection."""
         for request in self._unwritten:
             request.refuse("shutting-down", "no", "the proxy stopped before the server was reached")
-        for members in self._members.values():
-            for member in members:
-                member.live = False
+        for member in self._all:
+            member.live = False
         self._live = self._found = 0
         for connection in list(self._open):
             connection.stop()
