@@ -68,6 +68,11 @@ class PolicyFigures(Struct, kw_only=True):
     total_times: Times = field(default_factory=new_times)
     servers: list[ServerFigures] = field(default_factory=list)
 
+    @property
+    def servers_up(self) -> int:
+        """How many take packets; one that is held does, as long as its connections are there."""
+        return sum("up" in server.states or "held" in server.states for server in self.servers)
+
 
 class StoreFigures(Struct, kw_only=True):
     """Where registrations are kept."""

@@ -101,6 +101,16 @@ class LifeTests(ProxyCase):
         self.successResultOf(stopped)
         self.assertRaises(ValueError, lambda: service._listener.port)
 
+    def test_proxy_that_fails_to_stop(self) -> None:
+        """The listener is closed all the same, and the failure is told."""
+        service: Any = attend(options_of("--admin", "9000"), self.slow, self.control, self.reactor)
+        service.privilegedStartService()
+        service.startService()
+        stopped = service.stopService()
+        self.slow.stopped.errback(ValueError("a fault"))
+        self.failureResultOf(stopped, ValueError)
+        self.assertRaises(ValueError, lambda: service._listener.port)
+
     def test_none(self) -> None:
         """Where none is asked for, the proxy is by itself."""
         self.assertIs(attend(options_of(), self.slow, self.control, self.reactor), self.slow)

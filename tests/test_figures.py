@@ -141,6 +141,14 @@ class MergeTests(SynchronousTestCase):
         self.assertEqual((add_up([]), add_times([])), ({}, new_times()))
 
 
+class UpTests(SynchronousTestCase):
+    def test_servers_that_take_packets(self) -> None:
+        """One that is held does so, and one that is up in some process."""
+        states = ({"up": 2}, {"held": 1, "down": 1}, {"down": 2}, {"draining": 2}, {"up": 1, "down": 1})
+        servers = [server("111", str(number), states=each) for number, each in enumerate(states)]
+        self.assertEqual(policy("111", *servers).servers_up, 3)
+
+
 class QuantileTests(SynchronousTestCase):
     """As well as the classes tell."""
 

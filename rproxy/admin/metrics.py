@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from operator import attrgetter
 
 from rproxy.admin.exposition import Lines, Metric, Part, Rows, by, histogram, label, labelled, one, render, summary
-from rproxy.figures import Figures, PolicyFigures, ProcessFigures, ServerFigures
+from rproxy.figures import Figures, ProcessFigures, ServerFigures
 
 #: The states of servers, in the words of :class:`rproxy.figures.ServerFigures`. Each is shown, be it by a zero: an
 #: alert can't look for what isn't there.
@@ -56,11 +56,6 @@ def _servers(figures: Figures) -> Rows:
 
 def _processes(figures: Figures) -> Rows:
     return [(label(process=process.number), process) for process in figures.processes]
-
-
-def _count_up(policy: PolicyFigures) -> int:
-    # One that is held takes packets, as long as its connections are there.
-    return sum("up" in server.states or "held" in server.states for server in policy.servers)
 
 
 def _states(server: ServerFigures) -> dict[str, float]:
@@ -218,7 +213,7 @@ POLICY = (
         "rproxy_policy_servers_up",
         "gauge",
         "Servers of the policy that are up or held, in one of the proxy's processes at least.",
-        one(_count_up),
+        one(lambda policy: policy.servers_up),
     ),
     Metric(
         "rproxy_policy_latency_seconds",

@@ -49,9 +49,11 @@ class Attended(Service):
 
     async def _stop(self) -> None:
         super().stopService()
-        await maybeDeferred(self._proxy.stopService)
-        await self._listener.stopService()
-        self._streams.close()
+        try:
+            await maybeDeferred(self._proxy.stopService)
+        finally:
+            self._streams.close()
+            await self._listener.stopService()
 
 
 def attend(options: Any, proxy: MultiService, control: Control, reactor: Any) -> IService:

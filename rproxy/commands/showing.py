@@ -78,7 +78,7 @@ def policy_row(policy: PolicyFigures) -> tuple[str, ...]:
     """Return the cells below :data:`POLICY_COLUMNS`."""
     return (
         policy.name,
-        str(sum("up" in server.states for server in policy.servers)),
+        str(policy.servers_up),
         str(len(policy.servers)),
         str(policy.in_flight),
         str(policy.waiting),

@@ -153,7 +153,7 @@ export function serverTrouble(server) {
 /** What is wrong with a policy, the worst first: each a level as of serverTrouble, and a text. */
 export function policyTroubles(policy, series) {
   const troubles = [];
-  const up = policy.servers.filter((server) => server.states.up).length;
+  const up = policy.servers.filter((server) => server.states.up || server.states.held).length;
   const count = (state) => policy.servers.filter((server) => stateOf(server) === state).length;
   if (!up) troubles.push([2, policy.servers.length ? "no server is up" : "no server"]);
   if (series?.errorRate > 0) troubles.push([2, "errors"]);
