@@ -66,6 +66,9 @@ class Transport(StringTransport):
     def setTcpNoDelay(self, enabled: bool) -> None:
         pass
 
+    def loseWriteConnection(self) -> None:
+        self.disconnecting = True
+
 
 @define(eq=False)
 class Admin:

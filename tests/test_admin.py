@@ -11,12 +11,13 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred, fail
+from twisted.logger import capturedLogs
 
+from rproxy.admin.channel import MOST_BYTES
 from rproxy.admin.describing import describe
 from rproxy.admin.exposition import CONTENT_TYPE
 from rproxy.admin.files import read_files
 from rproxy.admin.guarding import Asked, Guard, read_token
-from rproxy.admin.site import MOST_BYTES
 from rproxy.admin.streaming import MOST, PATIENCE
 from rproxy.controlling import DONE, ControlError
 from rproxy.figures import Figures
@@ -129,6 +130,20 @@ class GuardTests(AdminCase):
         self.assert_unchanged()
         same: dict[str, Any] = {"Origin": "http://127.0.0.1:9000", "Sec_Fetch_Site": "same-origin"}
         self.assertEqual(self.admin.post("/api/v1/servers/100/drain", **same).status, 200)
+
+    def test_browser(self) -> None:
+        """What a browser shows of a page that it isn't given says what to do, in words and not in JSON."""
+        accept: dict[str, Any] = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+        reply = self.admin.get("/", ELSEWHERE, **accept)
+        self.assertEqual((reply.status, reply.headers["content-type"]), (401, "text/plain; charset=utf-8"))
+        for said in "another machine", "ssh -L 12345:127.0.0.1:12345 HOST", "--admin-host":
+            self.assertIn(said, reply.body.decode())
+        # As ssh -L has it, at whatever port.
+        self.assertEqual(self.admin.get("/", Host="localhost:8000", **accept).status, 200)
+        reply = self.admin.get("/", Host="proxy.example", **accept)
+        self.assertEqual((reply.status, reply.headers["content-type"]), (403, "text/plain; charset=utf-8"))
+        self.assertIn("--admin-host", reply.body.decode())
+        self.assertIn("error", self.admin.get("/api/v1/figures", ELSEWHERE).json)
 
     def test_simple_requests(self) -> None:
         """A form can't send JSON, and nobody is told that it may."""
@@ -262,12 +277,29 @@ class ReadingTests(AdminCase):
         self.assertEqual(read_files(Path("/nowhere")), {})
 
     def test_head(self) -> None:
-        reply = self.admin.ask("HEAD", "/api/v1/happenings")
-        self.assertEqual((reply.status, reply.body, reply.headers["content-length"]), (200, b"", "2"))
+        """It is answered as GET is, without the body, and the log has nothing of it, also where it is refused."""
+        with capturedLogs() as events:
+            for path in (*READING, "/nothing", CHANGING[0], "/api/v1/explain", "/static/none"):
+                for host in "127.0.0.1", "evil.example":
+                    reply, get = self.admin.ask("HEAD", path, Host=host), self.admin.get(path, Host=host)
+                    self.assertEqual((reply.status, reply.headers.keys()), (get.status, get.headers.keys()), path)
+                    self.assertEqual(reply.body, b"")
+            reply = self.admin.ask("HEAD", "/api/v1/happenings")
+            self.assertEqual((reply.status, reply.headers["content-length"]), (200, "2"))
+            reply = self.admin.ask("HEAD", "/api/v1/stream")
+            self.assertEqual((reply.status, reply.headers["content-type"][:17]), (200, "text/event-stream"))
+        self.assertEqual(events, [])
 
     def test_other_methods(self) -> None:
-        for method in "PUT", "DELETE", "TRACE", "FOO", "POST":
-            self.assertEqual(self.admin.ask(method, "/api/v1/figures").status, 405, method)
+        with capturedLogs() as events:
+            for method in "PUT", "DELETE", "TRACE", "FOO", "POST", "OPTIONS", "PATCH":
+                reply = self.admin.ask(method, "/api/v1/figures")
+                self.assertEqual((reply.status, reply.headers["allow"]), (405, "GET, HEAD"), method)
+                self.assertEqual(reply.json, {"error": "this path takes GET and HEAD only"})
+                if method != "POST":
+                    reply = self.admin.ask(method, CHANGING[0])
+                    self.assertEqual((reply.status, reply.headers["allow"]), (405, "POST"), method)
+        self.assertEqual(events, [])
 
     def test_description(self) -> None:
         """It names every path of the API, and each of its references leads somewhere."""

@@ -3,5 +3,5 @@
 ``guarding`` says who may ask what, ``answers`` what is answered, ``describing`` describes that by OpenAPI. ``routes``
 asks the proxy's :class:`rproxy.controlling.Control`, ``streaming`` tells what happens as it does, ``files`` has the
 pages. ``metrics`` makes of the figures what Prometheus reads, in the words of ``exposition``. ``site`` is the edge to
-HTTP, and ``service`` keeps the listener until the proxy has stopped.
+HTTP, over the connections of ``channel``, and ``service`` keeps the listener until the proxy has stopped.
 """

@@ -95,7 +95,7 @@ class Guard:
     def _unauthorized(self, asked: Asked) -> Refused | None:
         if not asked.changes and asked.is_local:
             return None
-        what = "changing anything" if asked.changes else "asking from another machine"
+        what = "changing anything" if asked.changes else "asking from another machine or by way of another proxy"
         if self._token is None:
             return Refused(403, f"{what} needs a token: start the proxy with --admin-token FILE")
         kind, _, token = (asked.authorization or "").partition(" ")
