@@ -103,8 +103,11 @@ class AccessWriter(Service):
         if self._written and self._batch[self._written - 1 : self._written] != b"\n":
             end = self._batch.index(b"\n", self._written) + 1
             self._try(end)
-            self._log.written_down(end - self._written)
-            self._written = end
+            if self._written < end:
+                self._logger.error(
+                    "A line of the access log's old file is cut short: it took no more", event="access-log-cut"
+                )
+                self._done(end - self._written)
 
     def _wake(self) -> None:
         if self._due is None and self.running:
@@ -137,6 +140,11 @@ class AccessWriter(Service):
             size = os.write(self._fd, memoryview(self._batch)[self._written : end])
         except OSError as error:
             return error.strerror or str(error)
+        self._done(size)
+        return ""
+
+    def _done(self, size: int) -> None:
+        """So many bytes are written, or given up."""
         self._written += size
         left_out = self._log.written_down(size)
         if left_out:
@@ -145,4 +153,3 @@ class AccessWriter(Service):
                 event="access-log-left-out",
                 left_out=left_out,
             )
-        return ""

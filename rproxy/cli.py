@@ -7,6 +7,8 @@ Each subcommand is a module that offers two functions: ``add_arguments(parser)``
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Protocol
@@ -60,13 +62,21 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one subcommand, and return the exit code.
+    """Run one subcommand, and return the exit code: as shells have it, where it is interrupted or nobody reads on.
 
     :param argv: the arguments; without them, those of the process.
     :raises SystemExit: by :mod:`argparse`, with code 2 where the arguments can't be understood, with 0 after the help.
     """
     args = make_parser().parse_args(argv)
-    code: int = args.run(args)
+    try:
+        code: int = args.run(args)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Who reads has enough, as head has: no traceback, nor a complaint of Python's when it flushes once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
     return code
 
 

@@ -283,6 +283,33 @@ class WriterTests(LogCase):
         self.writer.stopService()
         self.assertEqual((self.count(old) + self.count(), self.count() > 0, self.log.size), (20_000, True, 0))
 
+    def full_within_a_line(self, left_out: int) -> Path:
+        """Reopen while a line is begun, the disk is full, and so many are left out; return the old file's path."""
+        self.writer.startService()
+        self.end(20_000)
+        self.write_once()
+        self.log.size += ROOM
+        self.end(left_out)
+        self.log.size -= ROOM
+        old = self.path.rename(self.folder / "access.log.1")
+        with patch.object(os, "write", self.fail):
+            self.writer.reopen()
+        return old
+
+    def test_reopen_on_a_full_disk(self) -> None:
+        """The rest of a line that was begun goes nowhere, which is told; all others are in the new file, whole."""
+        old = self.full_within_a_line(0)
+        self.writer.stopService()
+        self.assertEqual((len(old.read_bytes().splitlines()) + self.count(), self.log.size), (20_000, 0))
+        self.assertIn("A line of the access log's old file is cut short: it took no more", self.told())
+
+    def test_left_out_while_reopening(self) -> None:
+        """What there was no room for is told in both logs, also where giving up a line makes the room."""
+        self.full_within_a_line(5)
+        self.assertIn("Left out 5 lines of the access log: the file took none", self.told())
+        self.writer.stopService()
+        self.assertEqual(sum(json.loads(line).get("left_out", 0) for line in self.path.read_bytes().splitlines()), 5)
+
     def test_cannot_reopen(self) -> None:
         """It goes on in the old file."""
         self.writer.startService()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from attrs import frozen
 from rich.console import Console
 from twisted.trial.unittest import SynchronousTestCase
 
-from rproxy.cli import COMMANDS, main
+from rproxy.cli import COMMANDS, main, make_parser
+from rproxy.commands import asking
 from rproxy.commands.showing import columns, duration, milliseconds, plain, status
 from rproxy.commands.top import make_table
 from rproxy.figures import Figures
@@ -116,23 +118,158 @@ def test_refused(running: Running) -> None:
     code, out, err = running.change("drain", "nobody")
     assert (code, out) == (1, "")
     assert err.startswith("rproxy drain: no server nobody is registered")
-    code, _, err = running.run("drain", "100")
-    assert code == 1
-    assert "--admin-token" in err
     assert running.run("servers", "--policy", "999") == (1, "No server is registered for policy 999\n", "")
     assert running.run("explain", "999")[0] == 1
+
+
+@pytest.mark.parametrize("what", ["drain", "resume", "revoke"])
+def test_token(running: Running, tmp_path: Path, what: str) -> None:
+    """Without the token, or with another, it is said what to give on the command line."""
+    code, out, err = running.run(what, "100")
+    assert (code, out) == (1, "")
+    assert err.startswith(f"rproxy {what}: this needs the proxy's token: give --token-file FILE")
+    assert "Authorization" not in err
+    other = tmp_path / "other"
+    other.write_text(TOKEN[::-1])
+    other.chmod(0o600)
+    code, out, err = running.run(what, "100", "--token-file", str(other), "--json")
+    assert (code, err) == (1, "")
+    assert json.loads(out)["error"].startswith("the token of --token-file isn't the proxy's")
+
+
+def test_no_admin_token(capsys: pytest.CaptureFixture[str]) -> None:
+    """A proxy that has none says how to give it one."""
+    admin = str(free_port())
+    with Twistd("rproxy", "--port", "0", "--admin", admin):
+        assert main(["drain", "100", "--admin", admin]) == 1
+    assert "the proxy has none: start it with --admin-token FILE" in capsys.readouterr().err
 
 
 def test_not_there(running: Running, tmp_path: Path) -> None:
     """Who can't be reached, or is somebody else, by code 2."""
     proxy = str(running.proxy.port)
-    for where in (str(free_port()), f"unix:{tmp_path}/none", proxy):
+    (tmp_path / "file").touch()
+    for where, said in (
+        (str(free_port()), "Connection refused; does the proxy run with --admin?"),
+        (f"unix:{tmp_path}/none", "No such file or directory; does the proxy run with --admin?"),
+        (f"unix:{tmp_path}/file", "it is no socket; does the proxy run with --admin?"),
+        (f"unix:{tmp_path}/{'x' * 200}", "path too long"),
+        (f"{'x' * 70}:9000", "label too long"),
+        (proxy, "is no admin listener of rproxy"),
+    ):
         code, out, err = running.run("status", admin=where)
         assert (code, out) == (2, ""), where
-        assert "admin listener" in err
+        assert said in err
+        assert "RPROXY_ADMIN" in err
     for wrong in ("x", "unix:", "99999", "1:2:3"):
         assert running.run("status", admin=wrong)[0] == 2
     assert running.run("drain", "100", "--token-file", str(tmp_path / "none"))[0] == 2
+
+
+def test_not_allowed(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A socket that isn't for whoever asks; root may use any, so the system's word is told in its place."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(asking._UnixConnection, "connect", refuse)
+    code, _, err = running.run("status")
+    assert code == 2
+    assert "Permission denied; ask as the proxy's user, or as root" in err
+
+
+def answer(body: bytes, status: str = "200 OK") -> bytes:
+    """The bytes of an answer."""
+    return f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+@contextmanager
+def somebody(reply: bytes, *, holds: bool = False) -> Iterator[str]:
+    """Somebody who answers one connection so, and hangs up or not; where that is."""
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(1 << 16)
+            connection.sendall(reply)
+            if holds:
+                done.wait(PATIENCE)
+
+    done = threading.Event()
+    with socket.create_server((HOST, 0)) as listener:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield str(listener.getsockname()[1])
+        done.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("command", [["status"], ["explain", "111"], ["drain", "100"]])
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"",
+        b"\0\x1b[2J\r\n\r\n",
+        b"SSH-2.0-OpenSSH\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nabc",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        answer(b""),
+        answer(b"[]"),
+        answer(b"null"),
+        answer(b"{}"),
+        answer(b"\xff"),
+        answer(b"[" * 100_000),
+        answer(b"<html>", "404 Not Found"),
+        answer(b"[]", "500 Oops"),
+    ],
+)
+def test_somebody_else(running: Running, reply: bytes, command: list[str]) -> None:
+    """Whatever comes, it is told in a sentence, and none of it is shown."""
+    with somebody(reply) as where:
+        code, out, err = running.run(*command, admin=where)
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert err.rstrip("\n").isprintable()
+    assert "no admin listener" in err or "is of another version" in err
+
+
+def test_odd_refusal(running: Running) -> None:
+    """What the other side says can't speak to the terminal."""
+    with somebody(answer(b'{"error": "\\u001b[2J no"}', "403 Forbidden")) as where:
+        assert running.run("status", admin=where) == (1, "", "rproxy status: ?[2J no\n")
+
+
+def test_hangs(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It isn't waited for for ever."""
+    monkeypatch.setattr(asking, "SECONDS", 0.2)
+    with somebody(b"", holds=True) as where:
+        code, out, err = running.run("status", admin=where)
+    assert (code, out) == (2, "")
+    assert "the proxy hangs, or this isn't one" in err
+
+
+def test_interrupted() -> None:
+    """Ctrl-C ends it without a traceback."""
+    with socket.create_server((HOST, 0)) as listener:
+        argv = [sys.executable, "-m", "rproxy.cli", "status", "--admin", str(listener.getsockname()[1])]
+        with subprocess.Popen(argv, env=environment(), stderr=subprocess.PIPE, text=True) as process:
+            connection, _ = listener.accept()
+            with connection:
+                process.send_signal(signal.SIGINT)
+                _, err = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, err) == (130, "")
+
+
+def test_nobody_reads_on() -> None:
+    """As where head has what it wants: no traceback, nor a complaint of Python's."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    argv = [sys.executable, "-m", "rproxy.cli", "completion", "bash"]
+    with os.fdopen(writing, "w") as out:
+        ended = subprocess.run(
+            argv, env=environment(), stdout=out, stderr=subprocess.PIPE, text=True, timeout=PATIENCE, check=False
+        )
+    assert (ended.returncode, ended.stderr) == (141, "")
 
 
 def test_top(running: Running) -> None:
@@ -151,19 +288,10 @@ def test_variable(running: Running) -> None:
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
-def test_hangs_up(running: Running) -> None:
-    """A listener that says nothing is no admin listener."""
-
-    def hang_up() -> None:
-        listener.accept()[0].close()
-
-    with socket.create_server((HOST, 0)) as listener:
-        thread = threading.Thread(target=hang_up)
-        thread.start()
-        code, _, err = running.run("status", admin=str(listener.getsockname()[1]))
-        thread.join()
-    assert code == 2
-    assert "no admin listener answers" in err
+def test_empty_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is empty says nothing."""
+    monkeypatch.setenv("RPROXY_ADMIN", "")
+    assert str(make_parser().parse_args(["status"]).admin) == asking.ADDRESS
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -97,7 +97,7 @@ class Guard:
             return None
         what = "changing anything" if asked.changes else "asking from another machine or by way of another proxy"
         if self._token is None:
-            return Refused(403, f"{what} needs a token: start the proxy with --admin-token FILE")
+            return Refused(403, f"{what} needs a token, and the proxy has none: start it with --admin-token FILE")
         kind, _, token = (asked.authorization or "").partition(" ")
         if kind.lower() != "bearer" or not compare_digest(token.strip().encode(), self._token):
             return Refused(401, f"{what} needs the header Authorization: Bearer, with the token of --admin-token")

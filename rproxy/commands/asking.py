@@ -17,6 +17,8 @@ from urllib.parse import quote, urlencode
 import msgspec
 from attrs import frozen
 
+from rproxy.admin.answers import Changed
+from rproxy.commands.showing import plain
 from rproxy.figures import Figures
 
 T = TypeVar("T")
@@ -28,8 +30,9 @@ VARIABLE = "RPROXY_ADMIN"
 SECONDS = 10.0
 
 EPILOG = (
-    f"The proxy has to run with --admin. Exit codes: 0 done; 1 refused, or nothing found; 2 the proxy can't be reached,"
-    f" or the arguments can't be understood. The variable {VARIABLE} may say where it is."
+    f"The proxy has to run with --admin; the variable {VARIABLE} may say where that is. Exit codes: 0 done; 1 refused,"
+    " or nothing found; 2 the proxy can't be reached, or the arguments can't be understood. With --json, errors are"
+    ' {"error": "..."} on standard output.'
 )
 
 
@@ -88,12 +91,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--admin",
         type=admin_address,
-        default=os.environ.get(VARIABLE, ADDRESS),
+        # As it is usual, one that is empty says nothing.
+        default=os.environ.get(VARIABLE) or ADDRESS,
         metavar="ADDRESS",
-        help=f"where the proxy's admin listener is: [HOST:]PORT or unix:PATH [default: {ADDRESS}]",
+        help=f"where the proxy's admin listener is: [HOST:]PORT or unix:PATH [default: ${VARIABLE}, or {ADDRESS}]",
     )
     parser.add_argument(
-        "--token-file", type=token, metavar="FILE", help="the token that the proxy was given by --admin-token"
+        "--token-file",
+        type=token,
+        metavar="FILE",
+        help="the file that the proxy was given by --admin-token, or its copy",
     )
     parser.add_argument("--json", action="store_true", help="print the answer as JSON")
 
@@ -134,7 +141,7 @@ class Admin:
         """Drain, resume or revoke, and return of how many registrations that was true; see :meth:`ask`."""
         body = {} if policy is None else {"policy": policy}
         answer = self.ask("POST", f"/api/v1/servers/{quote(server_id, safe='')}/{what}", body)
-        return int(answer["registrations"])
+        return self.convert(answer, Changed).registrations
 
     def convert(self, answer: Any, kind: type[T]) -> T:
         """Take an answer for what it should be.
@@ -157,17 +164,41 @@ class Admin:
             headers["Content-Type"] = "application/json"
         try:
             status, raw = self._exchange(method, path, None if body is None else json.dumps(body), headers)
-        except (OSError, HTTPException) as error:
-            why = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise UnreachableError(f"no admin listener answers at {self._address}: {why}") from None
+        # The codec of host names has its own error.
+        except (OSError, UnicodeError) as error:
+            raise UnreachableError(f"no admin listener answers at {self._address}: {self._reason(error)}") from None
+        except HTTPException:
+            raise UnreachableError(self._stranger) from None
         try:
             answer = json.loads(raw)
             if status == 200:
                 return answer
-            text = str(answer["error"])
-        except (ValueError, LookupError, TypeError):
-            raise UnreachableError(f"what answers at {self._address} is no admin listener of rproxy") from None
-        raise RefusedError(text)
+            text = plain(str(answer["error"]))
+        except (ValueError, LookupError, TypeError, RecursionError):
+            raise UnreachableError(self._stranger) from None
+        raise RefusedError(self._unauthorized if status == 401 else text)
+
+    @property
+    def _stranger(self) -> str:
+        return f"what answers at {self._address} is no admin listener of rproxy: --admin or {VARIABLE} says where it is"
+
+    @property
+    def _unauthorized(self) -> str:
+        if self._token is None:
+            return "this needs the proxy's token: give --token-file FILE, the file that the proxy has as --admin-token"
+        return "the token of --token-file isn't the proxy's: give the file that the proxy has as --admin-token"
+
+    def _reason(self, error: OSError | UnicodeError) -> str:
+        """Why nobody answers, and what to do."""
+        path = self._address.path
+        if isinstance(error, TimeoutError):
+            return f"it said nothing for {SECONDS:.0f} seconds; the proxy hangs, or this isn't one"
+        if isinstance(error, PermissionError) and path is not None:
+            return "Permission denied; ask as the proxy's user, or as root"
+        why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        if isinstance(error, ConnectionRefusedError) and path is not None and not Path(path).is_socket():
+            why = "it is no socket"
+        return f"{why}; does the proxy run with --admin? --admin or {VARIABLE} says where that is"
 
     def _exchange(self, method: str, path: str, body: str | None, headers: dict[str, str]) -> tuple[int, bytes]:
         address = self._address

@@ -27,7 +27,7 @@ class Change:
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare what it takes."""
-        parser.description = f"{self.description} It needs --token-file."
+        parser.description = f"{self.description} It needs the proxy's token: --token-file."
         parser.add_argument("server", type=identifier, metavar="ID", help="the server's id")
         asking.add_arguments(parser)
         parser.add_argument("--policy", type=identifier, metavar="POLICY", help="for this one only [default: all]")

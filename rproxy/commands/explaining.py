@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what it takes."""
     parser.description = (
         "Say what would become of a packet now, by each process of a running proxy: whether it would be refused, and"
-        " which servers would take it. Nothing is sent."
+        " which servers would take it. Nothing is sent. The exit code is 1 if, by one of them, no server would."
     )
     parser.add_argument("policy", type=identifier, metavar="POLICY", help="the policy that the packet asks for")
     parser.add_argument("--client", type=_address, metavar="ADDRESS", help="where it comes from [default: here]")
