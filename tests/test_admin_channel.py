@@ -149,6 +149,8 @@ class BoundTests(ChannelCase):
         channel.dataReceived((HEAD + b"\r\n") * 5 + HEAD)
         channel.dataReceived(b"\r\n")
         self.assertEqual((self.statuses(transport), transport.producerState), ([200], "paused"))
+        # It isn't the other side that is late.
+        self.admin.clock.advance(DEADLINE)
         for number in (2, 3, 4, 5, 6):
             producer.resumeProducing()
             self.assertEqual(len(self.statuses(transport)), number)
@@ -173,6 +175,7 @@ class BoundTests(ChannelCase):
             channel, transport = self.send(head)
             channel.dataReceived(b" " * 100_000 + HEAD + b"\r\n")
             self.assertEqual((self.statuses(transport), transport.disconnecting), ([413], True), length)
+            self.assertLess(len(channel.clearLineBuffer()), len(head))
         chunk = b"4000\r\n" + b" " * 0x4000 + b"\r\n"
         _, transport = self.send(ALLOWED + JSON + b"Transfer-Encoding: chunked\r\n\r\n" + chunk * 5 + b"0\r\n\r\n")
         self.assertEqual((self.statuses(transport), transport.disconnecting), ([413], True))

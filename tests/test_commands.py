@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from attrs import frozen
 from rich.console import Console
 from twisted.trial.unittest import SynchronousTestCase
 
+from rproxy.admin.site import MOST_CONNECTIONS
 from rproxy.cli import COMMANDS, main, make_parser
 from rproxy.commands import asking
 from rproxy.commands.showing import columns, duration, milliseconds, plain, status
@@ -176,6 +177,18 @@ def test_not_allowed(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     code, _, err = running.run("status")
     assert code == 2
     assert "Permission denied; ask as the proxy's user, or as root" in err
+
+
+def test_full(running: Running) -> None:
+    """As many connections as the listener takes: the next one is told so, and is served once there is room."""
+    with ExitStack() as stack:
+        for _ in range(MOST_CONNECTIONS):
+            connection = stack.enter_context(socket.socket(socket.AF_UNIX))
+            connection.connect(str(running.path))
+        code, out, err = running.run("status")
+        assert (code, out) == (1, "")
+        assert "too many are connected to the admin listener already" in err
+    wait_for(lambda: running.run("status")[0] == 0, PATIENCE, "room")
 
 
 def answer(body: bytes, status: str = "200 OK") -> bytes:
