@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rproxy.controlling import Control, ControlError
+from rproxy.figures import Figures
 from rproxy.happenings import Happening
 
 #: Seconds between two figures.
@@ -103,6 +104,9 @@ class Streams:
         self._call: IDelayedCall | None = None
         self._asking = False
         self._unlisten: Callable[[], None] = _nothing
+        #: The figures that were shown last, and the event with them.
+        self._shown: Figures | None = None
+        self._event = b""
 
     @property
     def is_full(self) -> bool:
@@ -194,10 +198,14 @@ class Streams:
 
     def _ask(self, streams: Sequence[Stream]) -> Deferred[None]:
         asked = self._control.figures()
-        told: Deferred[None] = asked.addCallback(
-            lambda figures: _write(self._ready(streams), self.event("figures", figures))
-        )
+        told: Deferred[None] = asked.addCallback(lambda figures: _write(self._ready(streams), self._event_of(figures)))
         return told.addErrback(self._without, streams)
+
+    def _event_of(self, figures: Figures) -> bytes:
+        # Those of thousands of servers take long, and who comes between two ticks may be shown the same.
+        if figures is not self._shown:
+            self._shown, self._event = figures, self.event("figures", figures)
+        return self._event
 
     def _without(self, failure: Failure, streams: Sequence[Stream]) -> None:
         self._failed(failure)
