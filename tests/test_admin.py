@@ -216,7 +216,7 @@ class ReadingTests(AdminCase):
         self.serve()
         reply = self.admin.get("/metrics")
         self.assertEqual(reply.headers["content-type"], CONTENT_TYPE)
-        self.assertIn(b'rproxy_server_state{policy="111",server="100",state="up"} 1', reply.body.splitlines())
+        self.assertIn(b'rproxy_server_state{policy="111",server="100",state="up"} 1.0', reply.body.splitlines())
 
     def test_explain(self) -> None:
         self.serve()

@@ -92,14 +92,14 @@ class AdminResource(Resource):
 
     def _answer(self, request: Any, handler: Handler, parts: list[str]) -> None:
         query = {_text(name): _text(values[-1]) for name, values in request.args.items()}
-        question = Question(parts, query, request.content.read(), _peer(request))
-        gone: list[object] = []
-        request.notifyFinish().addBoth(gone.append)
+        gone: Deferred[None] = Deferred()
+        question = Question(parts, query, request.content.read(), _peer(request), gone)
+        request.notifyFinish().addErrback(lambda _: gone.callback(None))
         answering = Deferred.fromCoroutine(cast(Any, self._routes.answer(handler, question)))
         answering.addErrback(self._failed)
 
         def write(answer: Answer) -> None:
-            if not gone:
+            if not gone.called:
                 request.write(self._finish(request, answer))
                 request.finish()
 
