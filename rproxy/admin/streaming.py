@@ -137,6 +137,7 @@ class Streams:
             self._streams.remove(stream)
             if not self._streams:
                 self._unlisten()
+                self._shown, self._event = None, b""
                 if self._call is not None:
                     self._call.cancel()
                     self._call = None
@@ -153,9 +154,10 @@ class Streams:
 
     def catch_up(self, stream: Stream) -> None:
         """Tell it what happened since it was told last."""
-        stream.behind = False
+        # What happens until then is among them. It mustn't be told before what happened earlier.
+        stream.behind = True
         asked = self._control.happenings()
-        asked.addCallback(self._caught_up, stream).addErrback(self._failed)
+        asked.addCallback(self._caught_up, stream).addErrback(self._not_caught_up, stream)
 
     def event(self, kind: str, value: Any, further: str = "") -> bytes:
         """Return the bytes of one event."""
@@ -165,12 +167,17 @@ class Streams:
         if stream not in self._streams:
             return
         if stream.paused_at is not None:
-            stream.behind = True
             return
+        stream.behind = False
         since = 0.0 if stream.number else self._wall() - LATELY
         told = [each for each in happenings if each.time >= since]
         # By number, as what was told late may have happened before what was told already.
         stream.tell(sorted(told, key=lambda each: each.number))
+
+    def _not_caught_up(self, failure: Failure, stream: Stream) -> None:
+        # It is told what happens from now on.
+        stream.behind = False
+        self._failed(failure)
 
     def _happened(self, happening: Happening) -> None:
         for stream in list(self._streams):
