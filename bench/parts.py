@@ -92,11 +92,13 @@ AUDIT = Table(
 
 SCRAPE = Table(
     "scrape",
-    "Milliseconds of processor time that a scrape takes, during which rproxy does nothing else, by registered servers.",
+    "Milliseconds of processor time that a scrape takes, by registered servers: the figures, in one turn of the"
+    " reactor, and the text, in many; of those the longest, and of all turns of all rounds the longest.",
     (
         Column("servers", "servers", count),
         Column("figures", "figures", lambda n: decimal(n * 1e3)),
         Column("text", "metrics", lambda n: decimal(n * 1e3)),
+        Column("turn", "turn", lambda n: decimal(n * 1e3)),
         Column("longest", "longest", lambda n: decimal(n * 1e3)),
         Column("KiB", "bytes", lambda n: decimal(n / 2**10)),
     ),

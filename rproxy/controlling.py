@@ -18,6 +18,8 @@ from rproxy.proxy import ProxyFactory
 from rproxy.registration import Key
 from rproxy.reporting import Explanation, Reporter
 
+#: For how long figures may be shown again, in seconds.
+FRESH = 0.25
 #: What may be done to servers, and the kinds of :class:`rproxy.happenings.Happening` that tell of it.
 DONE = {"drain": "drained", "resume": "resumed", "revoke": "revoked"}
 
@@ -30,7 +32,7 @@ class Control(Protocol):
         """Whether it takes packets: not before it accepts, nor once it is told to stop."""
 
     def figures(self) -> Deferred[Figures]:
-        """What it shows of itself now."""
+        """What it shows of itself now, or did a moment ago: :data:`FRESH` at most, and after what was done by this."""
 
     def explain(self, policy: str, client: Peer) -> Deferred[Sequence[Explanation]]:
         """What would become of a packet now, by each of its processes."""
@@ -63,19 +65,27 @@ class ControlError(Exception):
 
 
 class LocalControl:
-    """The control of this process; see :class:`Control`."""
+    """The control of this process; see :class:`Control`.
+
+    However many ask, figures are made every :data:`FRESH` at most, and anew after each change.
+    """
 
     def __init__(self, factory: ProxyFactory, reporter: Reporter, happenings: Happenings) -> None:
         self._factory = factory
         self._reporter = reporter
         self._happenings = happenings
+        self._figures: Figures | None = None
+        self._made_at = 0.0
 
     @property
     def is_ready(self) -> bool:
         return self._factory.refusal is None
 
     def figures(self) -> Deferred[Figures]:
-        return succeed(self._reporter.figures())
+        now = self._factory.seconds()
+        if self._figures is None or now - self._made_at >= FRESH:
+            self._figures, self._made_at = self._reporter.figures(), now
+        return succeed(self._figures)
 
     def explain(self, policy: str, client: Peer) -> Deferred[Sequence[Explanation]]:
         return succeed([self._reporter.explain(policy, client)])
@@ -91,6 +101,7 @@ class LocalControl:
 
     def change(self, what: str, server_id: str, policy: str | None) -> list[Key]:
         """Drain, resume or revoke, and return what that was true of: policies and server ids."""
+        self._figures = None
         router = self._factory.router
         standing = {each.key: each for each in self._factory.registry.standing}
         keys = [
@@ -110,6 +121,7 @@ class LocalControl:
 
     def keep_drained(self, keys: Iterable[Key]) -> None:
         """Drain these too, be they registered here by now or later: another process was told of them."""
+        self._figures = None
         router = self._factory.router
         standing = {each.key: each for each in self._factory.registry.standing}
         for key in set(keys) - router.drained:

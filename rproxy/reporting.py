@@ -7,7 +7,7 @@ import resource
 from collections.abc import Callable
 from pathlib import Path
 
-from attrs import frozen
+from attrs import define, field, frozen
 
 from rproxy import __version__
 from rproxy.figures import Figures, PolicyFigures, ProcessFigures, ServerFigures, StoreFigures, add_times
@@ -15,10 +15,12 @@ from rproxy.health import FULL_SHARE
 from rproxy.lag import Lag
 from rproxy.policies import Peer
 from rproxy.proxy import ProxyFactory
+from rproxy.registration import Key
 from rproxy.replica import Replica
 from rproxy.rotation import Member
 from rproxy.routing import Route, upstream_of
 from rproxy.tallies import OTHERS, PolicyTally, ServerTally, Tallies, Times, count_of
+from rproxy.upstream import Upstream
 
 
 @frozen
@@ -113,7 +115,7 @@ class Reporter:
         factory = self._factory
         tallies = factory.counters.tallies
         leases = {(policy, server): left for (policy, server, _), left in factory.registry.leases.items()}
-        now = self._seconds()
+        look = _Look(self._seconds(), leases, tallies)
         policies = {name: _policy(name, tally) for name, tally in tallies.policies.items()}
         times: dict[str, list[Times]] = {}
         for (name, _), tally in tallies.servers.items():
@@ -126,7 +128,7 @@ class Reporter:
             # Several policies are shown as one where there are too many.
             shown.description = "" if shown.name == OTHERS else route.policy.description
             shown.waiting += route.line.packets
-            shown.servers += [_server(member, now, leases, tallies) for member in _in_order(route)]
+            shown.servers += [look.server(member) for member in _in_order(route)]
         for shown in policies.values():
             shown.in_flight = shown.received - shown.acked - sum(shown.refused.values()) - shown.client_gone
         return list(policies.values())
@@ -152,35 +154,51 @@ def _in_order(route: Route) -> list[Member]:
     return sorted(route.rotation.members, key=lambda member: member.order)
 
 
-def _server(member: Member, now: float, leases: dict[tuple[str, str], float], tallies: Tallies) -> ServerFigures:
-    registration, tally = member.registration, member.tally
-    if not tallies.has_to_itself(tally, registration.server_id):
-        # What is counted for several servers is in their policy's figures; here it would be shown for each of them.
-        tally = ServerTally(tally.policy)
-    upstream = upstream_of(member)
-    refusal = upstream.refusal(member)
-    return ServerFigures(
-        policy=registration.policy,
-        id=registration.server_id,
-        host=registration.host,
-        port=registration.port,
-        states={_state(member): 1},
-        reasons={} if refusal is None else {refusal: 1},
-        weight=registration.weight,
-        share=upstream.share / FULL_SHARE,
-        pipeline=registration.pipeline,
-        connections=upstream.connections,
-        in_flight=upstream.in_flight_of(registration.policy),
-        lease_left=leases.get(registration.key),
-        registrations=tally.registrations,
-        acked=count_of(tally.total_times),
-        lost=tally.lost,
-        downs=tally.downs,
-        down_ago=None if tally.down_at is None else now - tally.down_at,
-        down_why=tally.down_why,
-        total_times=list(tally.total_times),
-        times=list(tally.times),
-    )
+@define
+class _Look:
+    """A look at all servers at a time."""
+
+    now: float
+    leases: dict[Key, float]
+    tallies: Tallies
+    #: Of each server address, what is looked for once for all policies that are served there.
+    _in_flight: dict[Upstream, dict[str, int]] = field(factory=dict, init=False)
+
+    def server(self, member: Member) -> ServerFigures:
+        registration, tally = member.registration, member.tally
+        if not self.tallies.has_to_itself(tally, registration.server_id):
+            # What is counted for several servers is in their policy's figures; here it would be shown for each of them.
+            tally = ServerTally(tally.policy)
+        upstream = upstream_of(member)
+        refusal = upstream.refusal(member)
+        return ServerFigures(
+            policy=registration.policy,
+            id=registration.server_id,
+            host=registration.host,
+            port=registration.port,
+            states={_state(member): 1},
+            reasons={} if refusal is None else {refusal: 1},
+            weight=registration.weight,
+            share=upstream.share / FULL_SHARE,
+            pipeline=registration.pipeline,
+            connections=upstream.connections,
+            in_flight=self._in_flight_of(upstream, registration.policy),
+            lease_left=self.leases.get(registration.key),
+            registrations=tally.registrations,
+            acked=count_of(tally.total_times),
+            lost=tally.lost,
+            downs=tally.downs,
+            down_ago=None if tally.down_at is None else self.now - tally.down_at,
+            down_why=tally.down_why,
+            total_times=list(tally.total_times),
+            times=list(tally.times),
+        )
+
+    def _in_flight_of(self, upstream: Upstream, policy: str) -> int:
+        in_flight = self._in_flight.get(upstream)
+        if in_flight is None:
+            in_flight = self._in_flight[upstream] = upstream.in_flight
+        return in_flight.get(policy, 0)
 
 
 def _state(member: Member) -> str:

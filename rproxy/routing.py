@@ -499,7 +499,7 @@ class Router:
 
     def in_flight_at(self, registration: Registration) -> int:
         """How many packets a server has, under this registration's policy, that it hasn't answered."""
-        return sum(upstream.in_flight_of(registration.policy) for upstream in self._upstreams_of(registration))
+        return sum(upstream.in_flight.get(registration.policy, 0) for upstream in self._upstreams_of(registration))
 
     def ended(self, registration: Registration) -> None:
         """A server serves a policy no more."""

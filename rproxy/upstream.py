@@ -240,12 +240,15 @@ class Upstream(Factory):
         """Whether its packets come here."""
         return any(member.registration is registration for member in self._members.get(registration.policy, ()))
 
-    def in_flight_of(self, policy: str) -> int:
-        """How many packets of a policy the server has that it hasn't answered."""
-        in_flight = [connection.in_flight for connection in self._open]
-        if not any(in_flight):
-            return 0
-        return sum(request.policy == policy and request.reply is None for each in in_flight for request in each)
+    @property
+    def in_flight(self) -> dict[str, int]:
+        """How many packets the server has that it hasn't answered, by policy; found by looking at each."""
+        found: dict[str, int] = {}
+        for connection in self._open:
+            for request in connection.in_flight:
+                if request.reply is None:
+                    found[request.policy] = found.get(request.policy, 0) + 1
+        return found
 
     def give_back_if_changed(self) -> None:
         """What was taken on other terms is offered again."""

@@ -10,13 +10,14 @@ from attrs import define, field, frozen
 from twisted.internet.address import IPv4Address, UNIXAddress
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IAddress
-from twisted.internet.task import Clock
+from twisted.internet.task import Clock, Cooperator
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
 from rproxy.admin.files import File
 from rproxy.admin.guarding import Guard
 from rproxy.admin.routes import Routes
+from rproxy.admin.scraping import Scrapes, make_cooperator
 from rproxy.admin.site import AdminResource, AdminSite
 from rproxy.admin.streaming import Streams
 from rproxy.controlling import Control, LocalControl
@@ -78,12 +79,13 @@ class Admin:
     token: str | None = TOKEN
     hosts: frozenset[str] = frozenset()
     clock: Clock = field(factory=Clock)
+    cooperator: Cooperator | None = None
     streams: Streams = field(init=False)
     site: AdminSite = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.streams = Streams(self.control, self.clock, "run1", self.clock.seconds)
-        routes = Routes(self.control, FILES)
+        routes = Routes(self.control, FILES, Scrapes(self.control, self.cooperator or make_cooperator(self.clock)))
         self.site = AdminSite(AdminResource(Guard(self.token, self.hosts), routes, self.streams), self.clock)
 
     def connect(self, peer: IAddress = LOCAL) -> tuple[Any, Transport]:
@@ -109,6 +111,8 @@ class Admin:
     def ask(self, method: str, path: str, body: bytes = b"", peer: IAddress = LOCAL, **headers: str | None) -> Reply:
         """Ask something, and return the answer."""
         channel, transport = self.open(method, path, body, peer, **headers)
+        # The metrics are made in turns.
+        self.clock.advance(0)
         raw = transport.value()
         hang_up(channel)
         return read_reply(raw)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,6 +22,7 @@ from rproxy.admin.guarding import Asked, Guard, read_token
 from rproxy.admin.streaming import MOST, PATIENCE
 from rproxy.controlling import DONE, ControlError
 from rproxy.figures import Figures
+from rproxy.happenings import Happening
 from tests.adminclient import ELSEWHERE, TOKEN, UNIX, Admin, control_of, hang_up
 from tests.memory import ProxyCase
 
@@ -231,7 +233,7 @@ class ReadingTests(AdminCase):
         self.serve()
         reply = self.admin.get("/metrics")
         self.assertEqual(reply.headers["content-type"], CONTENT_TYPE)
-        self.assertIn(b'rproxy_server_state{policy="111",server="100",state="up"} 1', reply.body.splitlines())
+        self.assertIn(b'rproxy_server_state{policy="111",server="100",state="up"} 1.0', reply.body.splitlines())
 
     def test_explain(self) -> None:
         self.serve()
@@ -507,6 +509,39 @@ class StreamTests(AdminCase):
         _, transport = self.admin.open("GET", "/api/v1/stream")
         self.admin.streams.close()
         self.assertTrue(transport.value().endswith(b"0\r\n\r\n"))
+
+    def test_happens_while_it_catches_up(self) -> None:
+        """What happened before comes first, and isn't lost."""
+        self.serve()
+        late: Deferred[Sequence[Happening]] = Deferred()
+        before = self.control.happenings
+        self.control.happenings = lambda: late  # type: ignore[method-assign]
+        _, transport = self.admin.open("GET", "/api/v1/stream")
+        self.admin.post("/api/v1/servers/100/drain")
+        late.callback(self.successResultOf(before()))
+        self.assertEqual([kind for kind in self.kinds(transport) if kind != "figures"], ["registered", "drained"])
+
+    def test_no_happenings(self) -> None:
+        """Where nobody says what happened before, it is told what happens from now on."""
+        self.serve()
+        self.control.happenings = lambda: fail(ControlError("nobody"))  # type: ignore[method-assign]
+        _, transport = self.admin.open("GET", "/api/v1/stream")
+        self.admin.post("/api/v1/servers/100/drain")
+        self.assertEqual(self.kinds(transport), ["figures", "drained"])
+
+    def test_figures_once(self) -> None:
+        """All who are shown the same figures are sent the same bytes, made once."""
+        made = []
+        event = self.admin.streams.event
+
+        def spy(kind: str, value: object, further: str = "") -> bytes:
+            made.append(kind)
+            return event(kind, value, further)
+
+        self.admin.streams.event = spy  # type: ignore[method-assign]
+        streams = [self.admin.open("GET", "/api/v1/stream")[1] for _ in range(5)]
+        self.assertEqual(made, ["figures"])
+        self.assertEqual([self.kinds(transport) for transport in streams], [["figures"]] * 5)
 
     def test_figures_late(self) -> None:
         """While they aren't there, a comment shows that the stream is alive; never asked for twice at a time."""

@@ -10,6 +10,7 @@ from unittest import skipUnless
 from prometheus_client.parser import text_string_to_metric_families
 from twisted.trial.unittest import SynchronousTestCase
 
+from rproxy.admin.exposition import ROWS
 from rproxy.admin.metrics import PARTS, STATES, make_metrics
 from rproxy.figures import Figures, PolicyFigures, ProcessFigures, ServerFigures, StoreFigures
 from rproxy.metrics import Counters
@@ -53,6 +54,11 @@ def full_figures() -> Figures:
     return figures(policy, counters=counters)
 
 
+def text_of(shown: Figures) -> bytes:
+    """What Prometheus is told of them, in one."""
+    return b"".join(make_metrics(shown))
+
+
 class Page:
     """What was read."""
 
@@ -76,7 +82,7 @@ class Page:
 
 def page(*policies: PolicyFigures, **changes: Any) -> Page:
     """What Prometheus reads."""
-    return Page(make_metrics(figures(*policies, **changes)))
+    return Page(text_of(figures(*policies, **changes)))
 
 
 class FormatTests(SynchronousTestCase):
@@ -84,7 +90,7 @@ class FormatTests(SynchronousTestCase):
 
     def test_every_metric_is_there(self) -> None:
         """Once, with its kind, what it means, and the labels that the table says."""
-        read = Page(make_metrics(full_figures()))
+        read = Page(text_of(full_figures()))
         metrics = [(part, metric) for part in PARTS for metric in part.metrics]
         names = [metric.name for _, metric in metrics]
         self.assertEqual(len({*names}), len(names))
@@ -126,7 +132,7 @@ class FormatTests(SynchronousTestCase):
         """Prometheus itself has nothing to say about it."""
         assert PROMTOOL is not None
         policies = [PolicyFigures(name=name, servers=[server(name, name)]) for name in HOSTILE if name != "\x00"]
-        text = make_metrics(figures(*policies))
+        text = text_of(figures(*policies))
         argv = [PROMTOOL, "check", "metrics"]
         result = subprocess.run(argv, input=text, capture_output=True, timeout=PATIENCE, check=False)
         self.assertEqual((result.returncode, result.stdout + result.stderr), (0, b""))
@@ -184,6 +190,16 @@ class NumberTests(SynchronousTestCase):
     def test_no_lease(self) -> None:
         """There is no line for what isn't there."""
         self.assertEqual(page(PolicyFigures(name="1", servers=[server()]))["rproxy_server_lease_left_seconds"], {})
+
+    def test_pieces(self) -> None:
+        """However many servers there are, a piece has no more than some hundred lines; none is lost between two."""
+        servers = [server(server_id=str(n)) for n in range(3 * ROWS + 1)]
+        policies = [PolicyFigures(name=str(n)) for n in range(3 * ROWS + 1)]
+        pieces = [*make_metrics(figures(PolicyFigures(name="111", servers=servers), *policies))]
+        self.assertLessEqual(max(piece.count(b"\n") for piece in pieces), ROWS * (len(BOUNDS) + 3))
+        read = Page(b"".join(pieces))
+        self.assertEqual(len(read["rproxy_server_weight"]), len(servers))
+        self.assertEqual(len(read["rproxy_policy_latency_seconds_sum"]), len({"111", *(one.name for one in policies)}))
 
     def test_servers_have_no_classes(self) -> None:
         """What there is of a server is bounded, or five hundred would take too long."""

@@ -10,7 +10,8 @@ from attrs import frozen
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rproxy.controlling import LocalControl
+from rproxy.controlling import FRESH, LocalControl
+from rproxy.figures import Figures
 from rproxy.networks import parse_network
 from rproxy.policies import ClientRule, Peer, Policies, Policy
 from rproxy.request import Request
@@ -142,3 +143,41 @@ class ExplainTests(ProxyCase):
         client.ask("c")
         (told,) = self.successResultOf(control.explain("111", Peer(CLIENT_HOST)))
         self.assertEqual(told.refusal, "1 packets of it wait for a server already")
+
+
+class FiguresTests(ProxyCase):
+    """What is shown is made no more often than it has to be."""
+
+    def setUp(self) -> None:
+        self.running = self.proxy()
+        self.control = control_of(self.running)
+        self.running.server(5000)
+        self.running.register("100", "111", 5000, pipeline=8, lease=30)
+
+    def figures(self) -> Figures:
+        return self.successResultOf(self.control.figures())
+
+    def states(self) -> list[dict[str, int]]:
+        return [server.states for policy in self.figures().policies for server in policy.servers]
+
+    def test_shared(self) -> None:
+        """All who ask within a moment are shown the same; later on it is made anew."""
+        first = self.figures()
+        self.running.client().ask("xyz1")
+        self.assertIs(self.figures(), first)
+        self.running.reactor.advance(FRESH)
+        self.assertEqual(self.figures().counters["received"], 1)
+
+    def test_changes(self) -> None:
+        """What was done here is seen at once."""
+        found = [self.states()]
+        for do in self.control.drain, self.control.resume, self.control.revoke:
+            do("100", None)
+            found.append(self.states())
+        self.assertEqual(found, [[{"up": 1}], [{"draining": 1}], [{"up": 1}], []])
+
+    def test_drained_by_another_process(self) -> None:
+        """So is what another process was told."""
+        self.assertEqual(self.states(), [{"up": 1}])
+        self.control.keep_drained([("111", "100")])
+        self.assertEqual(self.states(), [{"draining": 1}])

@@ -12,9 +12,8 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from rproxy.admin.metrics import make_metrics
 from tests.support import PATIENCE, ROOT
-from tests.test_admin_metrics import NEEDS_PROMTOOL, PROMTOOL, full_figures
+from tests.test_admin_metrics import NEEDS_PROMTOOL, PROMTOOL, full_figures, text_of
 
 PROMETHEUS = ROOT / "etc" / "prometheus"
 RULES = PROMETHEUS / "rproxy.rules.yml"
@@ -32,7 +31,7 @@ def named(text: str) -> set[str]:
 
 def shown() -> dict[str, set[str]]:
     """The names in the lines that a proxy gives, and the labels that they have."""
-    lines = make_metrics(full_figures()).decode().splitlines()
+    lines = text_of(full_figures()).decode().splitlines()
     found: dict[str, set[str]] = {}
     for line in lines:
         if not line.startswith("#"):

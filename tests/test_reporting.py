@@ -13,7 +13,6 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.trial.unittest import SynchronousTestCase
 
 from rproxy import tallies
-from rproxy.admin.metrics import make_metrics
 from rproxy.figures import Figures, PolicyFigures, ServerFigures, add_up
 from rproxy.lag import Lag
 from rproxy.policies import Peer, Policies, Policy
@@ -21,7 +20,7 @@ from rproxy.reporting import Reporter
 from rproxy.tallies import OTHERS, class_of, count_of
 from tests.links import SharedStore
 from tests.memory import Client, Proxy, ProxyCase, encode, setup
-from tests.test_admin_metrics import Page
+from tests.test_admin_metrics import Page, text_of
 
 POLICIES = ("111", "222", "333")
 RULES = Policies(anonymous={"222": Policy(retry=True, description="retried"), "333": Policy(timeout=4.0)})
@@ -70,7 +69,7 @@ def check_sums(case: SynchronousTestCase, figures: Figures, proxy: Proxy) -> Non
     counters = proxy.factory.counters
     case.assertEqual(figures.counters, counters.snapshot())
     case.assertEqual(figures.in_flight, proxy.factory.in_flight)
-    read = Page(make_metrics(figures))
+    read = Page(text_of(figures))
     whole = {name: read.get(f"rproxy_packets_{name}_total") for name in ("received", "acked", "client_gone", "retried")}
     refused = sum(read["rproxy_packets_refused_total"].values())
     in_flight = read.get("rproxy_packets_in_flight")

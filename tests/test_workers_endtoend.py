@@ -360,7 +360,7 @@ def test_admin(admin: list[str], server: socket.socket) -> None:
         figures = ask_admin(proxy, "/api/v1/figures")[1]
         assert [each["number"] for each in figures["processes"]] == [1, 2]
         assert (figures["counters"]["received"], figures["missing"]) == (4, [])
-        assert b"rproxy_packets_received_total{} 4" in ask_admin(proxy, "/metrics")[1].splitlines()
+        assert b"rproxy_packets_received_total 4.0" in ask_admin(proxy, "/metrics")[1].splitlines()
         with only(proxy, 1), closing(Talk(proxy.port)) as talk:
             talk.send(f'{{"type":"1","id":"9","privPolyId":"111","listenport":"{server.getsockname()[1]}"}}'.encode())
             proxy.wait_for_log("Received setup message from server id 9")

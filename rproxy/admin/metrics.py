@@ -7,10 +7,10 @@ sums and counts only, because classes for each server would be most of the text.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from operator import attrgetter
 
-from rproxy.admin.exposition import Lines, Metric, Part, Rows, by, histogram, label, labelled, one, render, summary
+from rproxy.admin.exposition import Labels, Metric, Part, Rows, Values, by, histogram, label, one, render, summary, told
 from rproxy.figures import Figures, ProcessFigures, ServerFigures
 
 #: The states of servers, in the words of :class:`rproxy.figures.ServerFigures`. Each is shown, be it by a zero: an
@@ -18,52 +18,48 @@ from rproxy.figures import Figures, ProcessFigures, ServerFigures
 STATES = ("up", "down", "draining", "held")
 
 
-def make_metrics(figures: Figures) -> bytes:
-    """All metrics as Prometheus reads them; :data:`rproxy.admin.exposition.CONTENT_TYPE` is their type."""
+def make_metrics(figures: Figures) -> Iterator[bytes]:
+    """All metrics as Prometheus reads them, in pieces; :data:`rproxy.admin.exposition.CONTENT_TYPE` is their type."""
     return render(PARTS, figures)
 
 
-def _counter(name: str) -> Lines:
+def _counter(name: str) -> Values:
     """One of :class:`rproxy.metrics.Counters`, by its name."""
     return one(lambda figures: figures.counters[name])
 
 
-def _codes(name: str) -> Lines:
+def _codes(name: str) -> Values:
     """One that has a number for each error code."""
-    return by(lambda figures: figures.counters[name], "code")
+    return by(lambda figures: figures.counters[name])
 
 
-def _of(name: str) -> Lines:
+def _of(name: str) -> Values:
     """An attribute."""
     return one(attrgetter(name))
 
 
 def _proxy(figures: Figures) -> Rows:
-    return [("", figures)]
+    return [((), figures)]
 
 
 def _policies(figures: Figures) -> Rows:
-    return [(label(policy=policy.name), policy) for policy in figures.policies]
+    return ((label(policy.name), policy) for policy in figures.policies)
 
 
 def _servers(figures: Figures) -> Rows:
-    return [
-        (label(policy=server.policy, server=server.id), server)
-        for policy in figures.policies
-        for server in policy.servers
-    ]
+    return ((label(server.policy, server.id), server) for policy in figures.policies for server in policy.servers)
 
 
 def _processes(figures: Figures) -> Rows:
-    return [(label(process=process.number), process) for process in figures.processes]
+    return ((label(process.number), process) for process in figures.processes)
 
 
 def _states(server: ServerFigures) -> dict[str, float]:
     return {state: server.states.get(state, 0) for state in STATES}
 
 
-def _place(server: ServerFigures) -> Iterable[tuple[str, float]]:
-    return [(label(host=server.host, port=server.port), 1)]
+def _place(server: ServerFigures) -> Labels:
+    return label(server.host, server.port)
 
 
 def _file_limit(process: ProcessFigures) -> int | None:
@@ -76,7 +72,7 @@ PROXY = (
         "rproxy_build_info",
         "gauge",
         "Always 1; the version is in the label.",
-        labelled(lambda figures: [(label(version=figures.version), 1)]),
+        told(lambda figures: label(figures.version)),
         ("version",),
     ),
     Metric(
@@ -176,7 +172,7 @@ POLICY = (
         "rproxy_policy_packets_refused_total",
         "counter",
         "Error packets in answer to packets of the policy written to clients, by error code.",
-        by(attrgetter("refused"), "code"),
+        by(attrgetter("refused")),
         ("code",),
     ),
     Metric(
@@ -228,14 +224,14 @@ SERVER = (
         "rproxy_server_info",
         "gauge",
         "Always 1; where the server is, in the labels.",
-        labelled(_place),
+        told(_place),
         ("host", "port"),
     ),
     Metric(
         "rproxy_server_state",
         "gauge",
         "In how many of the proxy's processes the server is up, down, draining, or held to its open connections.",
-        by(_states, "state"),
+        by(_states),
         ("state",),
     ),
     Metric(

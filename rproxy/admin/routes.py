@@ -8,13 +8,14 @@ from typing import Any
 
 import msgspec
 from attrs import frozen
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
 from rproxy.admin.answers import Change, Changed, Explained, Failed, ProcessVerdict, ServerVerdict
 from rproxy.admin.describing import describe
 from rproxy.admin.exposition import CONTENT_TYPE
 from rproxy.admin.files import File
-from rproxy.admin.metrics import make_metrics
+from rproxy.admin.scraping import Scrapes
 from rproxy.controlling import DONE, Control, ControlError
 from rproxy.packets import MAX_FIELD
 from rproxy.policies import Peer
@@ -32,12 +33,14 @@ class Question:
     :ivar path: its parts, decoded.
     :ivar query: the last value of each name.
     :ivar peer: the IP address that it comes from, None from a Unix socket.
+    :ivar gone: fires when nobody waits for the answer any more.
     """
 
     path: Sequence[str]
     query: Mapping[str, str]
     body: bytes
     peer: str | None
+    gone: Deferred[None]
 
 
 @frozen
@@ -70,9 +73,10 @@ class Routes:
     :param files: see :func:`rproxy.admin.files.read_files`.
     """
 
-    def __init__(self, control: Control, files: Mapping[str, File]) -> None:
+    def __init__(self, control: Control, files: Mapping[str, File], scrapes: Scrapes) -> None:
         self._control = control
         self._files = files
+        self._scrapes = scrapes
         self._description = msgspec.json.encode(describe())
         self._fixed: dict[tuple[str, ...], Handler] = {
             ("",): self._index,
@@ -104,6 +108,8 @@ class Routes:
             return failed(error.status, str(error))
         except ControlError as error:
             return failed(503, str(error))
+        except CancelledError:
+            return failed(503, "nobody waits for it any more")
 
     async def _index(self, question: Question) -> Answer:
         return self._file("index.html")
@@ -125,7 +131,9 @@ class Routes:
         return Answer(200 if ready else 503, "text/plain; charset=utf-8", b"ready\n" if ready else b"not ready\n")
 
     async def _metrics(self, question: Question) -> Answer:
-        return Answer(200, CONTENT_TYPE, make_metrics(await self._control.figures()))
+        text = self._scrapes.text()
+        question.gone.addCallback(lambda _: text.cancel())
+        return Answer(200, CONTENT_TYPE, await text)
 
     async def _figures(self, question: Question) -> Answer:
         return _json(await self._control.figures())

@@ -14,6 +14,7 @@ from twisted.logger import Logger
 from rproxy.admin.files import read_files
 from rproxy.admin.guarding import Guard
 from rproxy.admin.routes import Routes
+from rproxy.admin.scraping import Scrapes, make_cooperator
 from rproxy.admin.site import AdminResource, AdminSite
 from rproxy.admin.streaming import Streams
 from rproxy.controlling import Control
@@ -62,7 +63,8 @@ def attend(options: Any, proxy: MultiService, control: Control, reactor: Any) ->
         return proxy
     streams = Streams(control, reactor, uuid4().hex, time.time)
     guard = Guard(options["admin-token"], frozenset(options["admin-host"]))
-    resource = AdminResource(guard, Routes(control, read_files()), streams)
+    routes = Routes(control, read_files(), Scrapes(control, make_cooperator(reactor)))
+    resource = AdminResource(guard, routes, streams)
     listener = ListenerService(options["admin"], AdminSite(resource, reactor), reactor, _say)
     return Attended(proxy, listener, streams)
 

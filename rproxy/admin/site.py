@@ -103,14 +103,14 @@ class AdminResource(Resource):
 
     def _answer(self, request: Any, handler: Handler) -> None:
         query = {_text(name): _text(values[-1]) for name, values in request.args.items()}
-        question = Question(_parts(request), query, request.content.read(), _peer(request))
-        gone: list[object] = []
-        request.notifyFinish().addBoth(gone.append)
+        gone: Deferred[None] = Deferred()
+        question = Question(_parts(request), query, request.content.read(), _peer(request), gone)
+        request.notifyFinish().addErrback(lambda _: gone.callback(None))
         answering = Deferred.fromCoroutine(cast(Any, self._routes.answer(handler, question)))
         answering.addErrback(self._failed)
 
         def write(answer: Answer) -> None:
-            if not gone:
+            if not gone.called:
                 _write(request, answer)
 
         answering.addCallback(write)

@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rproxy.controlling import Control, ControlError
+from rproxy.figures import Figures
 from rproxy.happenings import Happening
 
 #: Seconds between two figures.
@@ -103,6 +104,9 @@ class Streams:
         self._call: IDelayedCall | None = None
         self._asking = False
         self._unlisten: Callable[[], None] = _nothing
+        #: The figures that were shown last, and the event with them.
+        self._shown: Figures | None = None
+        self._event = b""
 
     @property
     def is_full(self) -> bool:
@@ -133,6 +137,7 @@ class Streams:
             self._streams.remove(stream)
             if not self._streams:
                 self._unlisten()
+                self._shown, self._event = None, b""
                 if self._call is not None:
                     self._call.cancel()
                     self._call = None
@@ -149,9 +154,10 @@ class Streams:
 
     def catch_up(self, stream: Stream) -> None:
         """Tell it what happened since it was told last."""
-        stream.behind = False
+        # What happens until then is among them. It mustn't be told before what happened earlier.
+        stream.behind = True
         asked = self._control.happenings()
-        asked.addCallback(self._caught_up, stream).addErrback(self._failed)
+        asked.addCallback(self._caught_up, stream).addErrback(self._not_caught_up, stream)
 
     def event(self, kind: str, value: Any, further: str = "") -> bytes:
         """Return the bytes of one event."""
@@ -161,12 +167,17 @@ class Streams:
         if stream not in self._streams:
             return
         if stream.paused_at is not None:
-            stream.behind = True
             return
+        stream.behind = False
         since = 0.0 if stream.number else self._wall() - LATELY
         told = [each for each in happenings if each.time >= since]
         # By number, as what was told late may have happened before what was told already.
         stream.tell(sorted(told, key=lambda each: each.number))
+
+    def _not_caught_up(self, failure: Failure, stream: Stream) -> None:
+        # It is told what happens from now on.
+        stream.behind = False
+        self._failed(failure)
 
     def _happened(self, happening: Happening) -> None:
         for stream in list(self._streams):
@@ -194,10 +205,14 @@ class Streams:
 
     def _ask(self, streams: Sequence[Stream]) -> Deferred[None]:
         asked = self._control.figures()
-        told: Deferred[None] = asked.addCallback(
-            lambda figures: _write(self._ready(streams), self.event("figures", figures))
-        )
+        told: Deferred[None] = asked.addCallback(lambda figures: _write(self._ready(streams), self._event_of(figures)))
         return told.addErrback(self._without, streams)
+
+    def _event_of(self, figures: Figures) -> bytes:
+        # Those of thousands of servers take long, and who comes between two ticks may be shown the same.
+        if figures is not self._shown:
+            self._shown, self._event = figures, self.event("figures", figures)
+        return self._event
 
     def _without(self, failure: Failure, streams: Sequence[Stream]) -> None:
         self._failed(failure)
