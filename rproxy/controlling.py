@@ -15,7 +15,7 @@ from rproxy.figures import Figures
 from rproxy.happenings import Happening, Happenings
 from rproxy.policies import Peer
 from rproxy.proxy import ProxyFactory
-from rproxy.registration import Key
+from rproxy.registration import Key, Registration
 from rproxy.reporting import Explanation, Reporter
 
 #: What may be done to servers, and the kinds of :class:`rproxy.happenings.Happening` that tell of it.
@@ -81,42 +81,56 @@ class LocalControl:
         return succeed([self._reporter.explain(policy, client)])
 
     def drain(self, server_id: str, policy: str | None) -> Deferred[int]:
-        return succeed(len(self.change("drain", server_id, policy)))
+        keys = self.find(server_id, policy)
+        self.set_drained(self._factory.router.drained.union(keys))
+        return succeed(len(keys))
 
     def resume(self, server_id: str, policy: str | None) -> Deferred[int]:
-        return succeed(len(self.change("resume", server_id, policy)))
+        drained = self._factory.router.drained
+        keys = matching(drained, server_id, policy)
+        self.set_drained(drained.difference(keys))
+        return succeed(len(keys))
 
     def revoke(self, server_id: str, policy: str | None) -> Deferred[int]:
-        return succeed(len(self.change("revoke", server_id, policy)))
+        return succeed(len(self.end(server_id, policy)))
 
-    def change(self, what: str, server_id: str, policy: str | None) -> list[Key]:
-        """Drain, resume or revoke, and return what that was true of: policies and server ids."""
-        router = self._factory.router
-        standing = {each.key: each for each in self._factory.registry.standing}
-        keys = [
-            key
-            for key in (sorted(router.drained) if what == "resume" else standing)
-            if key[1] == server_id and policy in {None, key[0]}
-        ]
+    def find(self, server_id: str, policy: str | None) -> list[Key]:
+        """Which registrations of a server stand: policies and server ids."""
+        return matching((each.key for each in self._factory.registry.standing), server_id, policy)
+
+    def end(self, server_id: str, policy: str | None) -> list[Key]:
+        """Revoke, and return what was revoked."""
+        standing = self._standing()
+        keys = self.find(server_id, policy)
         for key in keys:
-            if what == "drain":
-                router.drain(key, standing[key])
-            elif what == "resume":
-                router.resume(key, standing.get(key))
-            else:
-                self._factory.revoke(standing[key])
-            self._happenings.note(DONE[what], *key, "by an operator")
+            self._factory.revoke(standing[key])
+            self._happenings.note(DONE["revoke"], *key, "by an operator")
         return keys
 
-    def keep_drained(self, keys: Iterable[Key]) -> None:
-        """Drain these too, be they registered here by now or later: another process was told of them."""
+    def set_drained(self, keys: Iterable[Key]) -> None:
+        """Have these drained and no others, be they registered by now or later."""
         router = self._factory.router
-        standing = {each.key: each for each in self._factory.registry.standing}
-        for key in set(keys) - router.drained:
+        standing = self._standing()
+        wanted, drained = set(keys), router.drained
+        for key in sorted(wanted - drained):
             router.drain(key, standing.get(key))
+            # What isn't registered here is news of another process, or of long ago.
+            if key in standing:
+                self._happenings.note(DONE["drain"], *key, "by an operator")
+        for key in sorted(drained - wanted):
+            router.resume(key, standing.get(key))
+            self._happenings.note(DONE["resume"], *key, "by an operator")
+
+    def _standing(self) -> dict[Key, Registration]:
+        return {each.key: each for each in self._factory.registry.standing}
 
     def happenings(self) -> Deferred[Sequence[Happening]]:
         return succeed(self._happenings.lately)
 
     def listen(self, listener: Callable[[Happening], object]) -> Callable[[], None]:
         return self._happenings.listen(listener)
+
+
+def matching(keys: Iterable[Key], server_id: str, policy: str | None) -> list[Key]:
+    """Those of a server, under one policy or, where that is None, under all."""
+    return sorted(key for key in keys if key[1] == server_id and policy in {None, key[0]})

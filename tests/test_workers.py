@@ -505,7 +505,7 @@ class OptionTests(SynchronousTestCase):
         (folder / "key").chmod(0o600)
         files = ("--policies", str(folder / "policies.toml"), "--audit", "a", "--audit-key", str(folder / "key"))
         values = self.values(1, *files)
-        again = pickle.loads(pickle.dumps(Orders(1, values, [2]))).options
+        again = pickle.loads(pickle.dumps(Orders(1, values, [2], []))).options
         self.assertEqual(again["audit-key"].link(b"a", b"b"), values["audit-key"].link(b"a", b"b"))
         for told in values, again:
             del told["audit-key"]

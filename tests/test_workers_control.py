@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from attrs import define, field
+from msgspec import json
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
@@ -17,11 +17,14 @@ from rproxy.tallies import count_of
 from rproxy.workers.channel import ChannelError
 from rproxy.workers.controlling import MOST, SECONDS, WorkersControl
 from rproxy.workers.merging import WINDOW, Merged
+from rproxy.workers.processes import Process
 from rproxy.workers.serving import answers_of
 from rproxy.workers.spawning import Told
 from rproxy.workers.supervising import BACKOFF, Supervisor
 from tests.adminclient import control_of
 from tests.memory import HOST, Proxy, ProxyCase
+
+FIRST, SECOND = Process(1, 1), Process(2, 1)
 
 
 @define(eq=False)
@@ -46,8 +49,8 @@ class MemoryWorker:
         return Deferred.fromCoroutine(self._answer(name, arguments))
 
     async def _answer(self, name: str, arguments: dict[str, Any]) -> Any:
-        answer = answers_of(self.control, self.number)[name](**json.loads(json.dumps(arguments)))
-        return json.loads(json.dumps(await answer if isinstance(answer, Deferred) else answer))
+        answer = answers_of(self.control, self.number)[name](**json.decode(json.encode(arguments)))
+        return json.decode(json.encode(await answer if isinstance(answer, Deferred) else answer))
 
     def stop(self) -> None:
         """See :class:`rproxy.workers.supervising.Worker`."""
@@ -60,17 +63,15 @@ class WorkersControlTests(ProxyCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.workers: dict[int, MemoryWorker] = {}
-        self.supervisor = Supervisor(2, self.spawn, self.clock, lambda: 1.0, 9.0, list, list, self.replaced)
+        self.supervisor = Supervisor(2, self.spawn, self.clock, lambda: 1.0, 9.0, list, list)
         self.control = WorkersControl(self.supervisor)
         self.supervisor.startService()
         for worker in self.workers.values():
             worker.told.ready()
 
-    def replaced(self, number: int) -> None:
-        self.control.replaced(number)
-
     def spawn(self, number: int, told: Told) -> MemoryWorker:
         self.workers[number] = MemoryWorker(number, told, self.proxy())
+        self.workers[number].control.set_drained(self.control.drained)
         return self.workers[number]
 
     def register(self, *numbers: int) -> None:
@@ -244,22 +245,22 @@ class MergedTests(SynchronousTestCase):
     def test_found_is_registered(self) -> None:
         """Whichever is heard of first."""
         found = self.happening(2, 1.1, "found", "at 5000")
-        self.merged.take({2: [found]})
-        self.merged.take({1: [self.happening(1, 1.0, "registered", "at 5000")], 2: [found]})
+        self.merged.take({SECOND: [found]})
+        self.merged.take({FIRST: [self.happening(1, 1.0, "registered", "at 5000")], SECOND: [found]})
         self.assertEqual(self.told(), [(1.1, "found", "at 5000")])
-        self.merged.take({1: [self.happening(1, 2.0, "registered", "at 5000")]})
+        self.merged.take({FIRST: [self.happening(1, 2.0, "registered", "at 5000")]})
         self.assertEqual(len(self.told()), 2)
 
     def test_long_after(self) -> None:
-        self.merged.take({1: [self.happening(1, 1.0, "ended")], 2: [self.happening(2, 1.1 + WINDOW, "ended")]})
+        self.merged.take({FIRST: [self.happening(1, 1.0, "ended")], SECOND: [self.happening(2, 1.1 + WINDOW, "ended")]})
         self.assertEqual(len(self.told()), 2)
 
     def test_own_findings(self) -> None:
         """Each says whose it is, in the order of time."""
         self.merged.take(
-            {1: [self.happening(1, 2.0, "down", "refused")], 2: [self.happening(2, 1.0, "down", "refused")]}
+            {FIRST: [self.happening(1, 2.0, "down", "refused")], SECOND: [self.happening(2, 1.0, "down", "refused")]}
         )
-        self.merged.take({1: [self.happening(1, 0.5, "up")]})
+        self.merged.take({FIRST: [self.happening(1, 0.5, "up")]})
         self.assertEqual(
             self.told(),
             [(0.5, "up", "worker 1"), (1.0, "down", "worker 2: refused"), (2.0, "down", "worker 1: refused")],
