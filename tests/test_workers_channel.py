@@ -132,8 +132,8 @@ class ChannelTests(SynchronousTestCase):
         """Those of as many servers as a proxy may have, whatever strangers have them called."""
         name = "\x01" * (MAX_FIELD - 5)
         times = [float(1 << 40)] * len(new_times())
-        why = {"it is down: " + "no connection to it could be made" * 4: 1}
-        many: Any = {"total_times": times, "times": times, "acked": 1 << 40, "down_why": [*why][0], "reasons": why}
+        why = "it is down: " + "no connection to it could be made" * 4
+        many: Any = {"total_times": times, "times": times, "acked": 1 << 40, "down_why": why, "reasons": {why: 1}}
         servers = [server(f"{name}{n:05}", f"{name}{n:05}", **many) for n in range(Limits().registrations)]
         named = [PolicyFigures(name=each.policy, total_times=times) for each in servers[:MOST_POLICIES]]
         whole = figures(*named, PolicyFigures(name=OTHERS, servers=servers))

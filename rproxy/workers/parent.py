@@ -120,7 +120,7 @@ class Parent(MultiService):
         # The workers first: a socket that is shut down by its other owner would only be an annoyance to them.
         stopped = self._supervisor.stopService()
         try:
-            await gatherResults([listener.stopService() for listener in self._listeners])
+            await gatherResults([listener.stopService() for listener in self._listeners], consumeErrors=True)
         finally:
             try:
                 await stopped
