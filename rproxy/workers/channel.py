@@ -43,7 +43,7 @@ class Channel(Int32StringReceiver):
     #: The longest piece, in bytes.
     MAX_LENGTH = 1 << 18
     #: The longest message, in bytes. The figures of a worker are the longest there are: of its 10,000 registrations
-    #: (:attr:`rproxy.limits.Limits.registrations`) each takes up to 4 KiB, if its ids take six bytes a character.
+    #: (:attr:`rproxy.limits.Limits.registrations`) each takes 3 KiB where every character of its ids takes four bytes.
     LONGEST = 1 << 26
     #: So many questions may wait for their answer; the next one fails at once.
     MOST = 64
