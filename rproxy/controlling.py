@@ -92,20 +92,21 @@ class LocalControl:
         return succeed(len(keys))
 
     def revoke(self, server_id: str, policy: str | None) -> Deferred[int]:
-        return succeed(len(self.end(server_id, policy)))
+        keys = self.find(server_id, policy)
+        self.end(keys)
+        return succeed(len(keys))
 
     def find(self, server_id: str, policy: str | None) -> list[Key]:
         """Which registrations of a server stand: policies and server ids."""
         return matching((each.key for each in self._factory.registry.standing), server_id, policy)
 
-    def end(self, server_id: str, policy: str | None) -> list[Key]:
-        """Revoke, and return what was revoked."""
+    def end(self, keys: Iterable[Key]) -> None:
+        """Revoke those of these registrations that stand."""
         standing = self._standing()
-        keys = self.find(server_id, policy)
         for key in keys:
-            self._factory.revoke(standing[key])
-            self._happenings.note(DONE["revoke"], *key, "by an operator")
-        return keys
+            if key in standing:
+                self._factory.revoke(standing[key])
+                self._happenings.note(DONE["revoke"], *key, "by an operator")
 
     def set_drained(self, keys: Iterable[Key]) -> None:
         """Have these drained and no others, be they registered by now or later."""

@@ -56,6 +56,9 @@ class FakeWorker:
             return self.unanswered[-1]
         return fail(self.answers) if isinstance(self.answers, Exception) else succeed(self.answers)
 
+    def owes(self, name: str) -> bool:
+        return False
+
     def stop(self) -> None:
         self.happened.append("stopped")
 
@@ -556,6 +559,10 @@ class ParentTests(SynchronousTestCase):
         """See :class:`rproxy.workers.spawning.WorkerProcess`."""
         self.asked.append(name)
         return succeed([["111", "9"]])
+
+    def owes(self, name: str) -> bool:
+        """See :class:`rproxy.workers.spawning.WorkerProcess`."""
+        return False
 
     def start(self) -> list[Any]:
         """Start it; the places of its workers."""

@@ -146,10 +146,11 @@ class ChannelTests(SynchronousTestCase):
         first, second = self.near.ask("later"), self.near.ask("add", a=1, b=1)
         first.cancel()
         self.assert_unanswered(first, "nobody waits any longer")
+        self.assertEqual((self.near.owes("later"), self.near.owes("add")), (True, False))
         self.pump.flush()
         self.later[0].callback("first")
         self.pump.flush()
-        self.assertEqual(self.successResultOf(second), 2)
+        self.assertEqual((self.successResultOf(second), self.near.owes("later")), (2, False))
 
     def test_too_many(self) -> None:
         """Somebody who never answers doesn't fill the memory."""

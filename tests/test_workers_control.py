@@ -42,6 +42,8 @@ class MemoryWorker:
     proxy: Proxy
     control: LocalControl = field(init=False)
     hangs: bool = False
+    #: What it hasn't answered and nobody waits for, where it is so.
+    owed: set[str] = field(factory=set)
     #: Questions that wait until the test has them answered, where it is slow.
     waiting: list[Callable[[], None]] | None = None
     #: How often it was asked something and hasn't answered.
@@ -75,6 +77,10 @@ class MemoryWorker:
         answers: dict[str, Any] = {**answers_of(self.control, self.number), "ping": lambda: None}
         answer = answers[name](**json.decode(json.encode(arguments)))
         return json.decode(json.encode(await answer if isinstance(answer, Deferred) else answer))
+
+    def owes(self, name: str) -> bool:
+        """See :class:`rproxy.workers.supervising.Worker`."""
+        return name in self.owed
 
     def stop(self) -> None:
         """See :class:`rproxy.workers.supervising.Worker`."""
@@ -224,6 +230,17 @@ class WorkersControlTests(ProxyCase):
         for each in changes:
             if each not in refused:
                 self.successResultOf(each)
+
+    def test_slow_worker(self) -> None:
+        """It isn't asked more and more; what it is told to do it hears all the same."""
+        self.register(1, 2)
+        self.workers[1].owed = {"figures", "happenings", "find"}
+        figures = self.successResultOf(self.control.figures())
+        self.assertEqual(figures.missing, [1])
+        self.assertEqual(self.successResultOf(self.control.drain("100", None)), 1)
+        self.assertEqual(self.states(), [[{"draining": 1}]] * 2)
+        self.assertEqual(self.successResultOf(self.control.revoke("100", None)), 1)
+        self.assertEqual(self.states(), [[], []])
 
     def test_none_answers(self) -> None:
         for worker in self.workers.values():

@@ -53,7 +53,7 @@ class Channel(Int32StringReceiver):
     def __init__(self, handlers: Mapping[str, Handler], closed: Callable[[], object]) -> None:
         self._handlers = handlers
         self._closed = closed
-        self._asked: deque[Deferred[Any]] = deque()
+        self._asked: deque[tuple[str, Deferred[Any]]] = deque()
         #: Fires when all that the other side asked is answered.
         self._answering: Deferred[None] = succeed(None)
         #: Of the message that isn't whole yet, and how many bytes they are.
@@ -77,8 +77,12 @@ class Channel(Int32StringReceiver):
             return fail(error)
         # It keeps its place when it is cancelled: the answer will come.
         answer: Deferred[Any] = Deferred(lambda cancelled: cancelled.errback(ChannelError("nobody waits any longer")))
-        self._asked.append(answer)
+        self._asked.append((name, answer))
         return answer
+
+    def owes(self, name: str) -> bool:
+        """Whether the other side hasn't answered such a question yet that nobody waits for any longer."""
+        return any(asked == name and answer.called for asked, answer in self._asked)
 
     def stringReceived(self, string: bytes) -> None:
         self._length += len(string)
@@ -97,7 +101,7 @@ class Channel(Int32StringReceiver):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.connected = 0
         asked, self._asked = self._asked, deque()
-        for each in asked:
+        for _, each in asked:
             if not each.called:
                 each.errback(ChannelError("the other side is gone"))
         self._closed()
@@ -107,7 +111,7 @@ class Channel(Int32StringReceiver):
             name, arguments = what
             self._answering.addCallback(lambda _: self._answer(name, arguments))
         elif self._asked:
-            asked = self._asked.popleft()
+            _, asked = self._asked.popleft()
             if not asked.called and kind == "answer":
                 asked.callback(what[0])
             elif not asked.called:

@@ -100,7 +100,7 @@ class WorkersControl:
             # Its place in the order is that of the question, however long the answers take.
             turn = self._turns.acquire()
             try:
-                keys = await self._keys("find", server_id, policy)
+                keys = await self._find(server_id, policy)
                 await turn
                 told = self._set_drained(self._drained | keys)
             finally:
@@ -124,15 +124,17 @@ class WorkersControl:
 
     async def _revoke(self, server_id: str, policy: str | None) -> int:
         with self._room():
-            return len(await self._keys("revoke", server_id, policy))
+            keys = await self._find(server_id, policy)
+            await self._supervisor.tell("end", SECONDS, keys=sorted(keys))
+        return len(keys)
 
     def _set_drained(self, keys: Iterable[Key]) -> Deferred[list[Any]]:
         """Fires when the workers have heard it."""
         self._drained = frozenset(keys)
         return self._supervisor.tell("set_drained", SECONDS, keys=self.drained)
 
-    async def _keys(self, question: str, server_id: str, policy: str | None) -> set[Key]:
-        answers = await self._ask(question, server_id=server_id, policy=policy)
+    async def _find(self, server_id: str, policy: str | None) -> set[Key]:
+        answers = await self._ask("find", server_id=server_id, policy=policy)
         return {(name, server) for answer in answers.values() for name, server in answer}
 
     def happenings(self) -> Deferred[Sequence[Happening]]:

@@ -104,6 +104,9 @@ def answers_of(control: LocalControl, number: int) -> dict[str, Handler]:
     async def happenings(since: Mapping[str, int]) -> Any:
         return [each for each in await control.happenings() if each.number > since.get(str(number), 0)]
 
+    def end(keys: Iterable[tuple[str, str]]) -> None:
+        control.end((policy, server_id) for policy, server_id in keys)
+
     def set_drained(keys: Iterable[tuple[str, str]]) -> None:
         control.set_drained((policy, server_id) for policy, server_id in keys)
 
@@ -112,7 +115,7 @@ def answers_of(control: LocalControl, number: int) -> dict[str, Handler]:
         "explain": _awaited(explain),
         "happenings": _awaited(happenings),
         "find": control.find,
-        "revoke": control.end,
+        "end": end,
         "set_drained": set_drained,
     }
 

@@ -120,6 +120,10 @@ class WorkerProcess(ProcessProtocol):
         """See :meth:`Channel.ask`."""
         return self.channel.ask(name, **arguments)
 
+    def owes(self, name: str) -> bool:
+        """See :meth:`Channel.owes`."""
+        return self.channel.owes(name)
+
     def stop(self) -> None:
         """Have it drain and leave."""
         # One that can't be asked is leaving.

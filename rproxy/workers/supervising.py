@@ -45,6 +45,9 @@ class Worker(Protocol):
     def ask(self, name: str, **arguments: Any) -> Deferred[Any]:
         """Ask it something."""
 
+    def owes(self, name: str) -> bool:
+        """Whether it hasn't answered that yet, and nobody waits any longer."""
+
     def stop(self) -> None:
         """Have it drain and leave."""
 
@@ -152,13 +155,19 @@ class Supervisor(Service):
         return gatherResults(asked).addCallback(lambda answers: [each for each in answers if each is not None])
 
     def ask_each(self, name: str, seconds: float, **arguments: Any) -> Deferred[dict[Process, Any]]:
-        """Ask all that accept, and fire with the answers by process, without those that took too long."""
+        """Ask all that accept, and fire with the answers by process, without those that took too long.
+
+        Whoever took too long isn't asked the same again before it has answered: what is asked every second would else
+        be ever more, and keep it from what it has to hear.
+
+        :param name: a question that changes nothing; what has to be done is told by :meth:`tell`.
+        """
         asked: list[Deferred[tuple[Process, Any] | None]] = [
             place.worker.ask(name, **arguments)
             .addTimeout(seconds, self._clock)
             .addCallbacks(partial(_by_process, place.process), _without)
             for place in self._places
-            if place.worker is not None and place.is_ready
+            if place.worker is not None and place.is_ready and not place.worker.owes(name)
         ]
         return gatherResults(asked).addCallback(lambda answers: dict(each for each in answers if each is not None))
 
