@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import sys
@@ -604,3 +605,8 @@ class ParentTests(SynchronousTestCase):
             self.assertIn("a fault", str(self.failureResultOf(stopped).value))
             self.assertFalse(shared.exists())
             self.assertFalse(self.parent.running)
+            # It is told once.
+            del workers, listener
+            self.parent._supervisor, self.parent._listeners = None, []
+            gc.collect()
+            self.assertEqual(self.flushLoggedErrors(), [])

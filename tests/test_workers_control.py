@@ -314,6 +314,18 @@ class WorkersControlTests(ProxyCase):
         self.assertEqual((self.successResultOf(resumed), self.successResultOf(drained)), (0, 1))
         self.assertEqual(self.states(), [[{"draining": 1}]] * 2)
 
+    def test_order_of_drains(self) -> None:
+        """Also where the answers to a later one are there first."""
+        self.register(1, 2)
+        slow = self.workers[2]
+        slow.waiting = []
+        asked = [self.control.drain("100", None), self.control.resume("100", None)]
+        slow.told.ended("was ended by SIGKILL")
+        asked.append(self.control.drain("100", None))
+        slow.answer()
+        self.assertEqual([self.successResultOf(each) for each in asked], [1, 1, 1])
+        self.assertEqual(self.control.drained, [("111", "100")])
+
     def test_drain_that_nobody_answers(self) -> None:
         """Whoever comes next has its turn all the same."""
         self.register(1, 2)
@@ -491,13 +503,14 @@ class MemoryTests(SynchronousTestCase):
         there.policies.append(PolicyFigures(name=OTHERS, received=5, in_flight=5, servers=[server("a", "100")]))
         there.in_flight += 5
         there.counters["received"] = 7
-        shown = self.shown({FIRST: here, SECOND: there})
+        shown = self.shown({FIRST: there, SECOND: here})
         self.assert_sums(shown)
         self.assertEqual(self.received(shown), {"a": 2, "b": 4, "c": 2, OTHERS: 5})
         servers = {policy.name: [(each.policy, each.states) for each in policy.servers] for policy in shown.policies}
         self.assertEqual(servers["a"], [("a", {"up": 2})])
         self.assertEqual(servers[OTHERS], [])
-        self.assertEqual([policy.description for policy in shown.policies], ["one", "one", "one", ""])
+        described = {policy.name: policy.description for policy in shown.policies}
+        self.assertEqual(described, {"a": "one", "b": "one", "c": "one", OTHERS: ""})
 
     def test_servers(self) -> None:
         """Those beyond the bound have a state, and no counts; their policy has them."""
