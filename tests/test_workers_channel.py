@@ -74,7 +74,9 @@ class ChannelTests(SynchronousTestCase):
         self.assert_unanswered(failed, "ValueError: not today")
         self.assert_unanswered(odd, "ValueError: not ? today")
         self.assertEqual(self.successResultOf(good), "ab")
-        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 2)
+        # The log of trial itself doesn't take half of a surrogate pair.
+        logged = [each for each in self.flushLoggedErrors(ValueError) if not each.check(UnicodeEncodeError)]
+        self.assertEqual(len(logged), 2)
 
     def test_pieces(self) -> None:
         """A message of any length up to the bound arrives as it was sent, and so does what comes behind it."""
