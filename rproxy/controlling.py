@@ -15,7 +15,7 @@ from rproxy.figures import Figures
 from rproxy.happenings import Happening, Happenings
 from rproxy.policies import Peer
 from rproxy.proxy import ProxyFactory
-from rproxy.registration import Key
+from rproxy.registration import Key, Registration
 from rproxy.reporting import Explanation, Reporter
 
 #: For how long figures may be shown again, in seconds.
@@ -91,44 +91,59 @@ class LocalControl:
         return succeed([self._reporter.explain(policy, client)])
 
     def drain(self, server_id: str, policy: str | None) -> Deferred[int]:
-        return succeed(len(self.change("drain", server_id, policy)))
+        keys = self.find(server_id, policy)
+        self.set_drained(self._factory.router.drained.union(keys))
+        return succeed(len(keys))
 
     def resume(self, server_id: str, policy: str | None) -> Deferred[int]:
-        return succeed(len(self.change("resume", server_id, policy)))
+        drained = self._factory.router.drained
+        keys = matching(drained, server_id, policy)
+        self.set_drained(drained.difference(keys))
+        return succeed(len(keys))
 
     def revoke(self, server_id: str, policy: str | None) -> Deferred[int]:
-        return succeed(len(self.change("revoke", server_id, policy)))
+        keys = self.find(server_id, policy)
+        self.end(keys)
+        return succeed(len(keys))
 
-    def change(self, what: str, server_id: str, policy: str | None) -> list[Key]:
-        """Drain, resume or revoke, and return what that was true of: policies and server ids."""
+    def find(self, server_id: str, policy: str | None) -> list[Key]:
+        """Which registrations of a server stand: policies and server ids."""
+        return matching((each.key for each in self._factory.registry.standing), server_id, policy)
+
+    def end(self, keys: Iterable[Key]) -> None:
+        """Revoke those of these registrations that stand."""
         self._figures = None
-        router = self._factory.router
-        standing = {each.key: each for each in self._factory.registry.standing}
-        keys = [
-            key
-            for key in (sorted(router.drained) if what == "resume" else standing)
-            if key[1] == server_id and policy in {None, key[0]}
-        ]
+        standing = self._standing()
         for key in keys:
-            if what == "drain":
-                router.drain(key, standing[key])
-            elif what == "resume":
-                router.resume(key, standing.get(key))
-            else:
+            if key in standing:
                 self._factory.revoke(standing[key])
-            self._happenings.note(DONE[what], *key, "by an operator")
-        return keys
+                self._happenings.note(DONE["revoke"], *key, "by an operator")
 
-    def keep_drained(self, keys: Iterable[Key]) -> None:
-        """Drain these too, be they registered here by now or later: another process was told of them."""
+    def set_drained(self, keys: Iterable[Key]) -> None:
+        """Have these drained and no others, be they registered by now or later."""
         self._figures = None
         router = self._factory.router
-        standing = {each.key: each for each in self._factory.registry.standing}
-        for key in set(keys) - router.drained:
+        standing = self._standing()
+        wanted, drained = set(keys), router.drained
+        for key in sorted(wanted - drained):
             router.drain(key, standing.get(key))
+            # What isn't registered here is news of another process, or of long ago.
+            if key in standing:
+                self._happenings.note(DONE["drain"], *key, "by an operator")
+        for key in sorted(drained - wanted):
+            router.resume(key, standing.get(key))
+            self._happenings.note(DONE["resume"], *key, "by an operator")
+
+    def _standing(self) -> dict[Key, Registration]:
+        return {each.key: each for each in self._factory.registry.standing}
 
     def happenings(self) -> Deferred[Sequence[Happening]]:
         return succeed(self._happenings.lately)
 
     def listen(self, listener: Callable[[Happening], object]) -> Callable[[], None]:
         return self._happenings.listen(listener)
+
+
+def matching(keys: Iterable[Key], server_id: str, policy: str | None) -> list[Key]:
+    """Those of a server, under one policy or, where that is None, under all."""
+    return sorted(key for key in keys if key[1] == server_id and policy in {None, key[0]})

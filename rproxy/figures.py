@@ -130,7 +130,7 @@ def merge(parts: Sequence[Figures]) -> Figures:
     return Figures(
         version=parts[0].version,
         state="ready" if any(part.state == "ready" for part in parts) else parts[0].state,
-        counters=_sum_counters([part.counters for part in parts]),
+        counters=add_counters(part.counters for part in parts),
         in_flight=sum(part.in_flight for part in parts),
         policies=[_merge_policy(same) for same in policies.values()],
         processes=[process for part in parts for process in part.processes],
@@ -138,7 +138,8 @@ def merge(parts: Sequence[Figures]) -> Figures:
     )
 
 
-def _sum_counters(parts: Iterable[dict[str, int | dict[str, int]]]) -> dict[str, int | dict[str, int]]:
+def add_counters(parts: Iterable[dict[str, int | dict[str, int]]]) -> dict[str, int | dict[str, int]]:
+    """The sums of the counters, and by code where there are codes."""
     total: dict[str, int | dict[str, int]] = {}
     for part in parts:
         for name, value in part.items():
@@ -172,7 +173,7 @@ def _merge_policy(same: Sequence[PolicyFigures]) -> PolicyFigures:
             servers.setdefault((server.policy, server.id), []).append(server)
     return PolicyFigures(
         name=same[0].name,
-        description=same[0].description,
+        description=next((each.description for each in same if each.description), ""),
         received=sum(each.received for each in same),
         acked=sum(each.acked for each in same),
         refused=add_up(each.refused for each in same),

@@ -36,6 +36,7 @@ def make_worker(orders: Orders, reactor: Any) -> IService:
     sockets: Any = SocketGroup(reactor, ACCEPTS)
     endpoints = [inherited(sockets, descriptor, family) for descriptor, family in enumerate(orders.families, LISTENERS)]
     proxy = make_proxy(options, reactor, sockets, endpoints, orders.number)
+    proxy.control.set_drained(orders.drained)
     board = Board(BOARD, options["workers"], orders.number, lambda: len(proxy.factory.clients))
     os.close(BOARD)
     sockets.gives_way = board.gives_way

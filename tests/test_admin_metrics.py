@@ -187,6 +187,11 @@ class NumberTests(SynchronousTestCase):
         self.assertEqual(read["rproxy_process_max_open_files"], {frozenset({("process", "1")}): 1024})
         self.assertEqual(read.get("rproxy_draining"), 1)
 
+    def test_missing(self) -> None:
+        """So many, and none where all are there."""
+        for missing in ([], [2], [1, 3]):
+            self.assertEqual(page(missing=missing).get("rproxy_processes_missing"), len(missing))
+
     def test_no_lease(self) -> None:
         """There is no line for what isn't there."""
         self.assertEqual(page(PolicyFigures(name="1", servers=[server()]))["rproxy_server_lease_left_seconds"], {})

@@ -111,6 +111,17 @@ class LifeTests(ProxyCase):
         self.failureResultOf(stopped, ValueError)
         self.assertRaises(ValueError, lambda: service._listener.port)
 
+    def test_stream_that_can_not_be_ended(self) -> None:
+        """The listener is closed all the same."""
+        service: Any = attend(options_of("--admin", "9000"), self.slow, self.control, self.reactor)
+        service.privilegedStartService()
+        service.startService()
+        self.patch(service._streams, "close", lambda: 1 // 0)
+        stopped = service.stopService()
+        self.slow.stopped.callback(None)
+        self.failureResultOf(stopped, ZeroDivisionError)
+        self.assertRaises(ValueError, lambda: service._listener.port)
+
     def test_none(self) -> None:
         """Where none is asked for, the proxy is by itself."""
         self.assertIs(attend(options_of(), self.slow, self.control, self.reactor), self.slow)

@@ -179,5 +179,5 @@ class FiguresTests(ProxyCase):
     def test_drained_by_another_process(self) -> None:
         """So is what another process was told."""
         self.assertEqual(self.states(), [{"up": 1}])
-        self.control.keep_drained([("111", "100")])
+        self.control.set_drained([("111", "100")])
         self.assertEqual(self.states(), [{"draining": 1}])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import pickle
 import sys
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 from unittest import mock
 
 from attrs import define, field
+from twisted.application.service import Service
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ProcessDone, ProcessTerminated, ReactorNotRunning
 from twisted.internet.task import Clock
@@ -24,8 +27,9 @@ from rproxy.proxyservice import CLOSE_TIMEOUT
 from rproxy.recording import PATIENCE as PATIENCE_OF_TRAILS
 from rproxy.replica import STOP_TIMEOUT
 from rproxy.stores.urls import SqliteUrl, parse_registry
+from rproxy.workers import parent as parent_module
 from rproxy.workers.channel import Channel, ChannelError
-from rproxy.workers.parent import make_parent, patience_with, values_of
+from rproxy.workers.parent import Parent, make_parent, patience_with, values_of
 from rproxy.workers.serving import FAREWELL, WorkerService
 from rproxy.workers.spawning import Orders, Told, environment, how_it_ended
 from rproxy.workers.supervising import ATTEMPTS, BACKOFF, STEADY, Supervisor
@@ -52,6 +56,9 @@ class FakeWorker:
             self.unanswered.append(Deferred())
             return self.unanswered[-1]
         return fail(self.answers) if isinstance(self.answers, Exception) else succeed(self.answers)
+
+    def owes(self, name: str) -> bool:
+        return False
 
     def stop(self) -> None:
         self.happened.append("stopped")
@@ -505,8 +512,101 @@ class OptionTests(SynchronousTestCase):
         (folder / "key").chmod(0o600)
         files = ("--policies", str(folder / "policies.toml"), "--audit", "a", "--audit-key", str(folder / "key"))
         values = self.values(1, *files)
-        again = pickle.loads(pickle.dumps(Orders(1, values, [2]))).options
+        again = pickle.loads(pickle.dumps(Orders(1, values, [2], []))).options
         self.assertEqual(again["audit-key"].link(b"a", b"b"), values["audit-key"].link(b"a", b"b"))
         for told in values, again:
             del told["audit-key"]
         self.assertEqual(again, values)
+
+
+class FailingService(Service):
+    """A service that ends when the test says, and as it says."""
+
+    def __init__(self) -> None:
+        self.stopped: Deferred[None] = Deferred()
+
+    def stopService(self) -> Deferred[None]:
+        return self.stopped
+
+
+class ParentTests(SynchronousTestCase):
+    """The parent, without a process."""
+
+    def setUp(self) -> None:
+        self.folder = Path(self.enterContext(TemporaryDirectory()))
+        self.policies = self.folder / "policies.toml"
+        self.policies.write_text("[policy.111]\n")
+        self.orders: list[Orders] = []
+        self.asked: list[str] = []
+        self.options = Options()
+        self.options.parseOptions(["--workers", "2", "--policies", str(self.policies), "--admin", "9000"])
+        # What a reactor in memory listens with can't be kept from reading.
+        self.options["listen"] = []
+        self.patch(parent_module, "WorkerProcess", lambda number, told: self)
+        self.enterContext(mock.patch.dict(os.environ, RUNTIME_DIRECTORY=str(self.folder)))
+        self.make()
+
+    def make(self) -> None:
+        """A parent in a reactor of its own."""
+        self.reactor: Any = MemoryReactorClock()
+        self.parent: Any = Parent(self.options, self.reactor)
+        self.addCleanup(os.close, self.parent._board)
+
+    def spawn(self, reactor: Any, orders: Orders, *rest: Any) -> None:
+        """See :class:`rproxy.workers.spawning.WorkerProcess`."""
+        self.orders.append(orders)
+
+    def ask(self, name: str, **arguments: Any) -> Deferred[Any]:
+        """See :class:`rproxy.workers.spawning.WorkerProcess`."""
+        self.asked.append(name)
+        return succeed([["111", "9"]])
+
+    def owes(self, name: str) -> bool:
+        """See :class:`rproxy.workers.spawning.WorkerProcess`."""
+        return False
+
+    def start(self) -> list[Any]:
+        """Start it; the places of its workers."""
+        self.parent.startService()
+        self.reactor.run()
+        places: list[Any] = self.parent._supervisor._places
+        for place in places:
+            place.ready()
+        return places
+
+    def test_orders(self) -> None:
+        """A worker that replaces another begins with what the files said last, and with what is drained."""
+        first, _ = self.start()
+        self.assertEqual([(each.number, each.drained) for each in self.orders], [(1, []), (2, [])])
+        self.assertEqual(self.successResultOf(self.parent.control.drain("9", None)), 1)
+        self.policies.write_text("[policy.222]\n")
+        self.parent.reload()
+        self.policies.write_text("not this time")
+        self.parent.reload()
+        self.assertEqual(self.asked, ["find"] * 2 + ["set_drained"] * 2 + ["reload"] * 4)
+        first.ended("was ended by SIGKILL")
+        self.reactor.advance(BACKOFF.first)
+        self.assertEqual((self.orders[-1].number, self.orders[-1].drained), (1, [("111", "9")]))
+        self.assertEqual([*self.orders[-1].options["allowed"].by_name], ["222"])
+
+    def test_stop_that_fails(self) -> None:
+        """Whatever fails is told when the workers are gone, and what they shared with them."""
+        for fails in "_supervisor", "_listeners":
+            self.make()
+            self.start()
+            workers, listener = FailingService(), FailingService()
+            self.parent._supervisor, self.parent._listeners = workers, [listener]
+            (shared,) = self.folder.glob("rproxy-*")
+            stopped = self.parent.stopService()
+            (workers if fails == "_supervisor" else listener).stopped.errback(ValueError("a fault"))
+            self.assertNoResult(stopped)
+            self.assertTrue(shared.exists())
+            (listener if fails == "_supervisor" else workers).stopped.callback(None)
+            self.assertIn("a fault", str(self.failureResultOf(stopped).value))
+            self.assertFalse(shared.exists())
+            self.assertFalse(self.parent.running)
+            # It is told once.
+            del workers, listener
+            self.parent._supervisor, self.parent._listeners = None, []
+            gc.collect()
+            self.assertEqual(self.flushLoggedErrors(), [])

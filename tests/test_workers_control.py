@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
 from typing import Any
 
 from attrs import define, field
+from msgspec import json
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from rproxy.controlling import ControlError, LocalControl
+from rproxy.controlling import FRESH, ControlError, LocalControl
+from rproxy.figures import Figures, PolicyFigures
 from rproxy.happenings import Happening
+from rproxy.metrics import Counters
 from rproxy.policies import Peer
-from rproxy.tallies import count_of
+from rproxy.tallies import OTHERS, count_of, new_times
+from rproxy.workers import remembering
 from rproxy.workers.channel import ChannelError
 from rproxy.workers.controlling import MOST, SECONDS, WorkersControl
 from rproxy.workers.merging import WINDOW, Merged
+from rproxy.workers.processes import Process
+from rproxy.workers.remembering import Memory
 from rproxy.workers.serving import answers_of
 from rproxy.workers.spawning import Told
 from rproxy.workers.supervising import BACKOFF, Supervisor
 from tests.adminclient import control_of
 from tests.memory import HOST, Proxy, ProxyCase
+from tests.test_admin_metrics import figures, server
+
+FIRST, SECOND = Process(1, 1), Process(2, 1)
 
 
 @define(eq=False)
@@ -33,6 +42,10 @@ class MemoryWorker:
     proxy: Proxy
     control: LocalControl = field(init=False)
     hangs: bool = False
+    #: What it hasn't answered and nobody waits for, where it is so.
+    owed: set[str] = field(factory=set)
+    #: Questions that wait until the test has them answered, where it is slow.
+    waiting: list[Callable[[], None]] | None = None
     #: How often it was asked something and hasn't answered.
     asked: int = 0
 
@@ -43,11 +56,31 @@ class MemoryWorker:
         if self.hangs:
             self.asked += 1
             return Deferred(lambda cancelled: cancelled.errback(ChannelError("nobody waits")))
-        return Deferred.fromCoroutine(self._answer(name, arguments))
+        if self.waiting is None:
+            return Deferred.fromCoroutine(self._answer(name, arguments))
+        later: Deferred[Any] = Deferred(lambda cancelled: cancelled.errback(ChannelError("nobody waits")))
+        self.waiting.append(lambda: self._answer_late(name, arguments, later))
+        return later
+
+    def answer(self) -> None:
+        """Answer what waits, in order."""
+        waiting, self.waiting = self.waiting or [], None
+        for each in waiting:
+            each()
+
+    def _answer_late(self, name: str, arguments: dict[str, Any], later: Deferred[Any]) -> None:
+        answering = Deferred.fromCoroutine(self._answer(name, arguments))
+        if not later.called:
+            answering.chainDeferred(later)
 
     async def _answer(self, name: str, arguments: dict[str, Any]) -> Any:
-        answer = answers_of(self.control, self.number)[name](**json.loads(json.dumps(arguments)))
-        return json.loads(json.dumps(await answer if isinstance(answer, Deferred) else answer))
+        answers: dict[str, Any] = {**answers_of(self.control, self.number), "ping": lambda: None}
+        answer = answers[name](**json.decode(json.encode(arguments)))
+        return json.decode(json.encode(await answer if isinstance(answer, Deferred) else answer))
+
+    def owes(self, name: str) -> bool:
+        """See :class:`rproxy.workers.supervising.Worker`."""
+        return name in self.owed
 
     def stop(self) -> None:
         """See :class:`rproxy.workers.supervising.Worker`."""
@@ -60,17 +93,15 @@ class WorkersControlTests(ProxyCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.workers: dict[int, MemoryWorker] = {}
-        self.supervisor = Supervisor(2, self.spawn, self.clock, lambda: 1.0, 9.0, list, list, self.replaced)
+        self.supervisor = Supervisor(2, self.spawn, self.clock, lambda: 1.0, 9.0, list, list)
         self.control = WorkersControl(self.supervisor)
         self.supervisor.startService()
         for worker in self.workers.values():
             worker.told.ready()
 
-    def replaced(self, number: int) -> None:
-        self.control.replaced(number)
-
     def spawn(self, number: int, told: Told) -> MemoryWorker:
         self.workers[number] = MemoryWorker(number, told, self.proxy())
+        self.workers[number].control.set_drained(self.control.drained)
         return self.workers[number]
 
     def register(self, *numbers: int) -> None:
@@ -135,6 +166,40 @@ class WorkersControlTests(ProxyCase):
         self.assertEqual(count_of(policy.total_times), 2)
         self.assertEqual((before.counters["received"], before.in_flight), (4, 2))
 
+    def test_replaced_while_gathered(self) -> None:
+        """What it answered is what it counted, and not what its successor did, so nothing sinks or counts twice."""
+        self.register(1, 2)
+        for _ in range(3):
+            self.workers[1].proxy.client().ask("xyz1")
+        self.successResultOf(self.control.figures())
+        self.workers[1].proxy.client().ask("xyz1")
+        self.workers[1].proxy.reactor.advance(FRESH)
+        self.workers[2].waiting = []
+        asked = self.control.figures()
+        self.replace(1)
+        self.workers[2].answer()
+        figures = self.successResultOf(asked)
+        self.assertEqual((figures.counters["received"], figures.missing), (4, [1]))
+        self.workers[1].proxy.client().ask("xyz1")
+        figures = self.successResultOf(self.control.figures())
+        counted = (figures.counters["received"], figures.counters["client_gone"], figures.counters["refused"])
+        self.assertEqual((counted, figures.missing), ((5, 4, {"no-server": 1}), []))
+
+    def test_replaced_and_no_other_answers(self) -> None:
+        """What the dead one said is kept; that nobody is there now is told."""
+        self.register(1)
+        self.workers[1].proxy.client().ask("xyz1")
+        self.workers[2].hangs = True
+        asked = self.control.figures()
+        self.replace(1)
+        self.workers[1].hangs = True
+        self.clock.advance(SECONDS)
+        self.failureResultOf(asked, ControlError)
+        self.workers[1].hangs = False
+        asked = self.control.figures()
+        self.clock.advance(SECONDS)
+        self.assertEqual(self.successResultOf(asked).counters["received"], 1)
+
     def test_silent_worker(self) -> None:
         """What it had counted when it was asked last goes on to count."""
         self.register(1, 2)
@@ -166,6 +231,17 @@ class WorkersControlTests(ProxyCase):
         for each in changes:
             if each not in refused:
                 self.successResultOf(each)
+
+    def test_slow_worker(self) -> None:
+        """It isn't asked more and more; what it is told to do it hears all the same."""
+        self.register(1, 2)
+        self.workers[1].owed = {"figures", "happenings", "find"}
+        figures = self.successResultOf(self.control.figures())
+        self.assertEqual(figures.missing, [1])
+        self.assertEqual(self.successResultOf(self.control.drain("100", None)), 1)
+        self.assertEqual(self.states(), [[{"draining": 1}]] * 2)
+        self.assertEqual(self.successResultOf(self.control.revoke("100", None)), 1)
+        self.assertEqual(self.states(), [[], []])
 
     def test_none_answers(self) -> None:
         for worker in self.workers.values():
@@ -199,6 +275,80 @@ class WorkersControlTests(ProxyCase):
         self.register(2)
         self.assertEqual(self.states(), [[{"up": 1}]] * 2)
 
+    def test_drain_and_a_new_worker(self) -> None:
+        """It begins with what is drained, before it hears anything; one that is starting hears of a change, too."""
+        self.register(1, 2)
+        self.successResultOf(self.control.drain("100", None))
+        self.workers[1].told.ended("was ended by SIGKILL")
+        self.clock.advance(BACKOFF.first)
+        self.register(1)
+        self.assertEqual(self.states(), [[{"draining": 1}]] * 2)
+        self.assertEqual(self.successResultOf(self.control.resume("100", None)), 1)
+        self.assertEqual(self.states(), [[{"up": 1}]] * 2)
+
+    def test_resume_while_a_worker_comes_back(self) -> None:
+        """It stays undone, though another one is slow to say so."""
+        self.register(1, 2)
+        self.successResultOf(self.control.drain("100", None))
+        self.workers[2].waiting = []
+        resumed = self.control.resume("100", None)
+        self.assertNoResult(resumed)
+        self.replace(1)
+        self.register(1)
+        self.workers[2].answer()
+        self.assertEqual(self.successResultOf(resumed), 1)
+        self.assertEqual(self.states(), [[{"up": 1}]] * 2)
+
+    def test_order_of_operators(self) -> None:
+        """Whatever is asked later counts, however long the answers to the first take."""
+        self.register(1, 2)
+        self.workers[2].waiting = []
+        drained, resumed = self.control.drain("100", None), self.control.resume("100", None)
+        self.assertNoResult(drained)
+        self.assertNoResult(resumed)
+        self.workers[2].answer()
+        self.assertEqual((self.successResultOf(drained), self.successResultOf(resumed)), (1, 1))
+        self.assertEqual(self.states(), [[{"up": 1}]] * 2)
+        self.workers[2].waiting = []
+        resumed, drained = self.control.resume("100", None), self.control.drain("100", None)
+        self.workers[2].answer()
+        self.assertEqual((self.successResultOf(resumed), self.successResultOf(drained)), (0, 1))
+        self.assertEqual(self.states(), [[{"draining": 1}]] * 2)
+
+    def test_order_of_drains(self) -> None:
+        """Also where the answers to a later one are there first."""
+        self.register(1, 2)
+        slow = self.workers[2]
+        slow.waiting = []
+        asked = [self.control.drain("100", None), self.control.resume("100", None)]
+        slow.told.ended("was ended by SIGKILL")
+        asked.append(self.control.drain("100", None))
+        slow.answer()
+        self.assertEqual([self.successResultOf(each) for each in asked], [1, 1, 1])
+        self.assertEqual(self.control.drained, [("111", "100")])
+
+    def test_drain_that_nobody_answers(self) -> None:
+        """Whoever comes next has its turn all the same."""
+        self.register(1, 2)
+        for worker in self.workers.values():
+            worker.hangs = True
+        drained, resumed = self.control.drain("100", None), self.control.resume("100", None)
+        self.clock.advance(SECONDS)
+        self.failureResultOf(drained, ControlError)
+        self.clock.advance(SECONDS)
+        self.assertEqual(self.successResultOf(resumed), 0)
+
+    def test_hung_worker_hears_the_newest(self) -> None:
+        """When it goes on it has all that was said meanwhile, in that order."""
+        self.register(1, 2)
+        self.workers[2].waiting = []
+        for done in self.control.drain, self.control.resume, self.control.drain:
+            asked = done("100", None)
+            self.clock.pump([SECONDS] * 2)
+            self.assertEqual(self.successResultOf(asked), 1)
+        self.workers[2].answer()
+        self.assertEqual(self.states(), [[{"draining": 1}]] * 2)
+
     def test_revoke(self) -> None:
         self.register(1, 2)
         self.assertEqual(self.successResultOf(self.control.revoke("100", "222")), 0)
@@ -220,6 +370,20 @@ class WorkersControlTests(ProxyCase):
         self.control.look()
         self.assertEqual(self.kinds(), ["registered", "drained", "registered"])
         self.assertEqual([each.number for each in heard], [1, 2])
+
+    def test_happenings_of_a_dead_worker(self) -> None:
+        """What its successor tells isn't taken for what it told already."""
+        self.register(1)
+        self.assertEqual(self.kinds(), ["registered"])
+        self.workers[1].proxy.server(5001)
+        self.workers[1].proxy.register("101", "111", 5001, pipeline=8, lease=30)
+        self.workers[2].waiting = []
+        self.control.look()
+        self.replace(1)
+        self.workers[2].answer()
+        self.workers[1].proxy.advance(WINDOW * 2)
+        self.register(1)
+        self.assertEqual(self.kinds(), ["registered", "registered", "registered"])
 
     def test_ready(self) -> None:
         """From when all accept until it is told to stop; what it answers then says so."""
@@ -244,24 +408,127 @@ class MergedTests(SynchronousTestCase):
     def test_found_is_registered(self) -> None:
         """Whichever is heard of first."""
         found = self.happening(2, 1.1, "found", "at 5000")
-        self.merged.take({2: [found]})
-        self.merged.take({1: [self.happening(1, 1.0, "registered", "at 5000")], 2: [found]})
+        self.merged.take({SECOND: [found]})
+        self.merged.take({FIRST: [self.happening(1, 1.0, "registered", "at 5000")], SECOND: [found]})
         self.assertEqual(self.told(), [(1.1, "found", "at 5000")])
-        self.merged.take({1: [self.happening(1, 2.0, "registered", "at 5000")]})
+        self.merged.take({FIRST: [self.happening(1, 2.0, "registered", "at 5000")]})
         self.assertEqual(len(self.told()), 2)
 
     def test_long_after(self) -> None:
-        self.merged.take({1: [self.happening(1, 1.0, "ended")], 2: [self.happening(2, 1.1 + WINDOW, "ended")]})
+        self.merged.take({FIRST: [self.happening(1, 1.0, "ended")], SECOND: [self.happening(2, 1.1 + WINDOW, "ended")]})
         self.assertEqual(len(self.told()), 2)
+
+    def test_late_words(self) -> None:
+        """A dead worker's come too late once its successor has said something."""
+        self.merged.take({FIRST: [self.happening(1, 1.0, "down", "old")]})
+        late = self.happening(1, 1.5, "down", "late")
+        self.numbers[1] = 0
+        self.merged.take({Process(1, 2): [self.happening(1, 2.0, "down", "new")]})
+        self.merged.take({FIRST: [late]})
+        self.assertEqual([text for _, _, text in self.told()], ["worker 1: old", "worker 1: new"])
 
     def test_own_findings(self) -> None:
         """Each says whose it is, in the order of time."""
         self.merged.take(
-            {1: [self.happening(1, 2.0, "down", "refused")], 2: [self.happening(2, 1.0, "down", "refused")]}
+            {FIRST: [self.happening(1, 2.0, "down", "refused")], SECOND: [self.happening(2, 1.0, "down", "refused")]}
         )
-        self.merged.take({1: [self.happening(1, 0.5, "up")]})
+        self.merged.take({FIRST: [self.happening(1, 0.5, "up")]})
         self.assertEqual(
             self.told(),
             [(0.5, "up", "worker 1"), (1.0, "down", "worker 2: refused"), (2.0, "down", "worker 1: refused")],
         )
         self.assertEqual(sorted(each.number for each in self.merged.lately), [1, 2, 3])
+
+
+class MemoryTests(SynchronousTestCase):
+    """However many workers come and go, what is told apart is bounded, and nothing that was counted is lost."""
+
+    def setUp(self) -> None:
+        self.patch(remembering, "MOST_POLICIES", 3)
+        self.patch(remembering, "MOST_SERVERS", 4)
+        self.memory = Memory()
+
+    def counted(self, *names: str) -> Figures:
+        """Figures of a worker with these policies, of one server each, each with one ACK and a packet in flight."""
+        ack = [1.0, *new_times()[1:]]
+        policies = [
+            PolicyFigures(
+                name=name, description="one", received=2, acked=1, in_flight=1, total_times=ack, refused={},
+                servers=[server(name, "100", acked=1, total_times=ack, down_ago=1.0, down_why="refused")],
+            )
+            for name in names
+        ]  # fmt: skip
+        counters = Counters(received=2 * len(names), acked=len(names))
+        return figures(*policies, counters=counters, in_flight=len(names))
+
+    def shown(self, heard: dict[Process, Figures]) -> Figures:
+        """What is shown when these answer, and are all that there are."""
+        self.memory.hear(heard, [*heard])
+        return self.memory.together([*heard])
+
+    def received(self, shown: Figures) -> dict[str, int]:
+        return {policy.name: policy.received for policy in shown.policies}
+
+    def assert_sums(self, shown: Figures) -> None:
+        """They add up, in each policy and all together."""
+        for policy in shown.policies:
+            out = policy.acked + sum(policy.refused.values()) + policy.client_gone + policy.in_flight
+            self.assertEqual((policy.received, count_of(policy.total_times)), (out, policy.acked), policy.name)
+        total = [sum(getattr(policy, name) for policy in shown.policies) for name in ("received", "acked", "in_flight")]
+        self.assertEqual(total, [shown.counters["received"], shown.counters["acked"], shown.in_flight])
+
+    def test_months(self) -> None:
+        """The first policies stay by themselves, all others are one, and no counter ever sinks."""
+        before: dict[str, int] = {}
+        for generation in range(1, 30):
+            names = ("b", f"new{generation}", f"newer{generation}")
+            heard = {Process(1, generation): self.counted(*names), SECOND: self.counted("a", "b")}
+            shown = self.shown(heard)
+            self.assert_sums(shown)
+            now = self.received(shown)
+            self.assertEqual(set(now) - {OTHERS}, {"b", "new1", "newer1"})
+            for name, number in before.items():
+                self.assertGreaterEqual(now[name], number)
+            before = now
+            servers = [(each.policy, each.id, each.acked) for policy in shown.policies for each in policy.servers]
+            self.assertEqual({acked for name, _, acked in servers if name not in now}, {0})
+            self.assertEqual(len({each[:2] for each in servers}), len(servers))
+        self.assertEqual(before, {"b": 60, "new1": 2, "newer1": 2, OTHERS: 2 + 28 * 4})
+        past: Any = self.memory._past
+        self.assertLessEqual(sum(len(policy.servers) for policy in past.policies), 4)
+
+    def test_both_tell_others_apart(self) -> None:
+        """Workers need not agree: a server stands where the proxy has its policy, and once."""
+        here = self.counted("a", "b", "c")
+        there = self.counted("b")
+        there.policies.append(PolicyFigures(name=OTHERS, received=5, in_flight=5, servers=[server("a", "100")]))
+        there.in_flight += 5
+        there.counters["received"] = 7
+        shown = self.shown({FIRST: there, SECOND: here})
+        self.assert_sums(shown)
+        self.assertEqual(self.received(shown), {"a": 2, "b": 4, "c": 2, OTHERS: 5})
+        servers = {policy.name: [(each.policy, each.states) for each in policy.servers] for policy in shown.policies}
+        self.assertEqual(servers["a"], [("a", {"up": 2})])
+        self.assertEqual(servers[OTHERS], [])
+        described = {policy.name: policy.description for policy in shown.policies}
+        self.assertEqual(described, {"a": "one", "b": "one", "c": "one", OTHERS: ""})
+
+    def test_servers(self) -> None:
+        """Those beyond the bound have a state, and no counts; their policy has them."""
+        names = [str(number) for number in range(7)]
+        many = self.counted("a")
+        many.policies[0].servers = [server("a", name, acked=3, down_ago=1.0, down_why="refused") for name in names]
+        for _ in range(2):
+            (policy,) = self.shown({FIRST: many}).policies
+            told = {each.id: (each.acked, each.down_why) for each in policy.servers}
+            self.assertEqual(told, {name: (3, "refused") if name < "4" else (0, "") for name in names})
+            self.assertEqual([each.states for each in policy.servers], [{"up": 1}] * 7)
+            # It isn't those that come first now.
+            many.policies[0].servers.reverse()
+
+    def test_answers_stay(self) -> None:
+        """Asked twice, it says the same."""
+        heard = {FIRST: self.counted("a", "b"), SECOND: self.counted("c", "d")}
+        self.assertEqual(self.shown(heard), self.shown(heard))
+        del heard[SECOND]
+        self.assertEqual(self.shown(heard), self.shown(heard))

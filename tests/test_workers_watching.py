@@ -58,7 +58,7 @@ class HangTests(TestCase):
 
     def spawn(self, number: int, told: Told) -> WorkerProcess:
         worker = WorkerProcess(number, told)
-        orders = Orders(number, values_of(self.options, number, None), [socket.AF_INET])
+        orders = Orders(number, values_of(self.options, number, None), [socket.AF_INET], [])
         worker.spawn(reactor, orders, self.board, [self.listener.fileno()], environment(os.environ, sys.path))
         self.workers.append(worker)
         return worker

@@ -53,8 +53,10 @@ class Attended(Service):
         try:
             await maybeDeferred(self._proxy.stopService)
         finally:
+            # First, as nothing that fails here may keep it open.
+            closed = self._listener.stopService()
             self._streams.close()
-            await self._listener.stopService()
+            await closed
 
 
 def attend(options: Any, proxy: MultiService, control: Control, reactor: Any) -> IService:

@@ -1,26 +1,30 @@
 """The control of several processes: all are asked, and what they answer is put together.
 
 A worker that hangs is waited for for :data:`SECONDS`; its part is left out then, and ``missing`` of the figures says
-so. What it was told to do it does when it goes on. What is drained is the parent's to know, because a worker that
-replaces another knows nothing.
+so. What it was told to do it does when it goes on.
+
+What is drained is the parent's to know. Each worker starts with that, and is told all of it whenever it changes; as a
+channel keeps the order, each ends with what was said last. What operators do counts in the order in which they asked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredLock
 from twisted.python.failure import Failure
 
-from rproxy.controlling import ControlError
+from rproxy.controlling import ControlError, matching
 from rproxy.figures import Figures
 from rproxy.happenings import Happening
 from rproxy.policies import Peer
 from rproxy.registration import Key
 from rproxy.reporting import Explanation
 from rproxy.workers.merging import Merged
+from rproxy.workers.processes import Process
 from rproxy.workers.remembering import Memory
 from rproxy.workers.supervising import Supervisor
 
@@ -32,6 +36,8 @@ MOST = 16
 #: Between two looks at what happened.
 INTERVAL = 0.5
 
+NOBODY = "no process of the proxy answers: its log says what they do"
+
 
 class WorkersControl:
     """See :class:`rproxy.controlling.Control`."""
@@ -40,7 +46,9 @@ class WorkersControl:
         self._supervisor = supervisor
         self._merged = Merged()
         self._memory = Memory()
-        self._drained: set[Key] = set()
+        self._drained: frozenset[Key] = frozenset()
+        #: Whose turn it is to change that.
+        self._turns = DeferredLock()
         #: Who waits for the figures that are being gathered, and how much else is being asked.
         self._readers: list[Deferred[Figures]] = []
         self._asking = 0
@@ -63,9 +71,15 @@ class WorkersControl:
             reader.callback(result)
 
     async def _figures(self) -> Figures:
-        answers = await self._ask("figures")
-        figures = self._memory.add_to({number: msgspec.convert(answer, Figures) for number, answer in answers.items()})
-        figures.missing = [number for number in self._supervisor.numbers if number not in answers]
+        with self._room():
+            answers = await self._ask("figures")
+        there = self._supervisor.processes
+        self._memory.hear({process: msgspec.convert(answer, Figures) for process, answer in answers.items()}, there)
+        answering = [process for process in there if process in answers]
+        if not answering:
+            raise ControlError(NOBODY)
+        figures = self._memory.together(answering)
+        figures.missing = [process.number for process in there if process not in answers]
         if not self._supervisor.running:
             figures.state = "draining"
         return figures
@@ -74,32 +88,53 @@ class WorkersControl:
         return Deferred.fromCoroutine(self._explain(policy, client))
 
     async def _explain(self, policy: str, client: Peer) -> Sequence[Explanation]:
-        answers = await self._ask("explain", policy=policy, client=client.host)
+        with self._room():
+            answers = await self._ask("explain", policy=policy, client=client.host)
         return [msgspec.convert(answer, Explanation) for answer in answers.values()]
 
     def drain(self, server_id: str, policy: str | None) -> Deferred[int]:
         return Deferred.fromCoroutine(self._drain(server_id, policy))
 
     async def _drain(self, server_id: str, policy: str | None) -> int:
-        keys = await self._change("drain", server_id, policy)
-        self._drained |= keys
-        # One of them may not have heard of the registration yet.
-        await self.tell_drained()
+        with self._room():
+            # Its place in the order is that of the question, however long the answers take.
+            turn = self._turns.acquire()
+            try:
+                keys = await self._find(server_id, policy)
+                await turn
+                told = self._set_drained(self._drained | keys)
+            finally:
+                turn.addCallback(lambda _: self._turns.release())
+            await told
         return len(keys)
 
     def resume(self, server_id: str, policy: str | None) -> Deferred[int]:
         return Deferred.fromCoroutine(self._resume(server_id, policy))
 
     async def _resume(self, server_id: str, policy: str | None) -> int:
-        keys = await self._change("resume", server_id, policy)
-        self._drained -= keys
+        with self._room():
+            async with self._turns:
+                keys = matching(self._drained, server_id, policy)
+                told = self._set_drained(self._drained.difference(keys))
+            await told
         return len(keys)
 
     def revoke(self, server_id: str, policy: str | None) -> Deferred[int]:
-        return Deferred.fromCoroutine(self._change("revoke", server_id, policy)).addCallback(len)
+        return Deferred.fromCoroutine(self._revoke(server_id, policy))
 
-    async def _change(self, what: str, server_id: str, policy: str | None) -> set[Key]:
-        answers = await self._ask("change", what=what, server_id=server_id, policy=policy)
+    async def _revoke(self, server_id: str, policy: str | None) -> int:
+        with self._room():
+            keys = await self._find(server_id, policy)
+            await self._supervisor.tell("end", SECONDS, keys=sorted(keys))
+        return len(keys)
+
+    def _set_drained(self, keys: Iterable[Key]) -> Deferred[list[Any]]:
+        """Fires when the workers have heard it."""
+        self._drained = frozenset(keys)
+        return self._supervisor.tell("set_drained", SECONDS, keys=self.drained)
+
+    async def _find(self, server_id: str, policy: str | None) -> set[Key]:
+        answers = await self._ask("find", server_id=server_id, policy=policy)
         return {(name, server) for answer in answers.values() for name, server in answer}
 
     def happenings(self) -> Deferred[Sequence[Happening]]:
@@ -120,34 +155,32 @@ class WorkersControl:
             self._looking = True
             Deferred.fromCoroutine(self._collect()).addBoth(self._looked)
 
-    def replaced(self, number: int) -> None:
-        """The worker of that number accepts, and was just started."""
-        self._merged.replaced(number)
-        self._memory.replaced(number)
-        if self._drained:
-            self.tell_drained()
-
-    def tell_drained(self) -> Deferred[dict[int, Any]]:
-        """Have all workers know what is drained."""
-        return self._supervisor.ask_each("keep_drained", SECONDS, keys=sorted(self._drained))
+    @property
+    def drained(self) -> list[Key]:
+        """What a worker that is started now has to know."""
+        return sorted(self._drained)
 
     def _looked(self, result: object) -> object:
         self._looking = False
         return result
 
     async def _collect(self) -> None:
-        since = {str(number): self._merged.last_of(number) for number in self._supervisor.numbers}
+        since = {str(process.number): self._merged.last_of(process) for process in self._supervisor.processes}
         answers = await self._supervisor.ask_each("happenings", SECONDS, since=since)
-        self._merged.take({number: msgspec.convert(answer, list[Happening]) for number, answer in answers.items()})
+        self._merged.take({process: msgspec.convert(answer, list[Happening]) for process, answer in answers.items()})
 
-    async def _ask(self, name: str, **arguments: Any) -> dict[int, Any]:
+    @contextmanager
+    def _room(self) -> Iterator[None]:
         if self._asking >= MOST:
             raise ControlError("too much is asked at once: try again in a moment")
         self._asking += 1
         try:
-            answers = await self._supervisor.ask_each(name, SECONDS, **arguments)
+            yield
         finally:
             self._asking -= 1
+
+    async def _ask(self, name: str, **arguments: Any) -> dict[Process, Any]:
+        answers = await self._supervisor.ask_each(name, SECONDS, **arguments)
         if not answers:
-            raise ControlError("no process of the proxy answers: its log says what they do")
+            raise ControlError(NOBODY)
         return answers

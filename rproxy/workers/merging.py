@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from msgspec.structs import replace
 
 from rproxy.happenings import MOST, Happening
+from rproxy.workers.processes import Process
 
 #: Told by each worker, with what they are taken for.
 _SHARED = {
@@ -34,34 +35,31 @@ class Merged:
     """The list, and who is told of what is added to it."""
 
     def __init__(self) -> None:
-        #: By worker, the number of the last that it told.
-        self._last: dict[int, int] = {}
+        #: By worker, the newest process that told something, and the number of the last that it told.
+        self._last: dict[int, tuple[Process, int]] = {}
         #: What was told lately by whom.
         self._told: dict[_Subject, tuple[float, set[int]]] = {}
         self._number = 0
         self._lately: deque[Happening] = deque(maxlen=MOST)
         self._listeners: list[Callable[[Happening], object]] = []
 
-    def last_of(self, worker: int) -> int:
-        """The number of the last happening that the worker told."""
-        return self._last.get(worker, 0)
+    def last_of(self, process: Process) -> int:
+        """The number of the last happening that the process told."""
+        teller, number = self._last.get(process.number, (process, 0))
+        return number if teller == process else 0
 
-    def replaced(self, worker: int) -> None:
-        """There is another worker of that number, which counts from 1."""
-        self._last.pop(worker, None)
-
-    def take(self, batches: Mapping[int, Sequence[Happening]]) -> None:
-        """Add what workers told; what one told before is passed over."""
+    def take(self, batches: Mapping[Process, Sequence[Happening]]) -> None:
+        """Add what workers told; what one told before is passed over, and what comes after its successor's words."""
         fresh = [
-            (happening.time, worker, happening)
-            for worker, batch in batches.items()
+            (happening.time, process, happening)
+            for process, batch in batches.items()
             for happening in batch
-            if happening.number > self.last_of(worker)
+            if happening.number > self.last_of(process) and not self._is_replaced(process)
         ]
-        for _, worker, happening in sorted(fresh, key=lambda each: each[:2]):
-            self._last[worker] = max(self.last_of(worker), happening.number)
-            if not self._was_told(worker, happening):
-                self._add(worker, happening)
+        for _, process, happening in sorted(fresh, key=lambda each: each[:2]):
+            self._last[process.number] = (process, max(self.last_of(process), happening.number))
+            if not self._was_told(process.number, happening):
+                self._add(process.number, happening)
 
     @property
     def lately(self) -> list[Happening]:
@@ -72,6 +70,9 @@ class Merged:
         """See :meth:`rproxy.happenings.Happenings.listen`."""
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
+
+    def _is_replaced(self, process: Process) -> bool:
+        return self._last.get(process.number, (process, 0))[0] > process
 
     def _was_told(self, worker: int, happening: Happening) -> bool:
         """Whether it is news of another worker's already; if not, it will be from now on."""

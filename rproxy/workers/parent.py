@@ -16,7 +16,7 @@ from typing import Any
 
 from attrs import evolve
 from twisted.application.service import IService, MultiService
-from twisted.internet.defer import Deferred, gatherResults, succeed
+from twisted.internet.defer import Deferred, gatherResults, maybeDeferred, succeed
 from twisted.internet.error import ReactorNotRunning
 from twisted.internet.interfaces import IListeningPort
 
@@ -79,7 +79,6 @@ class Parent(MultiService):
             patience_with(options),
             self._say_running,
             self._give_up,
-            self._replaced,
         )
         #: What may be asked of all workers, and done to them.
         self.control = WorkersControl(self._supervisor)
@@ -120,15 +119,20 @@ class Parent(MultiService):
     async def _stop(self) -> None:
         # The workers first: a socket that is shut down by its other owner would only be an annoyance to them.
         stopped = self._supervisor.stopService()
-        await gatherResults([listener.stopService() for listener in self._listeners])
-        await stopped
-        self._remove_folder()
-        super().stopService()
+        try:
+            await gatherResults([listener.stopService() for listener in self._listeners], consumeErrors=True)
+        finally:
+            try:
+                await stopped
+            finally:
+                self._remove_folder()
+                await maybeDeferred(super().stopService)
 
     def _spawn(self, number: int, told: Told) -> WorkerProcess:
         ports: Sequence[Any] = (*self._clients, *self._servers)
         worker = WorkerProcess(number, told)
-        orders = Orders(number, values_of(self._options, number, self._folder), [port.socket.family for port in ports])
+        values = values_of(self._options, number, self._folder)
+        orders = Orders(number, values, [port.socket.family for port in ports], self.control.drained)
         worker.spawn(self._reactor, orders, self._board, [port.fileno() for port in ports], self._env)
         return worker
 
@@ -137,9 +141,6 @@ class Parent(MultiService):
             say_running(port)
         for port in self._servers:
             say_registering(port)
-
-    def _replaced(self, number: int) -> None:
-        self.control.replaced(number)
 
     def _give_up(self) -> None:
         """End the process with exit code 1, which Twisted has no way for."""

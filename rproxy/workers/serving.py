@@ -6,7 +6,6 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
-import msgspec
 from twisted.application.service import IService, Service
 from twisted.internet.defer import Deferred, TimeoutError, maybeDeferred, succeed
 from twisted.internet.error import ReactorNotRunning
@@ -98,27 +97,26 @@ def answers_of(control: LocalControl, number: int) -> dict[str, Handler]:
     :param number: of this worker, from 1.
     """
 
-    async def figures() -> Any:
-        return msgspec.to_builtins(await control.figures())
-
     async def explain(policy: str, client: str) -> Any:
         (explanation,) = await control.explain(policy, Peer(client))
-        return msgspec.to_builtins(explanation)
+        return explanation
 
     async def happenings(since: Mapping[str, int]) -> Any:
-        return msgspec.to_builtins(
-            [each for each in await control.happenings() if each.number > since.get(str(number), 0)]
-        )
+        return [each for each in await control.happenings() if each.number > since.get(str(number), 0)]
 
-    def keep_drained(keys: Iterable[tuple[str, str]]) -> None:
-        control.keep_drained((policy, server_id) for policy, server_id in keys)
+    def end(keys: Iterable[tuple[str, str]]) -> None:
+        control.end((policy, server_id) for policy, server_id in keys)
+
+    def set_drained(keys: Iterable[tuple[str, str]]) -> None:
+        control.set_drained((policy, server_id) for policy, server_id in keys)
 
     return {
-        "figures": _awaited(figures),
+        "figures": control.figures,
         "explain": _awaited(explain),
         "happenings": _awaited(happenings),
-        "change": control.change,
-        "keep_drained": keep_drained,
+        "find": control.find,
+        "end": end,
+        "set_drained": set_drained,
     }
 
 

@@ -18,6 +18,7 @@ from twisted.internet.interfaces import IProcessTransport
 from twisted.internet.protocol import Factory, ProcessProtocol
 from twisted.python.failure import Failure
 
+from rproxy.registration import Key
 from rproxy.workers.channel import Channel, ChannelError
 from rproxy.workers.relaying import LineReader, log_sockets, relay
 
@@ -41,11 +42,13 @@ class Orders:
     :ivar number: its own, from 1.
     :ivar options: the values of :class:`rproxy.options.Options`, as its parent read them.
     :ivar families: of each socket that it accepts from, in the order of the options that name them.
+    :ivar drained: what an operator had drained before it started.
     """
 
     number: int
     options: Mapping[str, Any]
     families: Sequence[int]
+    drained: Sequence[Key]
 
 
 class Told(Protocol):
@@ -116,6 +119,10 @@ class WorkerProcess(ProcessProtocol):
     def ask(self, name: str, **arguments: Any) -> Deferred[Any]:
         """See :meth:`Channel.ask`."""
         return self.channel.ask(name, **arguments)
+
+    def owes(self, name: str) -> bool:
+        """See :meth:`Channel.owes`."""
+        return self.channel.owes(name)
 
     def stop(self) -> None:
         """Have it drain and leave."""

@@ -27,6 +27,7 @@ from rproxy.metrics import Counters
 from rproxy.proxyservice import say_stopped
 from rproxy.sweeping import SweepService
 from rproxy.workers.channel import ChannelError
+from rproxy.workers.processes import Process
 from rproxy.workers.spawning import Told
 from rproxy.workers.watching import ROUND, Watch
 
@@ -43,6 +44,9 @@ class Worker(Protocol):
 
     def ask(self, name: str, **arguments: Any) -> Deferred[Any]:
         """Ask it something."""
+
+    def owes(self, name: str) -> bool:
+        """Whether it hasn't answered that yet, and nobody waits any longer."""
 
     def stop(self) -> None:
         """Have it drain and leave."""
@@ -65,11 +69,18 @@ class _Place:
     watch: Watch = Factory(Watch)
     is_ready: bool = False
     has_told: bool = False
+    #: How many were started.
+    generation: int = 0
     since: float = 0.0
     #: Ends in a row: of those that weren't steady, and of those that didn't even accept.
     ends: int = 0
     in_vain: int = 0
     restart: IDelayedCall | None = None
+
+    @property
+    def process(self) -> Process:
+        """The newest."""
+        return Process(self.number, self.generation)
 
     def ready(self) -> None:
         """See :class:`Told`."""
@@ -94,7 +105,6 @@ class Supervisor(Service):
     :param patience: from being told to stop until workers are killed, in seconds.
     :param all_ready: called once, when all accept for the first time.
     :param give_up: called once, when there is no use in going on.
-    :param replaced: called with the number of each worker that accepts in another's place.
     """
 
     _logger = Logger()
@@ -108,7 +118,6 @@ class Supervisor(Service):
         patience: float,
         all_ready: Callable[[], object],
         give_up: Callable[[], object],
-        replaced: Callable[[int], object] = lambda number: None,
     ) -> None:
         self.counters = Counters()
         self._spawn = spawn
@@ -117,7 +126,6 @@ class Supervisor(Service):
         self._patience = patience
         self._all_ready = all_ready
         self._give_up = give_up
-        self._replaced = replaced
         self._places = [_Place(self, number) for number in range(1, size + 1)]
         self._alive = Count()
         self._rounds = SweepService(clock, ROUND, self._look)
@@ -146,21 +154,39 @@ class Supervisor(Service):
             each.addErrback(self._unanswered, name)
         return gatherResults(asked).addCallback(lambda answers: [each for each in answers if each is not None])
 
-    def ask_each(self, name: str, seconds: float, **arguments: Any) -> Deferred[dict[int, Any]]:
-        """Ask all that accept, and fire with the answers by the worker's number, without those that took too long."""
-        asked: list[Deferred[tuple[int, Any] | None]] = [
+    def ask_each(self, name: str, seconds: float, **arguments: Any) -> Deferred[dict[Process, Any]]:
+        """Ask all that accept, and fire with the answers by process, without those that took too long.
+
+        Whoever took too long isn't asked the same again before it has answered: what is asked every second would else
+        be ever more, and keep it from what it has to hear.
+
+        :param name: a question that changes nothing; what has to be done is told by :meth:`tell`.
+        """
+        asked: list[Deferred[tuple[Process, Any] | None]] = [
             place.worker.ask(name, **arguments)
             .addTimeout(seconds, self._clock)
-            .addCallbacks(partial(_by_number, place.number), _without)
+            .addCallbacks(partial(_by_process, place.process), _without)
             for place in self._places
-            if place.worker is not None and place.is_ready
+            if place.worker is not None and place.is_ready and not place.worker.owes(name)
         ]
         return gatherResults(asked).addCallback(lambda answers: dict(each for each in answers if each is not None))
 
+    def tell(self, name: str, seconds: float, **arguments: Any) -> Deferred[list[Any]]:
+        """Tell all that there are, and fire when those that accept have heard it, or took too long.
+
+        One that is starting hears it before it accepts, and one that hangs when it goes on.
+        """
+        told = [
+            (place, place.worker.ask(name, **arguments).addTimeout(seconds, self._clock).addErrback(_without))
+            for place in self._places
+            if place.worker is not None
+        ]
+        return gatherResults([each for place, each in told if place.is_ready])
+
     @property
-    def numbers(self) -> list[int]:
-        """Of all workers."""
-        return [place.number for place in self._places]
+    def processes(self) -> list[Process]:
+        """The newest of each worker."""
+        return [place.process for place in self._places]
 
     @property
     def is_serving(self) -> bool:
@@ -183,7 +209,6 @@ class Supervisor(Service):
         place.since = self._clock.seconds()
         if self._is_up:
             self._logger.info("Worker {worker} is back", event="worker-back", worker=place.number)
-            self._replaced(place.number)
         elif self.running and all(each.is_ready for each in self._places):
             self._is_up = True
             self._all_ready()
@@ -206,6 +231,7 @@ class Supervisor(Service):
     def _start(self, place: _Place) -> None:
         place.restart = None
         place.has_told = False
+        place.generation += 1
         place.watch = Watch()
         self._alive.change(1)
         try:
@@ -272,8 +298,8 @@ class Supervisor(Service):
         say_stopped(self.counters)
 
 
-def _by_number(number: int, answer: Any) -> tuple[int, Any]:
-    return number, answer
+def _by_process(process: Process, answer: Any) -> tuple[Process, Any]:
+    return process, answer
 
 
 def _without(failure: Failure) -> None:
