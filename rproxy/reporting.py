@@ -117,7 +117,7 @@ class Reporter:
         policies = {name: _policy(name, tally) for name, tally in tallies.policies.items()}
         times: dict[str, list[Times]] = {}
         for (name, _), tally in tallies.servers.items():
-            times.setdefault(name, []).append(tally.total_times)
+            times.setdefault(name, []).append(tally.total_times.sort())
         for name, all_times in times.items():
             policies[name].total_times = add_times(all_times)
             policies[name].acked = count_of(policies[name].total_times)
@@ -127,8 +127,12 @@ class Reporter:
             shown.description = "" if shown.name == OTHERS else route.policy.description
             shown.waiting += route.line.packets
             shown.servers += [_server(member, now, leases, tallies) for member in _in_order(route)]
+        for request in factory.pending():
+            if request.tally is not None:
+                policies[request.tally.name].in_flight += 1
         for shown in policies.values():
-            shown.in_flight = shown.received - shown.acked - sum(shown.refused.values()) - shown.client_gone
+            # Each packet is counted where it goes out alone, so this costs it nothing.
+            shown.received = shown.acked + sum(shown.refused.values()) + shown.client_gone + shown.in_flight
         return list(policies.values())
 
 
@@ -141,7 +145,6 @@ def _count_open_files() -> int:
 def _policy(name: str, tally: PolicyTally) -> PolicyFigures:
     return PolicyFigures(
         name=name,
-        received=tally.received,
         refused=dict(tally.refused),
         client_gone=tally.client_gone,
         retried=tally.retried,
@@ -173,13 +176,13 @@ def _server(member: Member, now: float, leases: dict[tuple[str, str], float], ta
         in_flight=upstream.in_flight_of(registration.policy),
         lease_left=leases.get(registration.key),
         registrations=tally.registrations,
-        acked=count_of(tally.total_times),
+        acked=count_of(tally.total_times.sort()),
         lost=tally.lost,
         downs=tally.downs,
         down_ago=None if tally.down_at is None else now - tally.down_at,
         down_why=tally.down_why,
-        total_times=list(tally.total_times),
-        times=list(tally.times),
+        total_times=list(tally.total_times.sort()),
+        times=list(tally.times.sort()),
     )
 
 
