@@ -349,8 +349,9 @@ class ProxyProtocol(Protocol):
                 submit(request)
         finally:
             # Nothing leaves the queue meanwhile, so this is what came.
-            self._counters.received += len(pending) - before
-            self._counters.bytes_received += size
+            counters = self._counters
+            counters.received += len(pending) - before
+            counters.bytes_received += size
             self._pending_bytes += size
             self._address.bytes += size
             if self._limits.rate_limit:
@@ -430,11 +431,10 @@ class ProxyProtocol(Protocol):
     def _write_answers(self) -> None:
         """Write what is answered at the head of the queue, in one go."""
         pending = self._pending
-        refused = self._counters.refused
+        counters = self._counters
         replies: list[bytes] = []
-        if self._endings:
-            for endings in self._endings:
-                endings.ended(takewhile(_is_answered, pending), self._find_shown())
+        for endings in self._endings:
+            endings.ended(takewhile(_is_answered, pending), self._find_shown())
         size = errors = 0
         now = self._factory.seconds()
         since = seconds = 0.0
@@ -446,7 +446,7 @@ class ProxyProtocol(Protocol):
             replies.append(reply)
             # Faster than isinstance(), which looks further where it isn't one.
             if type(reply) is Refusal:
-                refused[reply.code] += 1
+                counters.refused[reply.code] += 1
                 if request.tally is not None:
                     request.tally.refused[reply.code] += 1
                 errors += 1
@@ -466,8 +466,8 @@ class ProxyProtocol(Protocol):
         answers = b"".join(replies)
         self._pending_bytes -= size
         self._address.bytes -= size
-        self._counters.acked += len(replies) - errors
-        self._counters.bytes_sent += len(answers)
+        counters.acked += len(replies) - errors
+        counters.bytes_sent += len(answers)
         self._transport.write(answers)
         if self._over and not (self._working or self._held or pending):
             self._finish()
