@@ -30,7 +30,6 @@ from rproxy.policies import Peer
 from rproxy.proxy import ProxyFactory
 from rproxy.replica import Replica
 from rproxy.reporting import Reporter
-from rproxy.tallies import observe
 
 #: Servers of one policy.
 EACH = 50
@@ -60,10 +59,9 @@ def make_reporter(servers: int) -> Reporter:
         assert isinstance(setup, Setup)
         factory.registry.register(setup, Peer(f"10.0.{number // 250}.{number % 250}"), object())
     for tally in factory.counters.tallies.servers.values():
-        tally.policy.received += 1
         tally.policy.refused["timeout"] += 1
-        observe(tally.total_times, 0.0123456789)
-        observe(tally.times, 0.0123456789)
+        tally.total_times.noted.append(0.0123456789)
+        tally.times.noted.append(0.0123456789)
     replica = Replica(silent, factory.registry, clock, _nothing, _nothing, _nothing, lambda: 0.5)
     return Reporter(factory, replica, Lag(clock), 0, "memory")
 

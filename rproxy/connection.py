@@ -28,7 +28,6 @@ from rproxy.packetlog import ProxyLog
 from rproxy.packets import Ack, Error, PacketError
 from rproxy.registration import Address
 from rproxy.request import Asker, Refusal, Request, Server
-from rproxy.tallies import observe
 from rproxy.tlsfiles import TLSError
 from rproxy.trail import Trail
 
@@ -167,10 +166,15 @@ class UpstreamConnection(TwistedProtocol):
         """
         in_flight = self.in_flight
         log = self._log
-        if frames and in_flight:
-            self._time(in_flight[0])
+        if frames and in_flight and (server := in_flight[0].server) is not None:
+            # How long the server took for the first of the answers that one read brought: all would cost too much.
+            tally, first = server.tally, in_flight[0]
+            tally.times.noted.append(self._seconds() + tally.policy.timeout - (first.sent or first.deadline))
+        answer: Ack | Error | None
         for frame, ack in frames:
-            raw, answer = (frame, ack) if ack is not None else self._look_closer(frame)
+            raw, answer = frame, ack
+            if answer is None:
+                raw, answer = self._look_closer(frame)
             if not in_flight:
                 raise PacketError("an answer to nothing")
             request = in_flight[0]
@@ -190,12 +194,6 @@ class UpstreamConnection(TwistedProtocol):
             if request.allowance is not None:
                 request.allowance.used -= 1
             askers[request.asker] = None
-
-    def _time(self, request: Request) -> None:
-        """Note how long the server took for the first of the answers that one read brought: all would cost too much."""
-        if request.server is not None:
-            tally = request.server.tally
-            observe(tally.times, self._seconds() + tally.policy.timeout - (request.sent or request.deadline))
 
     def _tolerate_wrong_size(self) -> None:
         if self._limits.strict:

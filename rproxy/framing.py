@@ -145,7 +145,10 @@ class Framer(Generic[Packet]):
     def _read_fed(self, fed: bytes) -> list[tuple[bytes, Packet | None]]:
         """The frames of the two feeds that are most frequent: just one packet, and just several; else none."""
         length = len(fed)
-        if not self._tries or self._start or self._partial or length > self._max_packet or not fed.startswith(b"{"):
+        if not self._tries or self._start or self._partial or not 0 < length <= self._max_packet:
+            return []
+        # Not startswith(), which takes four times as long for one byte.
+        if fed[0] != _OPEN_BRACE:
             return []
         end = fed.find(b"}") + 1
         if end == length:

@@ -9,7 +9,7 @@ what is written goes straight to the transport. So TLS may come behind a header 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
@@ -21,6 +21,7 @@ from zope.interface import implementer
 from rproxy.networks import Network, is_within
 from rproxy.proxy import ProxyFactory
 from rproxy.proxyheader import HeaderError, TCPSource, UnixSource, read_header
+from rproxy.request import Request
 
 
 class FrontedFactory(Factory):
@@ -61,6 +62,7 @@ class HeaderProtocol(Protocol):
 
     #: See :class:`rproxy.downstream.Connection`.
     in_flight = 0
+    pending: Collection[Request] = ()
     may_be_client = True
 
     def __init__(self, factory: FrontedFactory, address: IAddress) -> None:

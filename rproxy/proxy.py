@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
@@ -191,6 +191,13 @@ class ProxyFactory(Factory):
         """Packets received and not yet answered, over all clients."""
         return sum(client.in_flight for client in self.clients)
 
+    def pending(self) -> Iterator[Request]:
+        """Those packets, and those of the callers of :meth:`rproxy.routing.Router.forward`."""
+        for client in self.clients:
+            yield from client.pending
+        for caller in self.router.callers:
+            yield caller.request
+
     def reload(self, policies: Policies) -> None:
         """Keep to these policies from now on, and revoke the registrations that they don't allow."""
         self.policies = policies
@@ -264,6 +271,7 @@ class ProxyFactory(Factory):
             _lease_changed(owner)
         self.router.sweep()
         self.addresses.sweep()
+        self.counters.tallies.sweep()
         came, self._came = self._came, self.counters.received
         if not self._drained or self.in_flight:
             return
@@ -304,11 +312,11 @@ class ProxyFactory(Factory):
         return drained
 
     def _refuse_shutting_down(self, request: Request) -> None:
-        request.tally = self.counters.tallies.unserved(request.policy)
+        request.unserved = self.counters.tallies.unserved(request.policy)
         request.refuse("shutting-down", "no", _STOPPING)
 
     def _refuse_unrecorded(self, request: Request) -> None:
-        request.tally = self.counters.tallies.unserved(request.policy)
+        request.unserved = self.counters.tallies.unserved(request.policy)
         request.refuse("overloaded", "no", _UNRECORDED)
 
     def close(self) -> Deferred[None]:

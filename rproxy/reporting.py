@@ -119,7 +119,7 @@ class Reporter:
         policies = {name: _policy(name, tally) for name, tally in tallies.policies.items()}
         times: dict[str, list[Times]] = {}
         for (name, _), tally in tallies.servers.items():
-            times.setdefault(name, []).append(tally.total_times)
+            times.setdefault(name, []).append(tally.total_times.sort())
         for name, all_times in times.items():
             policies[name].total_times = add_times(all_times)
             policies[name].acked = count_of(policies[name].total_times)
@@ -129,8 +129,12 @@ class Reporter:
             shown.description = "" if shown.name == OTHERS else route.policy.description
             shown.waiting += route.line.packets
             shown.servers += [look.server(member) for member in _in_order(route)]
+        for request in factory.pending():
+            if request.tally is not None:
+                policies[request.tally.name].in_flight += 1
         for shown in policies.values():
-            shown.in_flight = shown.received - shown.acked - sum(shown.refused.values()) - shown.client_gone
+            # Each packet is counted where it goes out alone, so this costs it nothing.
+            shown.received = shown.acked + sum(shown.refused.values()) + shown.client_gone + shown.in_flight
         return list(policies.values())
 
 
@@ -143,7 +147,6 @@ def _count_open_files() -> int:
 def _policy(name: str, tally: PolicyTally) -> PolicyFigures:
     return PolicyFigures(
         name=name,
-        received=tally.received,
         refused=dict(tally.refused),
         client_gone=tally.client_gone,
         retried=tally.retried,
@@ -185,13 +188,13 @@ class _Look:
             in_flight=self._in_flight_of(upstream, registration.policy),
             lease_left=self.leases.get(registration.key),
             registrations=tally.registrations,
-            acked=count_of(tally.total_times),
+            acked=count_of(tally.total_times.sort()),
             lost=tally.lost,
             downs=tally.downs,
             down_ago=None if tally.down_at is None else self.now - tally.down_at,
             down_why=tally.down_why,
-            total_times=list(tally.total_times),
-            times=list(tally.times),
+            total_times=list(tally.total_times.sort()),
+            times=list(tally.times.sort()),
         )
 
     def _in_flight_of(self, upstream: Upstream, policy: str) -> int:

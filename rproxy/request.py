@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 from msgspec import Struct
 
 from rproxy import packets
-from rproxy.tallies import PolicyTally, ServerTally, Times
+from rproxy.tallies import PolicyTally, ServerTally
 
 
 class Asker(Protocol):
@@ -53,8 +53,8 @@ class Server(Protocol):
         """Where its packets are counted."""
 
     @property
-    def total_times(self) -> Times:
-        """Of that."""
+    def noted(self) -> list[float]:
+        """Where it is noted how long its ACKs took, of that."""
 
 
 class Allowance:
@@ -101,8 +101,8 @@ class Request(Struct, eq=False):
     reply: bytes | Refusal | None = None
     #: The server it was given to.
     server: Server | None = None
-    #: Where it was counted as received, and what becomes of it is to be; None where it wasn't.
-    tally: PolicyTally | None = None
+    #: Where it is counted, while no server was found for it; None where it isn't told apart.
+    unserved: PolicyTally | None = None
     #: Where it counts as unanswered, if its policy has a limit of that.
     allowance: Allowance | None = None
     #: A server before that one may have had it: nobody can say any more that no server did.
@@ -113,6 +113,14 @@ class Request(Struct, eq=False):
     waits_until: float = 0.0
     #: The deadline that it would have if it had been read when it was written, if that was later.
     sent: float = 0.0
+
+    @property
+    def tally(self) -> PolicyTally | None:
+        """Where it counts as in flight, and then what becomes of it; None if its policy isn't told apart.
+
+        Made out when it is asked for: most packets are given to a server at once, and are counted as that server's.
+        """
+        return self.unserved if self.server is None else self.server.tally.policy
 
     def refuse(self, code: str, delivered: Literal["no", "unknown"], text: str) -> None:
         """Answer with an error packet (codes: docs/protocol.rst), unless an answer is there."""

@@ -16,7 +16,7 @@ from attrs import define, field
 
 from rproxy.registration import Address, Registration
 from rproxy.request import Request
-from rproxy.tallies import ServerTally, Times
+from rproxy.tallies import ServerTally
 
 
 class Target(Protocol):
@@ -52,7 +52,7 @@ class Member:
     live: bool = field(init=False)
     #: Whether an operator had it drained.
     drained: bool = field(default=False, init=False)
-    total_times: Times = field(init=False)
+    noted: list[float] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         # Copied from the registration because the way of a packet reads them for each packet and each answer.
@@ -60,7 +60,7 @@ class Member:
         self.server_id = self.registration.server_id
         self.number = self.registration.number
         self.live = not self.registration.draining
-        self.total_times = self.tally.total_times
+        self.noted = self.tally.total_times.noted
 
     @property
     def address(self) -> Address:

@@ -27,7 +27,7 @@ from rproxy.rates import Bucket
 from rproxy.registration import Address, Key, Registration
 from rproxy.request import Allowance, Endings, Refusal, Request
 from rproxy.rotation import Member, Rotation
-from rproxy.tallies import PolicyTally, observe
+from rproxy.tallies import PolicyTally
 from rproxy.trail import Trail
 from rproxy.upstream import Connect, Upstream
 from rproxy.waiting import WaitingLine
@@ -67,14 +67,18 @@ class ForwardError(Exception):
 class _Caller:
     """An asker that is a Deferred."""
 
-    def __init__(self, clock: IReactorTime, counters: Counters, endings: Sequence[Endings]) -> None:
+    def __init__(
+        self, clock: IReactorTime, counters: Counters, endings: Sequence[Endings], callers: set[_Caller]
+    ) -> None:
         self.clock = clock
+        self._callers = callers
         self._counters = counters
         self.answer: Deferred[bytes] = Deferred(lambda _: self._cancel())
         self.request: Request
         self._endings = endings
 
     def _cancel(self) -> None:
+        self._callers.discard(self)
         self._counters.client_gone += 1
         if self.request.tally is not None:
             self.request.tally.client_gone += 1
@@ -86,13 +90,14 @@ class _Caller:
         reply = self.request.reply
         if self.answer.called or reply is None:
             return
+        self._callers.discard(self)
         for endings in self._endings:
             endings.ended((self.request,), "")
         if not isinstance(reply, Refusal):
             self._counters.acked += 1
             server = self.request.server
             assert server is not None
-            observe(server.total_times, self.clock.seconds() - self.request.deadline + server.tally.policy.timeout)
+            server.noted.append(self.clock.seconds() - self.request.deadline + server.tally.policy.timeout)
             self.answer.callback(reply)
             return
         self._counters.refused[reply.code] += 1
@@ -164,6 +169,8 @@ class Router:
         #: Of each policy that has a limit of that: its packets without an answer. Not in the routes, as those go while
         #: servers still answer.
         self._allowances: dict[str, Allowance] = {}
+        #: Whose packets have no answer yet, of those that aren't clients.
+        self.callers: set[_Caller] = set()
         #: Packets that were retried, and may be answered by now.
         self._retrying: list[Request] = []
 
@@ -176,10 +183,11 @@ class Router:
         data = packets.decode(raw)
         if not isinstance(data, packets.Data):
             raise packets.PacketError("only data packets are forwarded")
-        caller = _Caller(self._clock, self._counters, self.endings)
+        caller = _Caller(self._clock, self._counters, self.endings, self.callers)
         self._counters.received += 1
         deadline = self._clock.seconds() + self._limits.timeout
         caller.request = Request(raw, data.policy, data.srcid, deadline, caller)
+        self.callers.add(caller)
         self.submit(caller.request)
         return caller.answer
 
@@ -188,17 +196,17 @@ class Router:
         route = self._routes.get(request.policy)
         if route is None:
             if not self.ask(request):
-                request.tally = self._counters.tallies.unserved(request.policy)
+                request.unserved = self._counters.tallies.unserved(request.policy)
                 request.refuse("no-server", "no", f"no server serves policy {request.policy}")
             return
-        request.tally = tally = route.tally
-        tally.received += 1
         if route.limits is not self._limits and not self._within_limits(route, request):
             return
         if route.deserted is not None and self._clock.seconds() - route.deserted >= route.limits.queue_timeout:
             # The route is still there for those that came earlier and wait.
+            request.unserved = route.tally
             request.refuse("no-server", "no", f"no server serves policy {request.policy} any more")
         elif route.line.packets or route.rotation.offer(request) is None:
+            request.unserved = route.tally
             request.waits_until = request.deadline - route.limits.timeout + route.limits.queue_timeout
             if self._refuse_long(route, request):
                 return
@@ -215,7 +223,7 @@ class Router:
             if request.policy in self._routes:
                 self.submit(request)
             else:
-                request.tally = self._counters.tallies.unserved(request.policy)
+                request.unserved = self._counters.tallies.unserved(request.policy)
                 request.refuse("no-server", "no", f"no server serves policy {request.policy}")
 
     def _within_limits(self, route: Route, request: Request) -> bool:
@@ -223,6 +231,7 @@ class Router:
         request.deadline += route.limits.timeout - self._limits.timeout
         beyond = self.beyond_limits(route, request.policy)
         if beyond is not None:
+            request.unserved = route.tally
             request.refuse("overloaded", "no", beyond)
             return False
         if route.policy.rate is not None:

@@ -74,7 +74,7 @@ class Server:
         self.address = registration.address
         self.target = self
         self.tally = ServerTally(PolicyTally(30.0))
-        self.total_times = self.tally.total_times
+        self.noted = self.tally.total_times.noted
 
 
 def request(client_id: str = "1", policy: str = "111") -> Request:

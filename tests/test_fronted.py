@@ -121,6 +121,7 @@ class BelievedTests(FrontedCase):
         """With a header or not yet."""
         self.serve(max_clients=2)
         first, second, third = self.front(), self.front(), self.world.client()
+        self.assertEqual([*self.world.factory.pending()], [])
         third.send(data("a", policy="unheard of"))
         for client in (first, second):
             client.send(LINE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from rproxy.figures import Figures, PolicyFigures, ServerFigures, add_up
 from rproxy.lag import Lag
 from rproxy.policies import Peer, Policies, Policy
 from rproxy.reporting import Reporter
-from rproxy.tallies import OTHERS, class_of, count_of
+from rproxy.tallies import BOUNDS, OTHERS, count_of
 from tests.links import SharedStore
 from tests.memory import Client, Proxy, ProxyCase, encode, setup
 from tests.test_admin_metrics import Page, text_of
@@ -106,7 +107,7 @@ class PolicyTests(ReportingCase):
         server.connection.answer(1)
         found = self.policy()
         self.assertEqual((found.received, found.acked, found.in_flight), (2, 1, 1))
-        self.assertEqual(found.total_times[class_of(0.3)], 1)
+        self.assertEqual(found.total_times[bisect_left(BOUNDS, 0.3)], 1)
         self.assertAlmostEqual(found.total_times[-1], 0.3)
         self.assertEqual(self.server().times, found.total_times)
 
@@ -179,6 +180,7 @@ class PolicyTests(ReportingCase):
         raw = encode({"type": "0", "srcid": "1", "privPoliId": "111", "payload": "a"})
         answered, cancelled, late = forward(raw), forward(raw), forward(raw)
         self.world.pump()
+        self.assertEqual({each.tally.name for each in self.world.factory.pending() if each.tally}, {"111"})
         cancelled.cancel()
         self.failureResultOf(cancelled)
         self.world.reactor.advance(0.2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from rproxy import tallies as module
-from rproxy.tallies import BOUNDS, OTHERS, Tallies, class_of, count_of, new_times, observe
+from rproxy.tallies import BOUNDS, OTHERS, Tallies, Timings, count_of, new_times, observe
 
 
 class TimesTests(SynchronousTestCase):
@@ -14,8 +14,9 @@ class TimesTests(SynchronousTestCase):
     def test_classes(self) -> None:
         """A bound belongs to the class below it."""
         for number, bound in enumerate(BOUNDS):
-            self.assertEqual((class_of(bound), class_of(bound + 1e-9)), (number, number + 1))
-        self.assertEqual((class_of(0.0), class_of(-1.0)), (0, 0))
+            times = new_times()
+            observe(times, bound + 1e-9, bound)
+            self.assertEqual((times[number], times[number + 1], count_of(times)), (1, 1, 2))
 
     def test_bounds(self) -> None:
         """They grow."""
@@ -28,6 +29,26 @@ class TimesTests(SynchronousTestCase):
             observe(times, seconds)
         self.assertEqual((count_of(times), times[0], times[-2], times[-1]), (3, 1, 1, 1000.2))
         self.assertEqual(len(times), len(BOUNDS) + 2)
+
+    def test_together(self) -> None:
+        """Many at once are the same as one after the other; less than nothing is nothing."""
+        seconds = (3.0, 0.5, -1.0, 0.0, 0.25, 1000.0, 0.5)
+        one_by_one, together = new_times(), new_times()
+        for each in seconds:
+            observe(one_by_one, each)
+        observe(together, *seconds)
+        observe(together)
+        self.assertEqual(together, one_by_one)
+        self.assertEqual((together[0], together[-1]), (2, 1004.25))
+
+    def test_noted(self) -> None:
+        """What was noted is in its class when it is asked for, once, and in the same list is room for more."""
+        timings = Timings()
+        noted = timings.noted
+        noted.append(0.5)
+        self.assertEqual(count_of(timings.sort()), 1)
+        noted.append(2.0)
+        self.assertEqual((count_of(timings.sort()), timings.sort()[-1], noted), (2, 2.5, []))
 
 
 class TalliesTests(SynchronousTestCase):
@@ -57,7 +78,15 @@ class TalliesTests(SynchronousTestCase):
         self.assertEqual(self.tallies.policies, {})
         tally = self.tallies.policy("111", 30.0)
         self.assertIs(self.tallies.unserved("111"), tally)
-        self.assertEqual(tally.received, 1)
+
+    def test_sweep(self) -> None:
+        """What was noted doesn't get much, though nobody asks."""
+        tally = self.tallies.server(self.tallies.policy("111", 30.0), "100")
+        tally.times.noted.extend([0.1] * module.MANY)
+        tally.total_times.noted.append(0.1)
+        self.tallies.sweep()
+        self.assertEqual((len(tally.times.noted), len(tally.total_times.noted)), (0, 1))
+        self.assertEqual((count_of(tally.times.sort()), count_of(tally.total_times.sort())), (module.MANY, 1))
 
     def test_too_many_policies(self) -> None:
         """What is beyond is counted as one; what was there stays by itself."""
