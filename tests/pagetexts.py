@@ -101,7 +101,7 @@ def summary_fields(figures: dict[str, Any]) -> Fields:
 
 
 def page_fields(figures: dict[str, Any]) -> dict[str, Fields]:
-    """All fields that stay while nothing happens: ``summary``, ``policy 111``, ``server 111/100``, ``process pid 1``."""
+    """All fields that stay while nothing happens, by what of: ``server 111/100``, ``process pid 1``."""
     found = {"summary": summary_fields(figures)}
     for policy in figures["policies"]:
         found[f"policy {policy['name']}"] = policy_fields(policy)

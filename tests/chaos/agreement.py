@@ -16,61 +16,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from typing import Any
 
 from attrs import define, field
-from prometheus_client.parser import text_string_to_metric_families
 
+from tests.chaos import comparing
 from tests.chaos.clients import encode
 from tests.chaos.history import Connection, End, History
 from tests.chaos.oracle import STOPPED, Seen, Violation
 from tests.chaos.plan import Kind
-from tests.chaos.views import Figures, Views, steady
-
-#: Upper bounds of the classes of times that metrics have, in seconds.
-BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-#: Metrics of the whole proxy that are counters, and what the API calls them.
-COUNTERS = {
-    "rproxy_packets_received_total": "received",
-    "rproxy_packets_acked_total": "acked",
-    "rproxy_packets_client_gone_total": "client_gone",
-    "rproxy_packets_wrong_size_total": "wrong_size",
-    "rproxy_packets_redispatched_total": "redispatched",
-    "rproxy_packets_retried_total": "retried",
-    "rproxy_answers_swallowed_total": "swallowed",
-    "rproxy_violations_total": "violations",
-    "rproxy_registrations_total": "registered",
-    "rproxy_connections_accepted_total": "accepted",
-    "rproxy_received_bytes_total": "bytes_received",
-    "rproxy_sent_bytes_total": "bytes_sent",
-}
-#: What policies count beside that, with the beginning of its metric.
-OF_POLICY = ("received", "acked", "client_gone", "retried", "in_flight", "waiting")
-#: Metrics of servers, and what the API calls them.
-OF_SERVER = {
-    "rproxy_server_weight": "weight",
-    "rproxy_server_connections": "connections",
-    "rproxy_server_packets_in_flight": "in_flight",
-    "rproxy_server_registrations_total": "registrations",
-    "rproxy_server_packets_acked_total": "acked",
-    "rproxy_server_packets_lost_total": "lost",
-    "rproxy_server_downs_total": "downs",
-}
-STATES = ("up", "down", "draining", "held")
-#: Those that say something else a moment later, and where in the API: how much later is seen there.
-MOVING = {
-    "rproxy_server_share_ratio": "share",
-    "rproxy_server_lease_left_seconds": "lease_left",
-    "rproxy_process_uptime_seconds": "uptime",
-    "rproxy_process_open_files": "open_files",
-    "rproxy_process_lag_seconds": "lag",
-    "rproxy_process_max_lag_seconds": "max_lag",
-    "rproxy_process_store_away_seconds": "away_for",
-}
-
-#: A line of the metrics: name and labels.
-Line = tuple[str, frozenset[tuple[str, str]]]
+from tests.chaos.views import Figures, Views
 
 
 def judge(history: History) -> list[Violation]:
@@ -83,135 +39,10 @@ def judge(history: History) -> list[Violation]:
     return violations + [violation for check in checks for violation in check(seen, history.views)]
 
 
-# All views show the same.
-
-
 def views_agree(seen: Seen, views: Views) -> Iterator[Violation]:
     """Each figure is the same everywhere."""
-    shown = steady(views.after)
-    rows = [server for policy in shown["policies"] for server in policy["servers"]]
-    listed = steady({"processes": [], "policies": [{"servers": views.servers}]})["policies"][0]["servers"]
-    for name, here, there in (
-        ("the API, a moment before", shown, steady(views.before)),
-        ("rproxy status", shown, steady(views.status)),
-        ("the page's stream", shown, steady(views.stream)),
-        ("rproxy servers", rows, listed),
-    ):
-        for difference in _differences(here, there):
-            yield Violation("views differ", f"{name}: {difference}")
-    found = _read(views.metrics)
-    expected = dict(_lines(shown))
-    for line in sorted(found.keys() | expected.keys(), key=repr):
-        if line[0] not in MOVING and found.get(line) != expected.get(line):
-            yield Violation("views differ", f"/metrics: {line} is {found.get(line)} and not {expected.get(line)}")
-    yield from _moving(views, found)
-
-
-def _differences(here: Any, there: Any, path: str = "") -> Iterator[str]:
-    """Give each place where two values of JSON aren't the same."""
-    if isinstance(here, dict) and isinstance(there, dict):
-        for key in {**here, **there}:
-            yield from _differences(here.get(key), there.get(key), f"{path}.{key}")
-    elif isinstance(here, list) and isinstance(there, list) and len(here) == len(there):
-        for number, pair in enumerate(zip(here, there, strict=True)):
-            yield from _differences(*pair, f"{path}[{number}]")
-    elif here != there:
-        yield f"{path} is {there!r} and not {here!r}"
-
-
-def _read(text: str) -> dict[Line, float]:
-    return {
-        (sample.name, frozenset(sample.labels.items())): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
-
-
-def _line(name: str, value: float, **labels: object) -> tuple[Line, float]:
-    return (name, frozenset((label, str(text)) for label, text in labels.items())), value
-
-
-def _lines(figures: Figures) -> Iterator[tuple[Line, float]]:
-    """Give all that metrics have to say, but for what moves."""
-    counters = figures["counters"]
-    yield _line("rproxy_build_info", 1, version=figures["version"])
-    yield _line("rproxy_draining", figures["state"] == "draining")
-    yield _line("rproxy_packets_in_flight", figures["in_flight"])
-    for name, counter in COUNTERS.items():
-        yield _line(name, counters[counter])
-    for code, number in counters["refused"].items():
-        yield _line("rproxy_packets_refused_total", number, code=code)
-    for code, number in counters["setup_refused"].items():
-        yield _line("rproxy_registrations_refused_total", number, code=code)
-    for policy in figures["policies"]:
-        yield from _policy_lines(policy)
-        for server in policy["servers"]:
-            yield from _server_lines(server)
-    for process in figures["processes"]:
-        yield from _process_lines(process)
-
-
-def _policy_lines(policy: dict[str, Any]) -> Iterator[tuple[Line, float]]:
-    name, times = policy["name"], policy["total_times"]
-    for what in OF_POLICY:
-        end = "" if what in ("in_flight", "waiting") else "_total"
-        yield _line(f"rproxy_policy_packets_{what}{end}", policy[what], policy=name)
-    for code, number in policy["refused"].items():
-        yield _line("rproxy_policy_packets_refused_total", number, policy=name, code=code)
-    up = sum("up" in server["states"] or "held" in server["states"] for server in policy["servers"])
-    yield _line("rproxy_policy_servers", len(policy["servers"]), policy=name)
-    yield _line("rproxy_policy_servers_up", up, policy=name)
-    for bound, number in zip((*BOUNDS, "+Inf"), accumulate(times[:-1]), strict=True):
-        yield _line("rproxy_policy_latency_seconds_bucket", number, policy=name, le=bound)
-    yield _line("rproxy_policy_latency_seconds_count", sum(times[:-1]), policy=name)
-    yield _line("rproxy_policy_latency_seconds_sum", times[-1], policy=name)
-
-
-def _server_lines(server: dict[str, Any]) -> Iterator[tuple[Line, float]]:
-    who = {"policy": server["policy"], "server": server["id"]}
-    yield _line("rproxy_server_info", 1, **who, host=server["host"], port=server["port"])
-    for state in STATES:
-        yield _line("rproxy_server_state", server["states"].get(state, 0), **who, state=state)
-    for name, what in OF_SERVER.items():
-        yield _line(name, server[what], **who)
-    for name, times in ("latency", server["total_times"]), ("answer", server["times"]):
-        yield _line(f"rproxy_server_{name}_seconds_count", sum(times[:-1]), **who)
-        yield _line(f"rproxy_server_{name}_seconds_sum", times[-1], **who)
-
-
-def _process_lines(process: dict[str, Any]) -> Iterator[tuple[Line, float]]:
-    number, store = process["number"], process["store"]
-    yield _line("rproxy_process_connections", process["connections"], process=number)
-    yield _line("rproxy_process_max_open_files", process["max_open_files"], process=number)
-    yield _line("rproxy_process_store_away", store["away"] is not None, process=number)
-    yield _line("rproxy_process_store_processes", store["processes"], process=number)
-
-
-def _moving(views: Views, found: dict[Line, float]) -> Iterator[Violation]:
-    """What moves is there where the API has it; and what only grows is between what it was before and after."""
-    before, after = dict(_moving_lines(views.before)), dict(_moving_lines(views.after))
-    there = {line for line in found if line[0] in MOVING}
-    for line in there ^ after.keys():
-        yield Violation("views differ", f"/metrics and the API don't both have {line}")
-    for line in there & before.keys() & after.keys():
-        if line[0] in ("rproxy_process_uptime_seconds", "rproxy_server_share_ratio"):
-            # The mean of several may be off by a rounding.
-            if not before[line] - 1e-9 <= found[line] <= after[line] + 1e-9:
-                text = f"/metrics: {line} is {found[line]}, was {before[line]} and then {after[line]}"
-                yield Violation("views differ", text)
-
-
-def _moving_lines(figures: Figures) -> Iterator[tuple[Line, float]]:
-    servers = [server for policy in figures["policies"] for server in policy["servers"]]
-    for name, what in MOVING.items():
-        if name.startswith("rproxy_server_"):
-            for server in servers:
-                if server[what] is not None:
-                    yield _line(name, server[what], policy=server["policy"], server=server["id"])
-            continue
-        for process in figures["processes"]:
-            value = (process["store"][what] or 0) if what == "away_for" else process[what]
-            yield _line(name, value, process=process["number"])
+    for text in comparing.differences(views):
+        yield Violation("views differ", text)
 
 
 # It adds up.
@@ -249,27 +80,34 @@ def sums(figures: Figures) -> Iterator[str]:
         parts = [each["acked"], sum(each["refused"].values()), each["client_gone"], each["in_flight"]]
         if each["received"] != sum(parts) or min(parts) < 0:
             yield f"{name} received {each['received']}, and {parts} were dealt with or are in flight"
+    for each in [*policies, *(server for policy in policies for server in policy["servers"])]:
+        if sum(each["total_times"][:-1]) != each["acked"]:
+            who = each.get("id", each.get("name"))
+            yield f"{who} has {each['acked']} acked, and times of others: {each['total_times']}"
+    if counters["violations"]:
+        yield f"the proxy counted {counters['violations']} violations"
+    yield from _parts(figures)
+
+
+def _parts(figures: Figures) -> Iterator[str]:
+    """What the policies have is the proxy's, but for what came for a policy that never had a server.
+
+    That is refused for it, or its client goes before.
+    """
+    counters, policies = figures["counters"], figures["policies"]
     for what in ("acked", "retried"):
         together = sum(policy[what] for policy in policies)
         if counters[what] != together:
             yield f"the proxy has {counters[what]} {what}, and its policies {together}"
-    # What came for a policy that never had a server is no policy's: it is refused for that, or its client goes before.
-    outside = {
-        what: value - sum(policy[what] for policy in policies)
-        for what, value in (("received", counters["received"]), ("client_gone", counters["client_gone"]))
-    }
-    outside["in_flight"] = figures["in_flight"] - sum(policy["in_flight"] for policy in policies)
-    codes = Counter(counters["refused"])
+    outside = Counter(counters["refused"])
+    for what in ("received", "client_gone", "in_flight"):
+        outside[what] = figures["in_flight"] if what == "in_flight" else counters[what]
     for policy in policies:
-        codes.subtract(policy["refused"])
-    for what, number in (outside | codes).items():
+        outside.subtract({what: policy[what] for what in ("received", "client_gone", "in_flight")})
+        outside.subtract(policy["refused"])
+    for what, number in outside.items():
         if number < 0:
             yield f"policies together have {-number} {what} more than the proxy"
-    for each in [*policies, *(server for policy in policies for server in policy["servers"])]:
-        if sum(each["total_times"][:-1]) != each["acked"]:
-            yield f"{each.get('id', each.get('name'))} has {each['acked']} acked, and times of others: {each['total_times']}"
-    if counters["violations"]:
-        yield f"the proxy counted {counters['violations']} violations"
 
 
 def readings(seen: Seen) -> Iterator[Violation]:
@@ -304,7 +142,7 @@ def _counts(figures: Figures) -> Iterator[tuple[str, int]]:
 
 
 def servers(seen: Seen, views: Views) -> Iterator[Violation]:
-    """Those of the plan are shown, where they are, each under its policies; and the connections that their leases have."""
+    """Those of the plan are shown, where they are, under their policies, and so are the connections of their leases."""
     history = seen.history
     modern = [server for server in history.plan.servers if server.kind is not Kind.CLASSIC]
     planned = {
@@ -442,7 +280,7 @@ def journals(seen: Seen, views: Views) -> Iterator[Violation]:
         # Whatever a server received ends as one of these, or was given to another server as well.
         ends = policy["acked"] + policy["client_gone"] + refused.get("timeout", 0) + refused.get("server-lost", 0)
         if number > ends + policy["retried"]:
-            text = f"servers received {number} packets of {name}, and the proxy shows {ends} and {policy['retried']} retried"
+            text = f"servers received {number} of {name}, and the proxy shows {ends} and {policy['retried']} retried"
             yield Violation("not what servers saw", text)
         lost = sum(server["lost"] for server in policy["servers"])
         if lost < refused.get("server-lost", 0) + policy["retried"]:

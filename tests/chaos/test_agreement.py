@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import deepcopy
 from typing import Any
 
 import msgspec
@@ -13,7 +14,7 @@ from rproxy.figures import Figures as Shown
 from rproxy.figures import PolicyFigures, ProcessFigures, ServerFigures, StoreFigures
 from rproxy.metrics import Counters
 from rproxy.tallies import BOUNDS, observe
-from tests.chaos import agreement
+from tests.chaos import agreement, comparing
 from tests.chaos.clients import encode
 from tests.chaos.history import End, Reading
 from tests.chaos.oracle import Seen
@@ -29,7 +30,7 @@ def server_of(policy: PolicyFigures, server_id: str) -> ServerFigures:
 
 
 class AgreementTests(HistoryCase):
-    """The run of those tests, and what a proxy shows that counted it rightly; each test then changes what it is about."""
+    """That history, and what a proxy shows that counted it rightly; each test then changes what it is about."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -131,22 +132,21 @@ class AgreementTests(HistoryCase):
 
     def test_bounds(self) -> None:
         """They are the proxy's, said again."""
-        self.assertEqual(agreement.BOUNDS, BOUNDS)
+        self.assertEqual(comparing.BOUNDS, BOUNDS)
 
     def test_each_number_of_each_view(self) -> None:
         """Whichever is another one in whichever view is found, but for what goes on."""
         views = self.views()
         for name in ("before", "status", "stream", "servers"):
             numbers = [*_numbers(getattr(views, name))]
-            self.assertGreater(len(numbers), 100)
+            self.assertGreater(len(numbers), 20)
             for path in numbers:
                 if path[-1] in ("uptime", "open_files", "lag", "max_lag", "lease_left", "down_ago", "share"):
                     continue
-                changed = self.views()
-                _increase(getattr(changed, name), path)
+                changed = deepcopy(getattr(views, name))
+                _increase(changed, path)
                 with self.subTest(view=name, path=path):
-                    self.history.views = changed
-                    self.assertTrue(agreement.judge(self.history))
+                    self.assertEqual(len([*comparing.differences(evolve(views, **{name: changed}))]), 1)
 
     def test_each_line_of_metrics(self) -> None:
         """Whichever says something else, is missing or is too many is found."""
@@ -154,14 +154,14 @@ class AgreementTests(HistoryCase):
         lines = views.metrics.splitlines()
         for place, line in enumerate(lines):
             name = line.partition("{")[0]
-            if line.startswith("#") or name in agreement.MOVING:
+            if line.startswith("#") or name in comparing.MOVING:
                 continue
             text, _, value = line.rpartition(" ")
             for instead in (f"{text} {float(value) + 1}", ""):
                 metrics = "\n".join([*lines[:place], *filter(None, [instead]), *lines[place + 1 :], ""])
                 with self.subTest(line=line, instead=instead):
                     self.assert_found("views differ", views=evolve(views, metrics=metrics))
-        more = views.metrics + '# TYPE rproxy_more gauge\nrproxy_more{} 1\n'
+        more = views.metrics + "# TYPE rproxy_more gauge\nrproxy_more{} 1\n"
         self.assert_found("views differ", views=evolve(views, metrics=more))
 
     def test_moving_lines(self) -> None:
@@ -335,10 +335,13 @@ class AgreementTests(HistoryCase):
 
 
 def _numbers(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Give where in a value of JSON there is a number."""
-    if isinstance(value, dict | list):
-        for key, each in value.items() if isinstance(value, dict) else enumerate(value):
+    """Give where in a value of JSON there is a number; of lists, where in their first and last item."""
+    if isinstance(value, dict):
+        for key, each in value.items():
             yield from _numbers(each, (*path, key))
+    elif isinstance(value, list):
+        for place in {0, len(value) - 1} if value else ():
+            yield from _numbers(value[place], (*path, place))
     elif isinstance(value, int | float):
         yield path
 

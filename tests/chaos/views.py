@@ -1,4 +1,4 @@
-"""What the proxy shows of itself in all the ways there are: its API, its metrics, its commands, and the page's stream."""
+"""What the proxy shows of itself in all ways that there are: API, metrics, commands, and the page's stream."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Admin:
 
         :raises AwayError: nobody is there.
         """
-        return self._json(self._get("/api/v1/figures"))
+        return _read(self._get("/api/v1/figures"))
 
     def look(self) -> Views:
         """Look at all of them.
@@ -101,7 +101,7 @@ class Admin:
                 answer = connection.getresponse()
                 while line := answer.readline():
                     if line == b"event: figures\n":
-                        return self._json(answer.readline().removeprefix(b"data: "))
+                        return _read(answer.readline().removeprefix(b"data: "))
             except (OSError, HTTPException) as error:
                 raise AwayError(f"the stream: {error!r}") from None
         raise AwayError("the stream ended without figures")
@@ -110,10 +110,12 @@ class Admin:
         done = run([*script("rproxy"), name, "--admin", f"{HOST}:{self._port}", "--json"])
         if done.returncode:
             raise AwayError(f"rproxy {name}: {done.stdout}{done.stderr}")
-        return self._json(done.stdout)
+        return json.loads(done.stdout)
 
-    def _json(self, text: str | bytes) -> Any:
-        return json.loads(text)
+
+def _read(text: bytes) -> Figures:
+    figures: Figures = json.loads(text)
+    return figures
 
 
 def steady(figures: Figures) -> Figures:
