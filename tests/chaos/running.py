@@ -118,10 +118,12 @@ class _Run:
     async def _look(self) -> None:
         """See what it shows in the end, in all ways, when nothing happens between the first look and the last."""
         deadline = time.monotonic() + PATIENCE
-        while True:
-            views = self._history.views = await asyncio.to_thread(self._proxy.admin.look)
-            if (views.still and not unanswered(views.after)) or time.monotonic() > deadline:
-                return
+        while time.monotonic() < deadline:
+            # Nobody answers while all workers have more to do than they can.
+            with suppress(AwayError):
+                views = self._history.views = await asyncio.to_thread(self._proxy.admin.look)
+                if views.still and not unanswered(views.after):
+                    return
 
     async def _call_roll(self) -> None:
         """Ask for each policy through each worker, until every server has answered."""
