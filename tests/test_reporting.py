@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
-from typing import cast
+from typing import Any, cast
 
 from attrs import define, field
 from twisted.internet.interfaces import IReactorTime
@@ -276,7 +276,7 @@ class ServerTests(ReportingCase):
 
     def test_registrations(self) -> None:
         """They are those that setup packets made, as of the whole proxy; to drain, or to be resumed, is none."""
-        terms = {"pipeline": 4, "lease": 60}
+        terms: dict[str, Any] = {"pipeline": 4, "lease": 60}
         connection = self.world.register("100", "111", 5000, **terms)
         connection.send(setup("100", "111", 5000, weight=2, **terms))
         connection.send(setup("100", "111", 5000, weight=2, **terms))
