@@ -27,6 +27,8 @@ from tests.workers import standing_still
 PATIENCE = 15.0
 #: Seconds between two looks at what the proxy shows while packets go.
 INTERVAL = 0.2
+#: Seconds until it has shown itself in all ways without anything happening meanwhile: a few commands have to start.
+PATIENCE_TO_LOOK = 60.0
 
 _SETUP = re.compile(r"Received setup message from server id (\S+) ip \S+ privacy policy (\S+) ")
 
@@ -117,7 +119,7 @@ class _Run:
 
     async def _look(self) -> None:
         """See what it shows in the end, in all ways, when nothing happens between the first look and the last."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + PATIENCE_TO_LOOK
         while time.monotonic() < deadline:
             # Nobody answers while all workers have more to do than they can.
             with suppress(AwayError):

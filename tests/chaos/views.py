@@ -6,6 +6,7 @@ import json
 from contextlib import closing
 from copy import deepcopy
 from http.client import HTTPConnection, HTTPException
+from subprocess import TimeoutExpired
 from typing import Any
 
 from attrs import frozen
@@ -107,7 +108,10 @@ class Admin:
         raise AwayError("the stream ended without figures")
 
     def _command(self, name: str) -> Any:
-        done = run([*script("rproxy"), name, "--admin", f"{HOST}:{self._port}", "--json"])
+        try:
+            done = run([*script("rproxy"), name, "--admin", f"{HOST}:{self._port}", "--json"])
+        except TimeoutExpired as error:
+            raise AwayError(str(error)) from None
         if done.returncode:
             raise AwayError(f"rproxy {name}: {done.stdout}{done.stderr}")
         return json.loads(done.stdout)
