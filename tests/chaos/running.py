@@ -20,7 +20,7 @@ from tests.chaos.plan import OF_PROXY, OF_WORKER, ORDERED, Event, Fault, Kind, P
 from tests.chaos.processes import LOOK, ProxyProcess, ServerProcess
 from tests.chaos.report import command
 from tests.chaos.rollcall import RollCall
-from tests.chaos.views import AwayError, unanswered
+from tests.chaos.views import AwayError, known_to, unanswered
 from tests.workers import standing_still
 
 #: Seconds until every server is registered, and until all is quiet in the end.
@@ -184,6 +184,7 @@ class _Run:
             else:
                 await asyncio.to_thread(self._register_classic)
                 await self._until(self._classic_registered)
+                await self._until_shared()
             return f"exit code {life.exit_code}"
 
     async def _strike_worker(self, incident: Incident) -> None:
@@ -233,6 +234,17 @@ class _Run:
         """Wait; what isn't so after all that time is for the oracle to tell."""
         deadline = time.monotonic() + PATIENCE
         while not predicate() and time.monotonic() < deadline:
+            await asyncio.sleep(LOOK)
+
+    async def _until_shared(self) -> None:
+        """Wait until all workers know the classic servers: what only one knows may die with it."""
+        classic = {server.server_id for server in self._plan.servers if server.kind is Kind.CLASSIC}
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            with suppress(AwayError):
+                figures = await asyncio.to_thread(self._proxy.admin.figures)
+                if classic <= known_to(figures, self._plan.proxy.workers):
+                    return
             await asyncio.sleep(LOOK)
 
     def _all_registered(self) -> bool:

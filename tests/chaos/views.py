@@ -145,3 +145,9 @@ def unanswered(figures: Figures) -> int:
     servers = sum(server["in_flight"] for policy in figures["policies"] for server in policy["servers"])
     policies = sum(policy["in_flight"] + policy["waiting"] for policy in figures["policies"])
     return int(figures["in_flight"] + policies + servers)
+
+
+def known_to(figures: Figures, processes: int) -> set[str]:
+    """Return the ids of servers that so many processes know."""
+    servers = [server for policy in figures["policies"] for server in policy["servers"]]
+    return {server["id"] for server in servers if sum(server["states"].values()) >= processes}
