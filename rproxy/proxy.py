@@ -344,7 +344,7 @@ class ProxyFactory(Factory):
         if self.trail is not None:
             # First, because the router may write packets to it at once.
             self.trail.registered(registration)
-        self.router.registered(registration)
+        self.router.registered(registration, counts=not registration.draining)
         text = f"{registration.host} port {registration.port}"
         self.happened("draining" if registration.draining else "registered", *registration.key, text)
 

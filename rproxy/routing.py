@@ -325,11 +325,14 @@ class Router:
         request.refuse("too-large", "no", text)
         return True
 
-    def registered(self, registration: Registration, *, up: bool = True, found: bool = False) -> None:
+    def registered(
+        self, registration: Registration, *, up: bool = True, found: bool = False, counts: bool = False
+    ) -> None:
         """A server serves a policy, anew or with other terms.
 
         :param up: whether to take it for up, where nothing is known of its address.
         :param found: whether it is only known from another process, which holds its lease.
+        :param counts: whether a setup packet said so just now, and to this process.
         """
         route = self._routes.get(registration.policy)
         if route is None:
@@ -340,7 +343,7 @@ class Router:
         if upstream is None:
             upstream = self._upstreams[place] = self._make_upstream(*place, up=up)
         tally = self._counters.tallies.server(route.tally, registration.server_id)
-        tally.registrations += 1
+        tally.registrations += counts
         member = Member(registration, upstream, tally, found=found)
         if registration.key in self._drained:
             member.live = False

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import random
 import shutil
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,10 @@ from selenium.webdriver.support.select import Select
 
 from rproxy.figures import Figures, StoreFigures, quantile
 from rproxy.tallies import BOUNDS, new_times, observe
+from tests.chaos import agreement, oracle, plan, running
+from tests.chaos.views import Admin
 from tests.dashboard import TOKEN, StandIn, answer, forget, make_figures, make_process, make_server
+from tests.pagetexts import NOTHING, READ, differences
 from tests.support import PATIENCE, Group, Talk, data_packet, free_port, wait_for
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -28,8 +33,8 @@ pytestmark = pytest.mark.skipif(not CHROMIUM or not DRIVER, reason="Chromium or 
 FAILED_REQUEST = "Failed to load resource"
 #: What a proxy says of its admin listener.
 ADMIN = r"Admin listener on (\d+)"
-#: What is shown where there is no number.
-NOTHING = "\N{EN DASH}"
+#: Of the run that the page is looked at after: the seed, seconds, servers, clients and workers.
+CHAOS = (1, 3.0, 20, 40, 2)
 HOSTILE = "<img src=x onerror=\"document.title='broken into'\">"
 ROW = """
 const [policy, server] = arguments;
@@ -510,6 +515,41 @@ def test_with_a_real_proxy(driver: Chrome, group: Group, tmp_path: Path, workers
     page.wait_row("111", HOSTILE, state="up")
     wait_for(send, PATIENCE, "a rate after the restart")
     page.check()
+
+
+def test_after_chaos(driver: Chrome, tmp_path: Path) -> None:
+    """After faults of everybody, each figure in the page's tables is the API's, of policies, servers and processes."""
+    shown: dict[str, dict[str, str]] = {}
+    different = ["nothing was looked at"]
+
+    def visit(port: int) -> None:
+        page, admin = Page(driver, f"http://127.0.0.1:{port}/"), Admin(port)
+        page.visit()
+
+        def look() -> bool:
+            before = admin.figures()
+            shown.clear()
+            shown.update(page.run(READ))
+            different[:] = differences(shown, before, admin.figures())
+            return not different
+
+        # What differs to the end is told below.
+        with suppress(AssertionError):
+            wait_for(look, PATIENCE, "the page to show what the API does")
+        page.check()
+        # It would else see the proxy go.
+        driver.get("about:blank")
+
+    history = running.run(plan.make(*CHAOS), tmp_path, visit)
+
+    assert not different
+    assert not [*oracle.judge(history), *agreement.judge(history)]
+    kinds = Counter(name.split()[0] for name in shown)
+    assert kinds.keys() == {"summary", "policy", "server", "process"}
+    assert kinds["server"] == sum(len(server.policies) for server in history.plan.servers)
+    # What is the same could be taken for one another.
+    assert history.views is not None
+    assert any(policy["received"] != policy["acked"] for policy in history.views.after["policies"])
 
 
 # What it withstands.

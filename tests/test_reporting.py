@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
-from typing import cast
+from typing import Any, cast
 
 from attrs import define, field
 from twisted.internet.interfaces import IReactorTime
@@ -274,6 +274,19 @@ class ServerTests(ReportingCase):
             connection.close()
         self.world.register("100", "111", 5000, pipeline=4, lease=60)
         self.assertEqual((self.server().acked, self.server().registrations), (2, 3))
+
+    def test_registrations(self) -> None:
+        """They are those that setup packets made, as of the whole proxy; to drain, or to be resumed, is none."""
+        terms: dict[str, Any] = {"pipeline": 4, "lease": 60}
+        connection = self.world.register("100", "111", 5000, **terms)
+        connection.send(setup("100", "111", 5000, weight=2, **terms))
+        connection.send(setup("100", "111", 5000, weight=2, **terms))
+        router, registry = self.world.factory.router, self.world.factory.registry
+        [registration] = registry.standing
+        router.drain(registration.key, registration)
+        router.resume(registration.key, registration)
+        connection.send(setup("100", "111", 5000, weight=2, drain=True, **terms))
+        self.assertEqual((self.server().registrations, self.figures().counters["registered"]), (2, 2))
 
 
 class ProcessTests(ReportingCase):

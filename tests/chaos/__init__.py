@@ -13,8 +13,11 @@ Each step is a module of its own, and the next one knows only its outcome:
 ``clients``     clients that send in bursts, vanish half way, and come back
 ``rollcall``    whether every worker knows every server in the end
 ``openfiles``   what a process has open, and which peer explains it
+``views``       what the proxy shows of itself, asked from outside in all the ways that there are
 ``history``     everything that was seen, in one value
 ``oracle``      what in a history breaks a promise; it knows no process and no socket
+``comparing``   whether all views show the same
+``agreement``   whether what they show adds up, and is what clients and servers saw
 ``report``      a run in one line, and a violation with all that led to it
 ==============  ======================================================================================================
 """

@@ -7,7 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.chaos import oracle, plan, report, running
+from tests.chaos import agreement, oracle, plan, report, running
 
 
 def _seeds(text: str) -> range:
@@ -34,7 +34,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="rproxy-chaos-") as folder:
             made = plan.make(seed, options.seconds, options.servers, options.clients, options.workers)
             history = running.run(made, Path(folder))
-        violations = oracle.judge(history)
+        violations = [*oracle.judge(history), *agreement.judge(history)]
         failed += bool(violations)
         print(report.failure(history, violations) if violations else report.summary(history, violations), flush=True)
     if len(options.seeds) > 1:

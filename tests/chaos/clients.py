@@ -70,7 +70,7 @@ class Wire(asyncio.Protocol):
         """Send packets in one go."""
         now = time.monotonic()
         self.record.packets += [Packet(draft, now) for draft in drafts]
-        self._transport.write(b"".join(map(_encode, drafts)))
+        self._transport.write(b"".join(map(encode, drafts)))
 
     def vanish(self, form: str) -> None:
         """Leave in one of the forms of :data:`tests.chaos.plan.VANISH_FORMS`."""
@@ -115,7 +115,8 @@ class Wire(asyncio.Protocol):
                     await self._changed.wait()
 
 
-def _encode(draft: Draft) -> bytes:
+def encode(draft: Draft) -> bytes:
+    """Return the bytes of a packet."""
     packet = {"type": "0", "srcid": draft.client_id, "privPoliId": draft.policy, "payload": draft.payload}
     return json.dumps(packet, ensure_ascii=False).encode()
 

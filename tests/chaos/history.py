@@ -13,6 +13,7 @@ from attrs import define, field, frozen
 
 from tests.chaos.journal import Receipt, sha1_hex
 from tests.chaos.plan import Draft, Event, Plan
+from tests.chaos.views import Figures, Views
 
 
 @define
@@ -125,6 +126,18 @@ class Incident:
         return self.proxy == connection.proxy and connection.port in self.ports and meanwhile
 
 
+@frozen
+class Reading:
+    """What the API showed while packets went.
+
+    :ivar proxy: which life of the proxy it was that did, as an index of :attr:`History.proxies`.
+    """
+
+    at: float
+    proxy: int
+    figures: Figures
+
+
 @define
 class History:
     """A run.
@@ -138,6 +151,8 @@ class History:
     :ivar trails: what is wrong with each audit trail, by its name; empty where nothing is.
     :ivar open_at_start: what the proxy had open before anybody came; see :mod:`tests.chaos.openfiles`.
     :ivar open_at_end: what its last life had open when all was quiet.
+    :ivar readings: what its lives showed meanwhile, in the order of time.
+    :ivar views: what its last life showed in the end, when all was quiet.
     """
 
     plan: Plan
@@ -153,3 +168,5 @@ class History:
     trails: dict[str, str] = field(factory=dict)
     open_at_start: Counter[str] = field(factory=Counter)
     open_at_end: Counter[str] = field(factory=Counter)
+    readings: list[Reading] = field(factory=list)
+    views: Views | None = None

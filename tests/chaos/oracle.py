@@ -39,7 +39,8 @@ DELIVERED = {
     "shutting-down": {"no", "unknown"},
 }
 
-_STOPPED = re.compile(
+#: What the log says in the end.
+STOPPED = re.compile(
     # A worker says so too, with its number before it.
     r"(?<!: )Stopped after (\d+) packets: (\d+) acked, (\d+) refused, (\d+) whose client was gone",
     re.MULTILINE,
@@ -309,7 +310,7 @@ def counters(seen: Seen) -> Iterator[Violation]:
     for number, life in enumerate(seen.history.proxies):
         if not life.gently:
             continue
-        stopped = _STOPPED.search(life.log)
+        stopped = STOPPED.search(life.log)
         if stopped is None:
             yield Violation("counters", f"proxy {number} didn't say what it had counted")
             continue

@@ -18,6 +18,7 @@ from tests.chaos import journal
 from tests.chaos.history import ProxyLife
 from tests.chaos.openfiles import has_open, open_files, ports_of_peers
 from tests.chaos.plan import POLICIES, QUEUE_TIMEOUT, TIMEOUT, Kind, Proxy, Server
+from tests.chaos.views import Admin
 from tests.support import Process, Twistd, free_port, run, script
 from tests.workers import is_running, standing_still, workers_of
 
@@ -124,7 +125,7 @@ class ServerProcess:
 
 
 class ProxyProcess:
-    """The proxy, over all its lives, which have one port.
+    """The proxy, over all its lives, which have one port, and one more to show themselves.
 
     :param proxy: how it is set up.
     :param folder: where its files go.
@@ -132,6 +133,8 @@ class ProxyProcess:
 
     def __init__(self, proxy: Proxy, folder: Path) -> None:
         self.port = free_port()
+        self.admin_port = free_port()
+        self.admin = Admin(self.admin_port)
         self.lives: list[ProxyLife] = []
         self._proxy = proxy
         self._folder = folder
@@ -140,6 +143,7 @@ class ProxyProcess:
             *("--listen", f"tcp:{self.port}:interface=127.0.0.1"),
             *("--timeout", str(TIMEOUT), "--queue-timeout", str(QUEUE_TIMEOUT)),
             *("--connect-timeout", "1", "--drain-timeout", str(DRAIN_TIMEOUT)),
+            *("--admin", str(self.admin_port)),
             *self._further(),
             # What a parent that is killed leaves behind.
             env={"RUNTIME_DIRECTORY": str(folder)},

@@ -7,35 +7,41 @@ import re
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from pathlib import Path
 
 from tests.chaos import clients, plan
 from tests.chaos.faultserver import register_classic
-from tests.chaos.history import Connection, History, Incident
+from tests.chaos.history import Connection, History, Incident, Reading
 from tests.chaos.openfiles import ports_of_peers
 from tests.chaos.oracle import SLACK, unexplained
 from tests.chaos.plan import OF_PROXY, OF_WORKER, ORDERED, Event, Fault, Kind, Plan
 from tests.chaos.processes import LOOK, ProxyProcess, ServerProcess
 from tests.chaos.report import command
 from tests.chaos.rollcall import RollCall
+from tests.chaos.views import AwayError, known_to, unanswered
 from tests.workers import standing_still
 
 #: Seconds until every server is registered, and until all is quiet in the end.
 PATIENCE = 15.0
+#: Seconds between two looks at what the proxy shows while packets go.
+INTERVAL = 0.2
+#: Seconds until it has shown itself in all ways without anything happening meanwhile: a few commands have to start.
+PATIENCE_TO_LOOK = 60.0
 
 _SETUP = re.compile(r"Received setup message from server id (\S+) ip \S+ privacy policy (\S+) ")
 
 
-def run(each: Plan, folder: Path) -> History:
+def run(each: Plan, folder: Path, visit: Callable[[int], object] | None = None) -> History:
     """Carry out a plan.
 
     :param folder: where journals go; an empty one.
+    :param visit: called in a thread with the port of the proxy's admin listener, when all is quiet.
     :raises BaseExceptionGroup: it couldn't be carried out, as where a process doesn't start.
     """
     try:
-        return asyncio.run(_Run(each, folder).run())
+        return asyncio.run(_Run(each, folder).run(visit))
     except BaseException as error:
         error.add_note(f"This was seed {each.seed}; again: {command(each)}")
         raise
@@ -52,18 +58,26 @@ class _Run:
             ports={server_id: server.port for server_id, server in self._servers.items()},
             proxies=self._proxy.lives,
         )
+        #: When all answers have come.
+        self._is_over = asyncio.Event()
         #: Only one fault of the proxy at a time, and of each worker.
         self._proxy_is_there = asyncio.Lock()
         self._worker_is_there = {number: asyncio.Lock() for number in range(1, each.proxy.workers + 1)}
 
-    async def run(self) -> History:
-        # Each process may be waited for at a time.
-        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(len(self._servers) + 2))
+    async def run(self, visit: Callable[[int], object] | None) -> History:
+        # Each process may be waited for at a time, and looked at besides.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(len(self._servers) + 3))
         try:
             await self._start()
-            await self._disturb()
+            async with asyncio.TaskGroup() as both:
+                both.create_task(self._look_on())
+                await self._disturb()
+                self._is_over.set()
             await self._until(self._quiet)
             await self._call_roll()
+            await self._look()
+            if visit is not None:
+                await asyncio.to_thread(visit, self._proxy.admin_port)
             await self._stop()
         finally:
             self._proxy.abandon()
@@ -89,6 +103,29 @@ class _Run:
             for event in self._plan.events:
                 going_on.create_task(self._strike(event))
         await asyncio.gather(*(client.finish() for client in self._clients.values()))
+
+    async def _look_on(self) -> None:
+        """See what the proxy shows again and again, whoever is away or stands still."""
+        while not self._is_over.is_set():
+            life = len(self._proxy.lives) - 1
+            with suppress(AwayError):
+                figures = await asyncio.to_thread(self._proxy.admin.figures)
+                # There may be another one by now.
+                if life == len(self._proxy.lives) - 1:
+                    self._history.readings.append(Reading(time.monotonic(), life, figures))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(INTERVAL):
+                    await self._is_over.wait()
+
+    async def _look(self) -> None:
+        """See what it shows in the end, in all ways, when nothing happens between the first look and the last."""
+        deadline = time.monotonic() + PATIENCE_TO_LOOK
+        while time.monotonic() < deadline:
+            # Nobody answers while all workers have more to do than they can.
+            with suppress(AwayError):
+                views = self._history.views = await asyncio.to_thread(self._proxy.admin.look)
+                if views.still and not unanswered(views.after):
+                    return
 
     async def _call_roll(self) -> None:
         """Ask for each policy through each worker, until every server has answered."""
@@ -147,6 +184,7 @@ class _Run:
             else:
                 await asyncio.to_thread(self._register_classic)
                 await self._until(self._classic_registered)
+                await self._until_shared()
             return f"exit code {life.exit_code}"
 
     async def _strike_worker(self, incident: Incident) -> None:
@@ -196,6 +234,17 @@ class _Run:
         """Wait; what isn't so after all that time is for the oracle to tell."""
         deadline = time.monotonic() + PATIENCE
         while not predicate() and time.monotonic() < deadline:
+            await asyncio.sleep(LOOK)
+
+    async def _until_shared(self) -> None:
+        """Wait until all workers know the classic servers: what only one knows may die with it."""
+        classic = {server.server_id for server in self._plan.servers if server.kind is Kind.CLASSIC}
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            with suppress(AwayError):
+                figures = await asyncio.to_thread(self._proxy.admin.figures)
+                if classic <= known_to(figures, self._plan.proxy.workers):
+                    return
             await asyncio.sleep(LOOK)
 
     def _all_registered(self) -> bool:

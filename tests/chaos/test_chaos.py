@@ -5,7 +5,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.chaos import oracle, plan, report, running
+from tests.chaos import agreement, oracle, plan, report, running
 from tests.chaos.plan import Fault
 
 #: With the number of workers, and chosen so that each fault comes in one of them.
@@ -20,7 +20,7 @@ class ChaosTests(SynchronousTestCase):
         """Run a seed, and fail with all that the oracle has to say."""
         with tempfile.TemporaryDirectory(prefix="rproxy-chaos-") as folder:
             history = running.run(plan.make(seed, SECONDS, workers=workers), Path(folder))
-        violations = oracle.judge(history)
+        violations = [*oracle.judge(history), *agreement.judge(history)]
 
         self.assertFalse(violations, report.failure(history, violations))
 

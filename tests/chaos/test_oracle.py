@@ -26,8 +26,8 @@ BEGAN = 1000.0
 OPEN = Counter({"listening": 1, "socket": 2, "file": 3})
 
 
-class OracleTests(SynchronousTestCase):
-    """Two clients, four packets each, all acknowledged; each test then changes what it is about."""
+class HistoryCase(SynchronousTestCase):
+    """A test with a history: two clients, four packets each, all acknowledged."""
 
     def setUp(self) -> None:
         clients = tuple(Client(client_id, single=False) for client_id in ("c1", "c2"))
@@ -104,6 +104,10 @@ class OracleTests(SynchronousTestCase):
         """Have a fault of a worker that had these connections, from 8 to 9 seconds after the beginning."""
         ports = frozenset(connection.port for connection in connections)
         self.strike(Event(8.0, fault, "worker 1"), ports=ports)
+
+
+class OracleTests(HistoryCase):
+    """Each changes what it is about."""
 
     def assert_found(self, *rules: str) -> None:
         """Check that these are broken, and that the report has each with its text."""
