@@ -108,7 +108,7 @@ class AgreementTests(HistoryCase):
 
     def views(self) -> Views:
         """All views, of the figures that there are now."""
-        metrics = make_metrics(self.shown).decode()
+        metrics = b"".join(make_metrics(self.shown)).decode()
         before, status, stream, after = (self.figures() for _ in range(4))
         servers = [server for policy in self.figures()["policies"] for server in policy["servers"]]
         return Views(before, metrics, status, servers, stream, after)
@@ -171,7 +171,7 @@ class AgreementTests(HistoryCase):
             lines = [line for line in views.metrics.splitlines() if not line.startswith(f"{name}{{")]
             self.assert_found("views differ", views=evolve(views, metrics="\n".join([*lines, ""])))
         self.shown.processes[0].uptime += 1
-        later = make_metrics(self.shown).decode()
+        later = b"".join(make_metrics(self.shown)).decode()
         self.assert_found("views differ", views=evolve(views, metrics=later))
         self.assert_found(views=evolve(views, metrics=later, after=self.figures()))
 
