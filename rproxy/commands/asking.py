@@ -26,6 +26,8 @@ T = TypeVar("T")
 #: Where the listener is unless told otherwise, and the variable that may say so.
 ADDRESS = "127.0.0.1:9000"
 VARIABLE = "RPROXY_ADMIN"
+#: Where it is instead where systemd runs the proxy (``etc/systemd/rproxy.service``).
+SOCKET = Path("/run/rproxy/admin.sock")
 #: For an answer, in seconds.
 SECONDS = 10.0
 
@@ -92,9 +94,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--admin",
         type=admin_address,
         # As it is usual, one that is empty says nothing.
-        default=os.environ.get(VARIABLE) or ADDRESS,
+        default=os.environ.get(VARIABLE) or (f"unix:{SOCKET}" if SOCKET.exists() else ADDRESS),
         metavar="ADDRESS",
-        help=f"where the proxy's admin listener is: [HOST:]PORT or unix:PATH [default: ${VARIABLE}, or {ADDRESS}]",
+        help=f"where the proxy's admin listener is: [HOST:]PORT or unix:PATH [default: ${VARIABLE}, or that of"
+        f" systemd's rproxy.service if that runs, else {ADDRESS}]",
     )
     parser.add_argument(
         "--token-file",

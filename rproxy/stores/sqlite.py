@@ -9,12 +9,14 @@ Leases hang on the time since the machine started, sleep included: all its proce
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
+from uuid import UUID
 
 from attrs import define, field
 from twisted.internet.defer import Deferred, fail, succeed
@@ -34,9 +36,14 @@ _BOOT = Path("/proc/sys/kernel/random/boot_id")
 _T = TypeVar("_T")
 
 
-def boot_id() -> str:
-    """Which start of the machine this is."""
-    return _BOOT.read_text("ascii").strip()
+def boot_id(environ: Mapping[str, str] = os.environ) -> str:
+    """Which start of the machine this is.
+
+    :param environ: ``RPROXY_BOOT_ID`` says it to a process that doesn't see it, as in the sandbox of
+        ``etc/systemd/rproxy.service``, in systemd's form without dashes.
+    """
+    given = environ.get("RPROXY_BOOT_ID")
+    return str(UUID(given)) if given else _BOOT.read_text("ascii").strip()
 
 
 def boot_seconds() -> float:
