@@ -90,6 +90,7 @@ ORDER = (
     "sending",
     "simulation",
     "commands",
+    "ec2",
     "cli",
     "options",
     "workers",
