@@ -79,8 +79,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _shared(status)
     down = actions.add_parser("down", help="delete a stack, and the bucket that up made")
     down.description = (
-        "Delete a stack, and the bucket that up made for it, after saying what goes. Nothing is left; what up didn't make"
-        " isn't touched. It may be called again, also when there is nothing left."
+        "Delete a stack, and the bucket that up made for it, after saying what goes. Nothing is left; what up didn't"
+        " make isn't touched. It may be called again, also when there is nothing left."
     )
     _shared(down)
     down.add_argument("--yes", action="store_true", help="don't ask")

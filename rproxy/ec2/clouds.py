@@ -5,6 +5,7 @@ This is the only module that imports boto3, and it does so when a command runs.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -58,7 +59,8 @@ def connect(region: str | None) -> Cloud:
         user_agent_extra="rproxy-ec2",
     )
     with refusals():
-        session = boto3.Session(region_name=region)
+        # The aws command knows the shorter name too, and prefers it; boto3 doesn't know it.
+        session = boto3.Session(region_name=region or os.environ.get("AWS_REGION") or None)
         if session.region_name is None:
             raise FailedError("no region: give --region, or set AWS_REGION, or run aws configure")
         services = ("cloudformation", "s3", "autoscaling", "ec2")
