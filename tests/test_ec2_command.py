@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from attrs import frozen
 
+from rproxy.cli import main
 from rproxy.ec2.buckets import bucket_name
 from rproxy.ec2.clouds import Cloud
 from tests.awscloud import CREDENTIALS, REGION, Aws, server
@@ -296,6 +297,7 @@ USAGE: tuple[tuple[list[str], str], ...] = (
     (["up", "x", "--parameter", "Policies"], "isn't of the form NAME=VALUE"),
     (["up", "x", "--parameter", "Polices=1"], "the template has no parameter Polices: did you mean Policies?"),
     (["up", "x", "--parameter", "Zzz=1"], "the template has no parameter Zzz: it has "),
+    (["up", "x", "--proxies", "3"], "the template has no parameter Proxies: it has "),
     (["up", "x", "--policies", "1", "--parameter", "Policies=1"], "Policies is given twice"),
     (["up", "x", "--ssh-from", "10.0.0.1/8"], "has host bits set"),
     (["up", "x", "--servers", "0"], "not a whole number"),
@@ -309,11 +311,15 @@ USAGE: tuple[tuple[list[str], str], ...] = (
 @pytest.mark.parametrize(
     ("arguments", "said"), USAGE, ids=lambda each: " ".join(each) if isinstance(each, list) else ""
 )
-def test_usage(arguments: list[str], said: str, aws: Aws, cloud: Cloud) -> None:
+def test_usage(arguments: list[str], said: str, cloud: Cloud, capsys: pytest.CaptureFixture[str]) -> None:
     """What can't be understood is said by code 2, and nothing is done."""
-    ended = aws.run(*arguments)
-    assert (ended.returncode, ended.stdout) == (2, "")
-    assert said in ended.stderr
+    try:
+        code = main(["ec2", *arguments])
+    except SystemExit as end:
+        code = int(end.code or 0)
+    printed = capsys.readouterr()
+    assert (code, printed.out) == (2, "")
+    assert said in printed.err
     assert left(cloud) == NOTHING
 
 

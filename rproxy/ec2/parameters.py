@@ -51,6 +51,7 @@ class Choice:
 
 
 CHOICES = (
+    Choice("--proxies", "Proxies", _count, "N", "how many proxies, behind a load balancer"),
     Choice("--servers", "PoolServers", _count, "N", "how many pool servers"),
     Choice("--policies", "Policies", _policies, "POLICY,...", "the policies that they serve"),
     Choice("--port", "ProxyPort", _port, "PORT", "where the proxy listens"),
@@ -103,7 +104,7 @@ def check_known(given: Collection[str], defaults: Mapping[str, str | None]) -> N
     """
     for name in given:
         if name not in defaults:
-            near = get_close_matches(name, defaults, 1)
+            near = get_close_matches(name, defaults, 1, 0.8)
             hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(defaults)}"
             raise UsageError(f"the template has no parameter {name}: {hint}")
 
