@@ -37,6 +37,11 @@ def _fail_to_change(stack: Any) -> None:
     stack.status = "UPDATE_ROLLBACK_COMPLETE"
 
 
+def _fail_to_change_back(stack: Any) -> None:
+    stack._add_stack_event("UPDATE_ROLLBACK_FAILED")
+    stack.status = "UPDATE_ROLLBACK_FAILED"
+
+
 def _fail_to_delete(stack: Any) -> None:
     _tell(stack, "Network", "AWS::EC2::VPC", "DELETE_FAILED", "The vpc has dependencies and cannot be deleted.")
     stack._add_stack_event("DELETE_FAILED")
@@ -48,6 +53,7 @@ FATES: dict[str, tuple[str, Callable[[Any], None]]] = {
     "failing": ("create_resources", _fail_to_create),
     "slow": ("create_resources", _never_finish),
     "unchangeable": ("update", _fail_to_change),
+    "stuck": ("update", _fail_to_change_back),
     "undeletable": ("delete", _fail_to_delete),
 }
 

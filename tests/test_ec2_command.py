@@ -204,6 +204,10 @@ def test_change_fails(aws: Aws) -> None:
     assert up.returncode == 1
     assert "The first to fail was PoolGroup (AWS::AutoScaling::AutoScalingGroup)" in up.stdout
     assert up.stdout.endswith("\nIt is as it was before.\n")
+    assert aws.run("up", "stuck-1").returncode == 0
+    up = aws.run("up", "stuck-1", "--servers", "4")
+    assert up.returncode == 1
+    assert up.stdout.endswith("aws cloudformation continue-update-rollback --stack-name stuck-1\n")
 
 
 def test_deletion_fails(aws: Aws, cloud: Cloud, wheel: str) -> None:

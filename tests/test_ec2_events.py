@@ -5,9 +5,10 @@ from __future__ import annotations
 import random
 from datetime import UTC, datetime, timedelta, timezone
 
+from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
-from rproxy.ec2.events import Event, failures, line, stamp
+from rproxy.ec2.events import Event, failures, last_operation, line, stamp
 
 START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -53,6 +54,15 @@ class FailuresTests(SynchronousTestCase):
         for seed in range(20):
             mixed = random.Random(seed).sample(self.all_events, len(self.all_events))
             self.assertEqual(failures(mixed), [self.first, self.second])
+
+    def test_last_operation(self) -> None:
+        """What failed before the last change isn't of interest any more."""
+        kind = "AWS::CloudFormation::Stack"
+        change = evolve(event(6, "demo", "UPDATE_IN_PROGRESS", "User Initiated"), kind=kind)
+        done = evolve(event(7, "demo", "UPDATE_COMPLETE"), kind=kind)
+        self.assertEqual(last_operation([*self.all_events, change, done]), [change, done])
+        self.assertEqual(last_operation(self.all_events), self.all_events)
+        self.assertEqual(last_operation([]), [])
 
     def test_no_cause(self) -> None:
         """What was only cancelled is better than nothing."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 from attrs import frozen
@@ -14,6 +14,9 @@ _CONSEQUENCES = (
     "Resource deletion cancelled",
     "The following resource(s) failed",
 )
+#: The type of the stack itself, and its states when something was asked of it.
+_STACK = "AWS::CloudFormation::Stack"
+_BEGINNINGS = frozenset({"CREATE_IN_PROGRESS", "UPDATE_IN_PROGRESS", "DELETE_IN_PROGRESS"})
 
 
 @frozen
@@ -43,6 +46,17 @@ def line(event: Event) -> str:
 def stamp(time: datetime) -> str:
     """Return a time in UTC, to the second."""
     return f"{time.astimezone(UTC):%Y-%m-%d %H:%M:%S}Z"
+
+
+def last_operation(events: Sequence[Event]) -> Sequence[Event]:
+    """Return what happened since somebody last asked something of the stack.
+
+    :param events: all of them, the oldest first.
+    """
+    for place in range(len(events) - 1, -1, -1):
+        if events[place].kind == _STACK and events[place].state in _BEGINNINGS:
+            return events[place:]
+    return events
 
 
 def failures(events: Iterable[Event]) -> list[Event]:

@@ -151,7 +151,9 @@ class Raising:
         lines = ["", f"{name} is {'gone' if stack is None else stack.state}", *causes]
         if stack is not None and stack.is_dead:
             lines.append(f"What is left of it goes by: rproxy ec2 down {name}")
-        elif stack is not None:
+        elif stack is not None and stack.state == "UPDATE_ROLLBACK_COMPLETE":
             lines.append("It is as it was before.")
+        elif stack is not None:
+            lines.append(f"When that is put right: aws cloudformation continue-update-rollback --stack-name {name}")
         self._terminal.end(lines, value)
         return 1
