@@ -76,6 +76,8 @@ ORDER = (
     "lag",
     "reporting",
     "controlling",
+    "notifying",
+    "systemd",
     "admin",
     "fronted",
     "proxyservice",
@@ -89,6 +91,7 @@ ORDER = (
     "client",
     "sending",
     "simulation",
+    "units",
     "commands",
     "cli",
     "options",
@@ -111,6 +114,7 @@ PURE = frozenset(
         "limits",
         "metrics",
         "networks",
+        "notifying",
         "packetfiles",
         "packets",
         "policies",
@@ -130,6 +134,7 @@ PURE = frozenset(
         "tallies",
         "trail",
         "tlsfiles",
+        "units",
         "waiting",
     }
 )
