@@ -8,6 +8,7 @@ security group, the parameters of ElastiCache, and creation and update policies.
 
 from __future__ import annotations
 
+import ast
 import base64
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -138,7 +139,8 @@ def _registry(name: str, properties: Properties) -> Made:
     password = client("secretsmanager").get_secret_value(SecretId=reference)["SecretString"]
     name = name[-40:].strip("-")
     client("elasticache").create_replication_group(ReplicationGroupId=name, AuthToken=password, **_numbers(properties))
-    return Made(name, {"PrimaryEndPoint.Address": f"master.{name}.use1.cache.amazonaws.com"})
+    # In Fn::Sub moto takes two parts of "Registry.PrimaryEndPoint.Address".
+    return Made(name, {"PrimaryEndPoint": f"master.{name}.use1.cache.amazonaws.com"})
 
 
 def _scaling(name: str, properties: Properties) -> Made:
@@ -165,19 +167,13 @@ _teach(
     _target_group,
     lambda arn: client("elbv2").delete_target_group(TargetGroupArn=arn),
 )
-_teach(
-    "AWS::ElasticLoadBalancingV2::Listener", _listener, lambda arn: client("elbv2").delete_listener(ListenerArn=arn)
-)
+_teach("AWS::ElasticLoadBalancingV2::Listener", _listener, _nothing)
 _teach(
     "AWS::SecretsManager::Secret",
     _secret,
     lambda arn: client("secretsmanager").delete_secret(SecretId=arn, ForceDeleteWithoutRecovery=True),
 )
-_teach(
-    "AWS::ElastiCache::SubnetGroup",
-    _subnet_group,
-    _nothing,
-)
+_teach("AWS::ElastiCache::SubnetGroup", _subnet_group, _nothing)
 _teach("AWS::ElastiCache::ParameterGroup", lambda name, properties: Made(name), _nothing)
 _teach(
     "AWS::ElastiCache::ReplicationGroup",
@@ -293,7 +289,8 @@ class Stack:
         (role,) = iam.get_instance_profile(InstanceProfileName=profile)["InstanceProfile"]["Roles"]
         assert iam.list_attached_role_policies(RoleName=role["RoleName"])["AttachedPolicies"] == []
         (name,) = iam.list_role_policies(RoleName=role["RoleName"])["PolicyNames"]
-        document = iam.get_role_policy(RoleName=role["RoleName"], PolicyName=name)["PolicyDocument"]
+        # moto keeps what a template has as Python's text.
+        document = ast.literal_eval(iam.get_role_policy(RoleName=role["RoleName"], PolicyName=name)["PolicyDocument"])
         return {each["Sid"]: each for each in document["Statement"]}
 
 
