@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from rproxy import __version__, audit, ec2, packetfiles, sending, simulation
-from rproxy.commands import changing, completing, explaining, servers, status, top
+from rproxy.commands import changing, completing, explaining, installing, servers, status, top
 from rproxy.policies import checking
 
 
@@ -40,6 +40,7 @@ COMMANDS: tuple[tuple[str, str, Command], ...] = (
     ("resume", "undo a drain", changing.RESUME),
     ("revoke", "end a server's registrations", changing.REVOKE),
     ("top", "watch the servers of a running proxy", top),
+    ("install-units", "have systemd run this installation", installing),
     ("ec2", "run the proxy and its pool servers on EC2", ec2),
     ("completion", "print what makes a shell complete these commands", completing),
 )

@@ -27,7 +27,9 @@ class OpenFilesService(Service):
         super().startService()
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            # systemd may have done so, and then forbid it.
+            if soft != hard:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
             soft = hard
         except (OSError, ValueError) as error:
             self._logger.warn(

@@ -57,7 +57,18 @@ class PoolService(Service):
         self._drain_timeout = drain_timeout
         self._clock = clock
         self._port = 0
-        self._registrars: list[Registrar] = []
+        #: One for each policy at each proxy.
+        self.registrars: list[Registrar] = []
+
+    @property
+    def registered(self) -> int:
+        """How many registrations proxies have confirmed, and hold."""
+        return sum(registrar.is_registered for registrar in self.registrars)
+
+    @property
+    def in_flight(self) -> int:
+        """How many packets it works on."""
+        return self._factory.in_flight.number
 
     def privilegedStartService(self) -> None:
         """Listen.
@@ -95,8 +106,8 @@ class PoolService(Service):
             self._log.info(
                 "Connecting to the reverse proxy on port {port}", event="proxy-connecting", host=host, port=port
             )
-            self._registrars += self._register(proxy, self._port)
-        for registrar in self._registrars:
+            self.registrars += self._register(proxy, self._port)
+        for registrar in self.registrars:
             registrar.startService()
 
     def stopService(self) -> Deferred[None]:
@@ -106,13 +117,13 @@ class PoolService(Service):
 
     async def _stop(self) -> None:
         await self._drain(self._clock.seconds() + self._drain_timeout)
-        await gatherResults([registrar.stopService() for registrar in self._registrars])
+        await gatherResults([registrar.stopService() for registrar in self.registrars])
         await self._listener.stopService()
         await self._close()
 
     async def _drain(self, deadline: float) -> None:
         """Ask for no more packets, and wait for those that are there."""
-        drained = await gatherResults([registrar.drain() for registrar in self._registrars])
+        drained = await gatherResults([registrar.drain() for registrar in self.registrars])
         # A proxy closes its connections to a server that drains when they are idle, so then nothing is on its way any
         # more. One that doesn't know of draining, or hangs, keeps its connections for as long as it likes: where there
         # is one, the others' last packets have so long to come, and from then on only what is there is waited for.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import random
 import sys
 from collections.abc import Callable
@@ -17,20 +18,24 @@ from twisted.python import usage
 from rproxy.arguments import is_id
 from rproxy.handling import Handler, Handling
 from rproxy.hashing import sha1_hex
-from rproxy.leasing import DEFAULT_LEASE, Offer
+from rproxy.leasing import DEFAULT_LEASE, DRAIN_TIMEOUT, Offer
 from rproxy.limits import Limits
 from rproxy.listening import ListenerService, add_address, format_address, parse_listen
 from rproxy.logservice import OPTION as LOG_FORMAT
 from rproxy.logservice import LoggedService, check_format
+from rproxy.notifying import pool_status, read_manager
 from rproxy.packets import MAX_FIELD
 from rproxy.poolserver import DEFAULT_PIPELINE, PoolServerFactory
-from rproxy.poolservice import Address, PoolService
+from rproxy.poolservice import CLOSE_TIMEOUT, Address, PoolService
 from rproxy.registrar import Registrar
 from rproxy.signals import ReloadService, SignalService
 from rproxy.sweeping import SweepService
+from rproxy.systemd import Notifier, SystemdService
 from rproxy.tls import SWEEP_LOGS, Keyring
 from rproxy.tlsfiles import CertificatesError, client_files, split_listen
 
+#: What a stop may take beyond its own bounds, in seconds.
+GRACE = 3.0
 #: How long a proxy may take to accept a connection, in seconds.
 CONNECT_TIMEOUT = 5.0
 
@@ -190,12 +195,20 @@ def makeService(options: Options) -> IService:
     service = LoggedService(options)
     SignalService(reactor).setServiceParent(service)
     keyring = Keyring()
+    notifier = Notifier(read_manager(os.environ))
     try:
-        make_service(options, reactor, keyring).setServiceParent(service)
+        pool = make_service(options, reactor, keyring)
     except CertificatesError as error:
         raise SystemExit(str(error)) from None
+    pool.setServiceParent(service)
     SweepService(reactor, SWEEP_LOGS, keyring.sweep).setServiceParent(service)
-    ReloadService(reactor, [keyring.reload] if keyring else []).setServiceParent(service)
+    ReloadService(reactor, notifier.around([keyring.reload] if keyring else [])).setServiceParent(service)
+    stop_seconds = options["drain-timeout"] + DRAIN_TIMEOUT + CLOSE_TIMEOUT + GRACE
+
+    def status() -> str:
+        return pool_status(pool.registered, len(pool.registrars), pool.in_flight)
+
+    SystemdService(notifier, reactor, lambda: True, status, stop_seconds).setServiceParent(service)
     return service
 
 

@@ -88,6 +88,11 @@ class Registrar(Service):
         #: How long to wait before connecting again, in seconds; 0 as after any failure.
         self._pause = 0.0
 
+    @property
+    def is_registered(self) -> bool:
+        """Whether the proxy has confirmed it, and the connection that it lives by is there."""
+        return self._connection is not None and self._connection.registered
+
     def startService(self) -> None:
         super().startService()
         self._client.startService()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +31,7 @@ from rproxy.lag import Lag
 from rproxy.limits import Limits
 from rproxy.listening import ListenerService
 from rproxy.logservice import LoggedService
+from rproxy.notifying import read_manager
 from rproxy.openfiles import OpenFilesService
 from rproxy.options import Options
 from rproxy.packetlog import ProxyLog
@@ -46,10 +48,11 @@ from rproxy.stores import Store, StoreRefusedError
 from rproxy.stores.opening import check_registry, open_registry
 from rproxy.stores.urls import MemoryUrl
 from rproxy.sweeping import SWEEP, SweepService
+from rproxy.systemd import NOBODY, Notifier, ProxyStatus, SystemdService
 from rproxy.tls import SWEEP_LOGS, Keyring
 from rproxy.tlsfiles import CertificatesError, split_listen
 from rproxy.trail import Trail
-from rproxy.workers.parent import make_parent
+from rproxy.workers.parent import make_parent, patience_with
 
 __all__ = ["Options", "makeService"]
 
@@ -156,10 +159,18 @@ def makeService(options: Options) -> IService:
     from twisted.internet import reactor
 
     service = LoggedService(options)
+    notifier = Notifier(read_manager(os.environ))
     if options["workers"] > 1:
-        make_parent(options, reactor).setServiceParent(service)
+        inner, workers = make_parent(options, reactor, notifier)
+        status = ProxyStatus(workers, reactor.seconds)
+        told = SystemdService(notifier, reactor, lambda: workers.is_ready, status, patience_with(options))
     else:
-        make_proxy(options, reactor, SocketGroup(reactor)).service.setServiceParent(service)
+        proxy = make_proxy(options, reactor, SocketGroup(reactor), notifier=notifier)
+        inner, status = proxy.service, ProxyStatus(proxy.control, reactor.seconds)
+        # Its ports are open when the reactor runs. Whether it takes packets is the status's to say.
+        told = SystemdService(notifier, reactor, lambda: True, status, patience_with(options))
+    inner.setServiceParent(service)
+    told.setServiceParent(service)
     return service
 
 
@@ -169,12 +180,14 @@ def make_proxy(
     sockets: Any,
     endpoints: Sequence[IStreamServerEndpoint] | None = None,
     number: int = 0,
+    notifier: Notifier = NOBODY,
 ) -> Proxy:
     """The proxy that the options ask for.
 
     :param sockets: the reactor for TCP.
     :param endpoints: where to listen for each ``--listen``, and each ``--register-listen``, if somebody bound them.
     :param number: of the worker, from 1; 0 for a proxy of one process.
+    :param notifier: tells systemd of this process, if it is the one to do so.
     :raises SystemExit: its certificates can't be used.
     """
     limits: Limits = options["limits"]
@@ -247,6 +260,6 @@ def make_proxy(
         writer = _log_accesses(options, factory)
         writer.setServiceParent(proxy)
         reloads.append(writer.reopen)
-    reload = ReloadService(reactor, reloads)
+    reload = ReloadService(reactor, notifier.around(reloads))
     reload.setServiceParent(service)
     return Proxy(service, factory, reload.reload, control)

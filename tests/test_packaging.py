@@ -76,6 +76,8 @@ ORDER = (
     "lag",
     "reporting",
     "controlling",
+    "notifying",
+    "systemd",
     "admin",
     "fronted",
     "proxyservice",
@@ -89,6 +91,7 @@ ORDER = (
     "client",
     "sending",
     "simulation",
+    "units",
     "commands",
     "ec2",
     "cli",
@@ -112,6 +115,7 @@ PURE = frozenset(
         "limits",
         "metrics",
         "networks",
+        "notifying",
         "packetfiles",
         "packets",
         "policies",
@@ -131,6 +135,7 @@ PURE = frozenset(
         "tallies",
         "trail",
         "tlsfiles",
+        "units",
         "waiting",
     }
 )

@@ -24,6 +24,7 @@ from rproxy.proxyservice import CLOSE_TIMEOUT
 from rproxy.recording import PATIENCE as PATIENCE_OF_TRAILS
 from rproxy.replica import STOP_TIMEOUT
 from rproxy.stores.urls import SqliteUrl, parse_registry
+from rproxy.systemd import NOBODY
 from rproxy.workers.channel import Channel, ChannelError
 from rproxy.workers.parent import make_parent, patience_with, values_of
 from rproxy.workers.serving import FAREWELL, WorkerService
@@ -481,7 +482,7 @@ class OptionTests(SynchronousTestCase):
             mock.patch.dict(sys.modules, {"txredisapi": None}),
             self.assertRaisesRegex(SystemExit, r"--registry: a registry in Redis needs txredisapi: pip install"),
         ):
-            make_parent(options, reactor)
+            make_parent(options, reactor, NOBODY)
 
     def test_trails_are_not(self) -> None:
         for name, own in (("audit.log", "audit-2.log"), ("audit", "audit-2"), ("a.b.log", "a.b-2.log")):

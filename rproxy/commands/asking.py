@@ -24,6 +24,8 @@ T = TypeVar("T")
 #: Where the listener is unless told otherwise, and the variable that may say so.
 ADDRESS = "127.0.0.1:9000"
 VARIABLE = "RPROXY_ADMIN"
+#: Where it is instead where systemd runs the proxy (``etc/systemd/rproxy.service``).
+SOCKET = Path("/run/rproxy/admin.sock")
 #: For an answer, in seconds.
 SECONDS = 10.0
 
@@ -88,9 +90,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--admin",
         type=admin_address,
-        default=os.environ.get(VARIABLE, ADDRESS),
+        default=os.environ.get(VARIABLE) or (f"unix:{SOCKET}" if SOCKET.exists() else ADDRESS),
         metavar="ADDRESS",
-        help=f"where the proxy's admin listener is: [HOST:]PORT or unix:PATH [default: {ADDRESS}]",
+        help="where the proxy's admin listener is: [HOST:]PORT or unix:PATH [default: that of systemd's"
+        f" rproxy.service if that runs, else {ADDRESS}]",
     )
     parser.add_argument(
         "--token-file", type=token, metavar="FILE", help="the token that the proxy was given by --admin-token"

@@ -33,6 +33,7 @@ from rproxy.stores import StoreRefusedError
 from rproxy.stores.opening import check_registry
 from rproxy.stores.urls import MemoryUrl, SqliteUrl
 from rproxy.sweeping import SweepService
+from rproxy.systemd import Notifier
 from rproxy.tls import Keyring
 from rproxy.tlsfiles import CertificatesError, absolute_files, absolute_listen, split_listen
 from rproxy.workers.balancing import make_board
@@ -189,8 +190,8 @@ def values_of(options: Mapping[str, Any], number: int, folder: Path | None) -> d
     return values
 
 
-def make_parent(options: Options, reactor: Any) -> IService:
-    """The proxy that the options ask for, if that is one of several processes.
+def make_parent(options: Options, reactor: Any, notifier: Notifier) -> tuple[IService, WorkersControl]:
+    """The proxy that the options ask for, if that is one of several processes, and what may be asked of it.
 
     :raises SystemExit: its certificates can't be used, or its registry.
     """
@@ -214,8 +215,9 @@ def make_parent(options: Options, reactor: Any) -> IService:
     SignalService(reactor, parent.kill).setServiceParent(service)
     attend(options, parent, parent.control, reactor).setServiceParent(service)
     has_files = bool(keyring) or any(options[name] is not None for name in ("policies", "audit", "access-log"))
-    ReloadService(reactor, [parent.reload] if has_files else []).setServiceParent(service)
-    return service
+    reloads = notifier.around([parent.reload] if has_files else [])
+    ReloadService(reactor, reloads).setServiceParent(service)
+    return service, parent.control
 
 
 def _files_of(options: Options) -> list[Any]:
