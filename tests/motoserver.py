@@ -1,5 +1,8 @@
 """moto_server on a free port, with what it lacks for ``rproxy ec2``: run it by ``python -m tests.motoserver``.
 
+What moto's CloudFormation doesn't know of the templates, it is taught by :mod:`tests.stacks`, in the one region of that
+module: the template of several proxies can be tried there alone.
+
 moto makes and deletes everything at once and never fails. So what shall not go well is asked for by the first word of a
 stack's name, as in ``failing-1``: see :data:`FATES`.
 """
@@ -10,9 +13,9 @@ from collections.abc import Callable
 from typing import Any
 
 from moto.cloudformation.models import CloudFormationBackend, Event, Stack
-from moto.ec2.models import ec2_backends
-from moto.ec2.models.route_tables import RouteTable
 from moto.server import main
+
+from tests.stacks import cloud
 
 
 def _tell(stack: Any, resource: str, kind: str, state: str, reason: str) -> None:
@@ -82,19 +85,9 @@ def _keep_what_stays() -> None:
     setattr(CloudFormationBackend, "delete_stack", delete_stack)  # noqa: B010 # mypy refuses the assignment
 
 
-def _delete_route_tables() -> None:
-    """Have a stack's route tables deleted with it: moto leaves them, and so can't delete their network."""
-
-    def delete(_: Any, name: str, _json: Any, account: str, region: str, /) -> None:
-        tables = ec2_backends[account][region].route_tables
-        tables.pop(name, None)
-
-    setattr(RouteTable, "delete_from_cloudformation_json", classmethod(delete))  # noqa: B010 # likewise
-
-
 if __name__ == "__main__":
     for _method in {method for method, _ in FATES.values()}:
         _with_fates(_method)
     _keep_what_stays()
-    _delete_route_tables()
-    main(["-H", "127.0.0.1", "-p", "0"])
+    with cloud():
+        main(["-H", "127.0.0.1", "-p", "0"])

@@ -16,7 +16,8 @@ from attrs import frozen
 
 from rproxy.cli import main
 from rproxy.ec2.buckets import bucket_name
-from rproxy.ec2.clouds import Cloud
+from rproxy.ec2.clouds import Cloud, connect
+from tests import stacks
 from tests.awscloud import CREDENTIALS, REGION, Aws, server
 from tests.support import Process
 
@@ -118,6 +119,19 @@ def test_life(aws: Aws, cloud: Cloud, wheel: str) -> None:
     assert left(cloud) == NOTHING
     again = aws.run("down", "life", "--yes")
     assert (again.returncode, again.stdout) == (0, f"There is nothing of life in {REGION}\n")
+
+
+def test_scale(aws: Aws, cloud: Cloud) -> None:
+    """Several proxies; a change keeps the template that the stack has."""
+    there = ("--region", stacks.REGION)
+    up = aws.run("up", "wide", "--template", "scale", "--proxies", "3", *there)
+    assert (up.returncode, up.stderr) == (0, "")
+    assert aws.run("up", "wide", "--servers", "4", *there).returncode == 0
+    status = aws.json("status", "wide", *there)
+    assert [each["group"] for each in status["instances"]] == ["ProxyGroup"] * 3 + ["PoolGroup"] * 4
+    assert status["outputs"]["ProxyAddress"].endswith("amazonaws.com")
+    assert aws.run("down", "wide", "--yes", *there).returncode == 0
+    assert left(connect(stacks.REGION)) == NOTHING
 
 
 def stack_parameters(cloud: Cloud, name: str) -> dict[str, str]:
@@ -347,6 +361,17 @@ def test_no_way_there(aws: Aws, process: Process) -> None:
         ended = aws.run("status", "x", env=env)
         assert (ended.returncode, ended.stdout) == (1, ""), said
         assert ended.stderr.startswith(f"rproxy ec2: {said}"), ended.stderr
+
+
+def test_somebody_else(aws: Aws) -> None:
+    """What answers in the place of AWS isn't it, as at a hotel."""
+    argv = [sys.executable, "-u", "-m", "http.server", "--bind", "127.0.0.1", "0"]
+    with Process(argv, ready=r"Serving HTTP on \S+ port (\d+)") as pages:
+        found = re.search(r"port (\d+)", pages.log)
+        assert found is not None
+        ended = aws.run("status", "x", env={**aws.usual(), "AWS_ENDPOINT_URL": f"http://127.0.0.1:{found[1]}"})
+    assert ended.returncode == 1
+    assert ended.stderr == "rproxy ec2: AWS can't be asked: what answers in its place is something else\n"
 
 
 def test_not_allowed(aws: Aws, cloud: Cloud) -> None:

@@ -95,6 +95,7 @@ def refusals() -> Iterator[None]:
         NoRegionError,
         PartialCredentialsError,
     )
+    from botocore.parsers import ResponseParserError
 
     try:
         yield
@@ -106,6 +107,9 @@ def refusals() -> Iterator[None]:
         raise FailedError(_sentence(error)) from None
     except BotoCoreError as error:
         raise FailedError(f"AWS can't be asked: {error}") from None
+    except ResponseParserError:
+        # It has the whole page of whoever that was in its text.
+        raise FailedError("AWS can't be asked: what answers in its place is something else") from None
 
 
 def _sentence(error: Any) -> str:
