@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -78,8 +77,7 @@ class Aws:
         return json.loads(self.run(*arguments, "--json").stdout)
 
     def cloud(self) -> Cloud:
-        """Return a way there for this process, which has :meth:`usual` for its environment."""
-        os.environ.update(self.usual())
+        """Return a way there for this process, whose environment has to be that of :meth:`usual`."""
         return connect(REGION)
 
     def post(self, path: str, body: bytes = b"") -> None:
