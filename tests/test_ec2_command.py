@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -268,6 +269,17 @@ def test_interrupted(aws: Aws) -> None:
     assert again.returncode == 1
     assert "the stack slow-1 is CREATE_IN_PROGRESS: see rproxy ec2 status slow-1" in again.stderr
     assert aws.run("down", "slow-1", "--yes").returncode == 0
+
+
+def test_nobody_reads(aws: Aws) -> None:
+    """As with ``| head``: it ends without a word."""
+    argv = [sys.executable, "-m", "rproxy.cli", "ec2", "up", "unread"]
+    with subprocess.Popen(argv, env=aws.usual(), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as up:
+        assert up.stdout is not None
+        assert up.stderr is not None
+        up.stdout.close()
+        said = up.stderr.read()
+    assert (up.returncode, said) == (1, b"")
 
 
 def test_without_waiting(aws: Aws, cloud: Cloud, wheel: str) -> None:
