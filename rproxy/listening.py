@@ -125,7 +125,7 @@ def parse_listen(text: str, *, ipv6: bool = False, tls: Files | None = None) -> 
             raise ValueError(f"{text} is no port: give one from 0 (any free one) to 65535")
         return f"{'tcp6' if ipv6 else 'tcp'}:{int(text)}:backlog={BACKLOG}"
     below, files = split_listen(text, tls)
-    if files is not None and ":backlog=" not in below:
+    if files is not None and below.startswith("tcp:") and ":backlog=" not in below:
         text, below = f"{text}:backlog={BACKLOG}", f"{below}:backlog={BACKLOG}"
     anything: Any = None
     try:

@@ -58,7 +58,8 @@ def split_listen(description: str, default: Files | None = None) -> tuple[str, F
 
     The form is that of Twisted's ``tcp:`` with up to three parts more, in any order:
     ``tls:8443:interface=10.0.0.1:cert=/etc/rproxy/cert.pem:key=/etc/rproxy/key.pem:ca=/etc/rproxy/ca.pem``. A colon or
-    a backslash in a value stands behind a backslash. With ``ca``, clients need a certificate signed by it.
+    a backslash in a value stands behind a backslash. With ``ca``, clients need a certificate signed by it. A socket of
+    systemd's is ``tls:systemd:domain=INET:index=2:cert=…:key=…``.
 
     :param default: the files of an endpoint that names none.
     :raises ValueError: files are missing; the text says which.
@@ -82,7 +83,9 @@ def split_listen(description: str, default: Files | None = None) -> tuple[str, F
     if files.ca == SYSTEM:
         # Anybody can have a certificate from one of these.
         raise ValueError(f"{description}: the certificates of clients have to come from an authority of your own")
-    return ":".join(("tcp", *below)), evolve(files, ca=files.ca or None)
+    # What systemd bound is named in TCP's place.
+    transport = [] if below[:1] == ["systemd"] else ["tcp"]
+    return ":".join(transport + below), evolve(files, ca=files.ca or None)
 
 
 def absolute_files(files: Files) -> Files:

@@ -20,7 +20,8 @@ DEFAULT = "/opt/rproxy/bin/twistd"
 BACKOFF_SINCE = 254
 
 _UNITS = Path("etc/systemd/system")
-_SETTINGS = Path("etc/rproxy")
+#: Where an operator has settings.
+SETTINGS = Path("etc/rproxy")
 _SERVICES = ("rproxy.service", "rpoolserver@.service")
 #: What a service doesn't see, by ProtectHome and PrivateTmp.
 _HIDDEN = tuple(map(Path, ("/home", "/root", "/run/user", "/tmp", "/var/tmp")))
@@ -59,7 +60,7 @@ def places(twistd: Path, systemd_version: int) -> Iterator[Place]:
     for path in sorted((FOLDER / "rproxy").iterdir()):
         # Options may have a password, and systemd reads them. All else is read by the services.
         mode = 0o640 if path.suffix == ".conf" else 0o644
-        yield Place(_SETTINGS / path.name, path.read_text("utf-8"), mode, is_operators=True)
+        yield Place(SETTINGS / path.name, path.read_text("utf-8"), mode, is_operators=True)
 
 
 def obstacle(twistd: Path, parts: Sequence[Path]) -> str:
@@ -71,14 +72,14 @@ def obstacle(twistd: Path, parts: Sequence[Path]) -> str:
         return (
             f"{twistd} can't be written into a unit: install rproxy in a folder with a plain name, such as /opt/rproxy"
         )
-    for part in (twistd, *parts):
-        for path in {part.absolute(), part.resolve()}:
-            where = next((hidden for hidden in _HIDDEN if path.is_relative_to(hidden)), None)
-            if where is not None:
-                return f"services don't see {where}, and {path} is there: install rproxy and its Python in /opt or /usr"
-            closed = _closed(path)
-            if closed is not None:
-                return f"only its owner may read {closed}, and services run as other users: chmod -R go+rX {closed}"
+    paths = [path for part in (twistd, *parts) for path in (part.absolute(), part.resolve())]
+    for path in paths:
+        where = next((hidden for hidden in _HIDDEN if path.is_relative_to(hidden)), None)
+        if where is not None:
+            return f"services don't see {where}, and {path} is there: install rproxy and its Python in /opt or /usr"
+    closed = next(filter(None, map(_closed, paths)), None)
+    if closed is not None:
+        return f"services run as other users, and can't read {closed}: chmod -R go+rX {closed}"
     return ""
 
 

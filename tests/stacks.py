@@ -12,6 +12,7 @@ import ast
 import base64
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 from unittest import mock
@@ -22,7 +23,7 @@ from cfnlint.decode import cfn_yaml
 from moto import mock_aws
 from moto.cloudformation import parsing
 from moto.core.common_models import CloudFormationModel
-from moto.ec2.models import ec2_backends
+from moto.ec2.models import ec2_backends, elastic_ip_addresses
 from moto.ec2.models.route_tables import RouteTable
 
 from tests.support import ROOT
@@ -31,6 +32,8 @@ TEMPLATES = ROOT / "etc" / "ec2"
 #: moto takes its zones for everybody's.
 REGION = "us-east-1"
 STACK = "packets"
+#: The one Elastic IP.
+ADDRESS = "198.51.100.7"
 
 Properties = dict[str, Any]
 
@@ -47,8 +50,9 @@ class Made:
     attributes: Mapping[str, str] = Factory(dict)
 
 
+@cache
 def client(service: str) -> Any:
-    """A client of boto3."""
+    """A client of boto3: while there is a :func:`cloud`, of that."""
     return boto3.client(service, region_name=REGION)
 
 
@@ -297,11 +301,14 @@ class Stack:
 @contextmanager
 def cloud() -> Iterator[None]:
     """An AWS of the test's own, without anything in it."""
-    key = {"AWS_ACCESS_KEY_ID": "none", "AWS_SECRET_ACCESS_KEY": "none", "AWS_DEFAULT_REGION": REGION}
+    # Nothing here needs the hundreds of images that moto would make each time.
+    settings = {"AWS_ACCESS_KEY_ID": "none", "AWS_SECRET_ACCESS_KEY": "none", "MOTO_EC2_LOAD_DEFAULT_AMIS": "false"}
     with (
-        mock.patch.dict("os.environ", key),
+        mock.patch.dict("os.environ", settings),
         mock.patch.object(RouteTable, "delete", _delete_routes, create=True),
         mock.patch.object(parsing, "clean_json", _clean),
+        # moto's are of 127.0.0.0/8, which no name can mean.
+        mock.patch.object(elastic_ip_addresses, "random_ip", lambda: ADDRESS),
         mock_aws(),
     ):
         yield

@@ -54,6 +54,7 @@ PAGES = (README, ROOT / "CHANGELOG.rst", *sorted((ROOT / "docs").glob("*.rst")))
 #: Options that the pages name and that are those of other commands.
 FOREIGN = frozenset(
     {"--pidfile", "--uid", "--logfile", "--logger", "--syslog"}
+    | {"--now", "--unit", "--upgrade"}
     | {"--signal", "--kill-whom", "--enable-optimizations", "--seed", "--seeds", "--seconds"}
 )
 

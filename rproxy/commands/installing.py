@@ -52,10 +52,12 @@ def install(twistd: Path, parts: list[Path], prefix: Path, *, dry_run: bool) -> 
     if why:
         return _fail(why)
     verb = "would be " if dry_run else ""
+    # An example that the operator took out is to stay out.
+    has_settings = _has_settings(prefix / units.SETTINGS)
     try:
         for place in units.places(twistd, _systemd_version()):
             path = prefix / place.path
-            what = _difference(path, place)
+            what = _difference(path, place, has_settings)
             if what in {"written", "replaced"}:
                 print(f"{path}: {verb}{what}")
                 if not dry_run:
@@ -75,9 +77,13 @@ def _fail(why: str) -> int:
     return 1
 
 
-def _difference(path: Path, place: Place) -> str:
+def _has_settings(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.iterdir())
+
+
+def _difference(path: Path, place: Place, has_settings: bool) -> str:
     if not path.exists():
-        return "written"
+        return "left out, as there are settings" if place.is_operators and has_settings else "written"
     if place.is_operators:
         return "kept"
     return "as it should be" if path.read_bytes() == place.text.encode() else "replaced"
