@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import Protocol
 
-from rproxy import __version__, audit, packetfiles, sending, simulation
+from rproxy import __version__, audit, ec2, packetfiles, sending, simulation
 from rproxy.commands import changing, completing, explaining, installing, servers, status, top
 from rproxy.policies import checking
 
@@ -43,6 +43,7 @@ COMMANDS: tuple[tuple[str, str, Command], ...] = (
     ("revoke", "end a server's registrations", changing.REVOKE),
     ("top", "watch the servers of a running proxy", top),
     ("install-units", "have systemd run this installation", installing),
+    ("ec2", "run the proxy and its pool servers on EC2", ec2),
     ("completion", "print what makes a shell complete these commands", completing),
 )
 

@@ -93,6 +93,7 @@ ORDER = (
     "simulation",
     "units",
     "commands",
+    "ec2",
     "cli",
     "options",
     "workers",

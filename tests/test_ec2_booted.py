@@ -1,0 +1,201 @@
+"""The user data of ``etc/ec2/``, as it comes out of AWS, on instances that boot with it; and packets sent through them."""
+
+from __future__ import annotations
+
+import json
+from base64 import b64encode
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import instances, machine, stacks
+from tests.authority import Authority
+from tests.instances import Instance, make_wheels, wire
+from tests.stacks import Stack
+
+pytestmark = pytest.mark.timeout(machine.MAKING)
+
+PROXY_ADDRESS, POOL_ADDRESS = "10.80.0.10", "10.80.0.20"
+PROXY_ID, POOL_ID = "i-0aaaaaaaaaaaaaaaa", "i-0bbbbbbbbbbbbbbbb"
+USER, PASSWORD = "somebody@example.org", "it's $HOME \\ \"secret\""
+
+#: Stands in for No-IP: writes down what it is asked for, in a line.
+NO_IP = """\
+import http.server, json, os, socket, ssl
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        with open("/srv/told", "w") as file:
+            json.dump({"path": self.path, "authorization": self.headers["Authorization"]}, file)
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"good")
+
+server = http.server.HTTPServer(("127.0.0.1", 443), Handler)
+context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+context.load_cert_chain("/srv/no-ip.pem", "/srv/no-ip.key")
+server.socket = context.wrap_socket(server.socket, server_side=True)
+with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+    manager.sendto(b"READY=1", os.environ["NOTIFY_SOCKET"])
+server.serve_forever()
+"""
+RPROXY = "/opt/rproxy/bin/rproxy"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if why := instances.obstacle():
+        pytest.skip(why)
+    return tmp_path_factory.mktemp("instances")
+
+
+@pytest.fixture(scope="module")
+def wheel(folder: Path) -> Path:
+    return make_wheels(folder)
+
+
+@pytest.fixture(scope="module")
+def stack(wheel: Path) -> Iterator[Stack]:
+    given = {
+        "ReleaseWheel": f"s3://releases/{wheel.name}",
+        "ProxyPort": "8100",
+        "NoIpHostname": "rproxy.ddns.net",
+        "NoIpSecretArn": "arn:aws:secretsmanager:us-east-1:123456789012:secret:no-ip-AbCdEf",
+    }
+    with stacks.cloud():
+        yield Stack("rproxy.yaml", given)
+
+
+@pytest.fixture(scope="module")
+def pair(stack: Stack, wheel: Path, folder: Path) -> Iterator[tuple[Instance, Instance]]:
+    """A proxy and a pool server, each made what it is by its own user data, in one network."""
+    name = f"ec2-{stack.outputs['ProxyAddress'].replace('.', '-')}.compute-1.amazonaws.com"
+    hosts = folder / "hosts"
+    hosts.write_text(f"127.0.0.1 localhost dynupdate.no-ip.com\n{PROXY_ADDRESS} {name}\n")
+    (authorities := folder / "authority").mkdir()
+    authority = Authority(authorities)
+    files = authority.issue("dynupdate.no-ip.com")
+    proxy = Instance(
+        "inadyn",
+        ident=PROXY_ID,
+        user_data=stack.user_data("ProxyGroup"),
+        wheels=wheel.parent,
+        folder=folder / "proxy",
+        answers={"secretsmanager-get-secret-value": json.dumps({"username": USER, "password": PASSWORD})},
+        files={
+            "/etc/hosts": hosts,
+            "/etc/ssl/certs/ca-certificates.crt": Path(authority.file),
+            "/srv/no-ip.pem": Path(str(files.cert)),
+            "/srv/no-ip.key": Path(str(files.key)),
+        },
+    )
+    pool = Instance(
+        ident=POOL_ID,
+        user_data=stack.user_data("PoolGroup"),
+        wheels=wheel.parent,
+        folder=folder / "pool",
+        answers={
+            "ec2-describe-instances": "2026-01-01T00:00:01+00:00\ti-0cccccccccccccccc\t0\n"
+            f"2026-01-01T00:00:02+00:00\t{POOL_ID}\tNone\n"
+        },
+        files={"/etc/hosts": hosts},
+    )
+    with proxy, pool:
+        wire({f"{PROXY_ADDRESS}/20": proxy, f"{POOL_ADDRESS}/20": pool})
+        yield proxy, pool
+
+
+def test_the_proxy_serves(pair: tuple[Instance, Instance], stack: Stack) -> None:
+    """Its release comes from S3, though that fails at first; it takes the address, and the stack is told."""
+    proxy, _ = pair
+    lines = proxy.asked
+
+    assert proxy.run("systemctl", "is-active", "rproxy.service", "rproxy.socket").split() == ["active", "active"]
+    assert "rproxy: again in 1 s: aws s3 cp" in proxy.bootstrapped
+    assert any(line.startswith("ec2 associate-address") and f"--instance-id {PROXY_ID}" in line for line in lines)
+    assert lines[-1].split() == [
+        *("cloudformation", "signal-resource", "--stack-name", stack.ident),
+        *("--logical-resource-id", "ProxyGroup", "--unique-id", PROXY_ID, "--status", "SUCCESS"),
+    ]
+
+
+def test_the_pool_server_takes_the_first_free_number(pair: tuple[Instance, Instance]) -> None:
+    """One has number 0, so it has 1, and with it the second policy."""
+    _, pool = pair
+
+    assert pool.run("systemctl", "is-active", "rpoolserver@101.service").strip() == "active"
+    assert "POLICY=222\n" in pool.run("cat", "/etc/rproxy/101.conf")
+    assert f"ec2 create-tags --resources {POOL_ID} --tags Key=rproxy:number,Value=1" in pool.asked
+    assert pool.asked[-1].endswith(f"--logical-resource-id PoolGroup --unique-id {POOL_ID} --status SUCCESS")
+
+
+def test_packets_go_through(pair: tuple[Instance, Instance]) -> None:
+    """From a client, to the proxy, to the pool server, which registered by the name of the proxy's address."""
+    proxy, pool = pair
+    send = ("--id=1", "--pp=222", "--payload=xyz1", "--keep-trying")
+
+    assert "Hash of payload is correct" in proxy.run(RPROXY, "send", "--revproc=127.0.0.1:8100", *send)
+    assert "Hash of payload is correct" in pool.run(RPROXY, "send", f"--revproc={PROXY_ADDRESS}:8100", *send)
+    (server,) = json.loads(proxy.run(RPROXY, "servers", "--admin=unix:/run/rproxy/admin.sock", "--json"))
+    assert POOL_ADDRESS in str(server)
+
+
+def test_the_name_at_no_ip_means_the_address(pair: tuple[Instance, Instance], stack: Stack) -> None:
+    """inadyn tells a server that stands in for No-IP, by TLS, with the account of the secret."""
+    proxy, _ = pair
+    proxy.write("/srv/no-ip.py", NO_IP)
+    proxy.run("systemd-run", "--unit=no-ip", "--service-type=notify", "python3", "/srv/no-ip.py")
+    proxy.run("systemctl", "restart", "rproxy-no-ip.service")
+
+    told = json.loads(proxy.wait_for("cat", "/srv/told", until="^.*}$")[0])
+    account = b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+    assert told["authorization"] == f"Basic {account}"
+    path, _, query = told["path"].partition("?")
+    fields = dict(each.split("=") for each in query.split("&"))
+    assert path == "/nic/update"
+    assert fields["hostname"] == "rproxy.ddns.net"
+    assert fields["myip"] == stack.outputs["ProxyAddress"]
+
+
+def test_the_account_at_no_ip_is_roots(pair: tuple[Instance, Instance]) -> None:
+    """Neither user data, nor the log, nor a file that others read has it; and what uses it is closed in."""
+    proxy, _ = pair
+
+    assert proxy.run("stat", "--format=%a %U", "/etc/rproxy/no-ip.conf").strip() == "600 root"
+    proxy.run("test", "!", "-e", "/run/rproxy-no-ip")
+    for path in ("/var/log/cloud-init-output.log", "/var/log/cloud-init.log", "/var/lib/cloud/instance/user-data.txt"):
+        assert PASSWORD not in proxy.run("cat", path)
+    proxy.run("systemd-analyze", "security", "--threshold=20", "rproxy-no-ip.service")
+
+
+def test_the_journal_goes_to_a_file_for_cloudwatch(pair: tuple[Instance, Instance]) -> None:
+    """Debian has no agent of CloudWatch, so here one is asked that only writes down what it is asked for."""
+    proxy, _ = pair
+    proxy.write("/usr/local/bin/amazon-cloudwatch-agent-ctl", '#!/bin/sh\necho "$@" >/srv/agent\n', 0o755)
+    functions = "sed '/^trap /d; /^install_packages$/,$d' /usr/local/sbin/rproxy-bootstrap"
+    proxy.run("bash", "-ec", f'eval "$({functions})"; LOG_GROUP=/rproxy/packets; send_logs')
+
+    proxy.wait_for("cat", "/var/log/rproxy.json", until="Running the reverse proxy on port 8100")
+    lines = [json.loads(line) for line in proxy.run("cat", "/var/log/rproxy.json").splitlines()]
+    assert {line["_SYSTEMD_UNIT"] for line in lines if "_SYSTEMD_UNIT" in line} <= {"rproxy.service", "init.scope"}
+    told = json.loads(proxy.run("cat", "/etc/rproxy/cloudwatch.json"))
+    (collected,) = told["logs"]["logs_collected"]["files"]["collect_list"]
+    assert collected["file_path"] == "/var/log/rproxy.json"
+    assert collected["log_group_name"] == "/rproxy/packets"
+    assert proxy.run("cat", "/srv/agent").split()[-2:] == ["-c", "file:/etc/rproxy/cloudwatch.json"]
+
+
+def test_what_cannot_be_made_is_told_and_switched_off(pair: tuple[Instance, Instance]) -> None:
+    """As when a pool server is to send logs, and its image has nothing for it."""
+    _, pool = pair
+    before = len(pool.asked)
+    pool.run("sh", "-c", "echo LOG_GROUP=/rproxy/packets >>/etc/rproxy-instance")
+
+    said = pool.run("/usr/local/sbin/rproxy-bootstrap", code=1)
+    assert "give an image of Amazon Linux" in said
+    assert "off in 5 minutes" in said
+    (line,) = pool.asked[before:]
+    assert line.endswith("--status FAILURE")
+    assert "MODE=poweroff" in pool.run("cat", "/run/systemd/shutdown/scheduled").splitlines()
+    pool.run("shutdown", "-c")
