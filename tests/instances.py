@@ -118,6 +118,10 @@ class Instance(Machine):
         """The process that has its namespaces."""
         return self._leader
 
+    def address(self, address: str) -> None:
+        """Give it an address of its own, such as ``10.81.0.10/20``."""
+        _ip(f"address add {address} dev lo", self.leader)
+
     @property
     def asked(self) -> list[str]:
         """What AWS was asked for so far, each a line."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from base64 import b64encode
 from collections.abc import Iterator
+from hashlib import sha1
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,31 @@ server.socket = context.wrap_socket(server.socket, server_side=True)
 with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
     manager.sendto(b"READY=1", os.environ["NOTIFY_SOCKET"])
 server.serve_forever()
+"""
+#: The registry's password, and what makes Debian's redis the registry. Root may ask it by a socket too.
+TOKEN = "0123456789abcdef" * 4
+REDIS = f"""\
+bind 127.0.0.1
+port 0
+tls-port 6379
+tls-cert-file /srv/redis.pem
+tls-key-file /srv/redis.key
+tls-auth-clients no
+requirepass {TOKEN}
+unixsocket /run/redis/redis.sock
+dir /var/lib/redis
+"""
+#: Sends a packet as it comes by the balancer: from its network, in version 2 of the header; prints the answer.
+CLIENT = """\
+import json, socket, struct, sys
+
+address = sys.argv[1]
+ends = socket.inet_aton("203.0.113.9") + socket.inet_aton("198.51.100.7") + struct.pack("!HH", 4711, 8000)
+header = b"\\r\\n\\r\\n\\x00\\r\\nQUIT\\n" + struct.pack("!BBH", 0x21, 0x11, len(ends)) + ends
+packet = {"type": "0", "srcid": "1", "privPoliId": "111", "payload": "xyz1"}
+with socket.create_connection((address, 8000), source_address=(address, 0)) as connection:
+    connection.sendall(header + json.dumps(packet).encode())
+    print(connection.recv(4096).decode())
 """
 RPROXY = "/opt/rproxy/bin/rproxy"
 
@@ -199,3 +226,72 @@ def test_what_cannot_be_made_is_told_and_switched_off(pair: tuple[Instance, Inst
     assert line.endswith("--status FAILURE")
     assert "MODE=poweroff" in pool.run("cat", "/run/systemd/shutdown/scheduled").splitlines()
     pool.run("shutdown", "-c")
+
+
+# At scale.
+
+
+@pytest.fixture(scope="module")
+def scaled(wheel: Path, folder: Path) -> Iterator[Instance]:
+    """A proxy as there are several, with a registry that stands in for ElastiCache's on its own machine."""
+    name = "master.registry.use1.cache.amazonaws.com"
+    (authorities := folder / "registry").mkdir()
+    authority = Authority(authorities)
+    files = authority.issue(name)
+    (settings := folder / "redis.conf").write_text(REDIS)
+    (hosts := folder / "scaled-hosts").write_text(f"127.0.0.1 localhost {name}\n")
+    with stacks.cloud():
+        stack = Stack("rproxy-scale.yaml", {"ReleaseWheel": f"s3://releases/{wheel.name}"})
+        user_data = stack.user_data("ProxyGroup")
+    # Anybody may read what redis reads as a user of its own.
+    Path(str(files.key)).chmod(0o644)
+    assert user_data.count("rediss://") == 1
+    instance = Instance(
+        "redis-server",
+        ident=PROXY_ID,
+        user_data=re.sub(r"rediss://[^:]+:", f"rediss://{name}:", user_data),
+        wheels=wheel.parent,
+        folder=folder / "scaled",
+        answers={"secretsmanager-get-secret-value": f"{TOKEN}\n"},
+        files={
+            "/etc/hosts": hosts,
+            "/etc/ssl/certs/ca-certificates.crt": Path(authority.file),
+            "/etc/redis/redis.conf": settings,
+            "/srv/redis.pem": Path(str(files.cert)),
+            "/srv/redis.key": Path(str(files.key)),
+        },
+    )
+    with instance:
+        yield instance
+
+
+def test_a_proxy_at_scale_serves_who_comes_by_the_balancer(scaled: Instance) -> None:
+    """Its registry is reached by TLS, with the password of the secret; a client's packet comes behind a header."""
+    address = "10.81.0.10"
+    scaled.address(f"{address}/20")
+    scaled.write("/etc/rproxy/100.conf", f"POLICY=111\nLISTEN=5000\nREVPROC={address}:8001\n")
+    scaled.run("systemctl", "start", "rpoolserver@100.service")
+    scaled.write("/srv/client.py", CLIENT)
+
+    told = scaled.run("/opt/rproxy/bin/python", "/srv/client.py", address)
+    assert json.loads(told)["payload"] == sha1(b"xyz1").hexdigest()
+    registered = scaled.run("redis-cli", "-s", "/run/redis/redis.sock", "-a", TOKEN, "--no-auth-warning", "keys", "*")
+    assert "rproxy" in registered
+    assert "Traceback" not in scaled.run("journalctl", "--unit=rproxy.service", "--no-pager")
+
+
+def test_clients_without_the_balancer_are_not_served_at_scale(scaled: Instance) -> None:
+    """Where the header is expected, one from elsewhere isn't believed; and where it isn't, nobody but servers is."""
+    packet = b'{"type": "0", "srcid": "1", "privPoliId": "111", "payload": "xyz1"}'
+    header = b"PROXY TCP4 203.0.113.9 198.51.100.7 4711 8000\r\n"
+    ask = "import socket, sys; s = socket.create_connection(('127.0.0.1', int(sys.argv[1]))); "
+    ask += "s.sendall(sys.stdin.buffer.read()); print(s.recv(4096).decode())"
+
+    assert "bad-packet" in scaled.run("python3", "-c", ask, "8000", stdin=header + packet)
+    assert "forbidden" in scaled.run("python3", "-c", ask, "8001", stdin=packet)
+
+
+def test_the_password_of_the_registry_is_roots(scaled: Instance) -> None:
+    assert scaled.run("stat", "--format=%a %U", "/etc/rproxy/registry-password").strip() == "600 root"
+    assert TOKEN not in scaled.run("systemctl", "cat", "rproxy.service")
+    assert TOKEN not in scaled.bootstrapped

@@ -220,12 +220,13 @@ def test_a_network_of_two_zones_that_leads_out(template: str) -> None:
     # moto leaves these out.
     said = {name: each["Properties"] for name, each in read(template)["Resources"].items()}
     assert all(said[name]["MapPublicIpOnLaunch"] is True for name in ("SubnetA", "SubnetB"))
+    for letter in "AB":
+        expected = {"SubnetId": {"Ref": f"Subnet{letter}"}, "RouteTableId": {"Ref": "Routes"}}
+        assert said[f"RoutesOf{letter}"] == expected
     assert said["Network"]["EnableDnsSupport"] is said["Network"]["EnableDnsHostnames"] is True
     assert stack.group("PoolGroup")["VPCZoneIdentifier"] == stack.group("ProxyGroup")["VPCZoneIdentifier"]
     tables = ec2.describe_route_tables(Filters=[{"Name": "vpc-id", "Values": [network]}])["RouteTables"]
-    (led,) = (table for table in tables if any("GatewayId" in each and each["GatewayId"] != "local" for each in table["Routes"]))
-    led_subnets = {each.get("SubnetId") for each in led["Associations"]}
-    assert led_subnets == {each["SubnetId"] for each in subnets}
+    (led,) = (table for table in tables if len(table["Routes"]) == 2)
     (out,) = (each for each in led["Routes"] if each["DestinationCidrBlock"] == ANYWHERE)
     (gateway,) = ec2.describe_internet_gateways()["InternetGateways"]
     assert out["GatewayId"] == gateway["InternetGatewayId"]
