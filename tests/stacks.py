@@ -1,9 +1,9 @@
 """The templates of ``etc/ec2/``, brought up in an AWS on this machine: moto's.
 
 moto's CloudFormation doesn't know all that the templates have. What a template says of those resources is handed to
-moto's API instead, by :func:`_teach`, so that it can be asked for as everything else; the API checks how it is spelt. What
-is left out there is what moto has no API for either, and tests look at the template for that: what leads out of a
-security group, the parameters of ElastiCache, and creation and update policies.
+moto's API instead, by :func:`_teach`, so that it can be asked for as everything else; the API checks how it is spelt.
+What moto leaves out there as well, tests look for in the template itself: what leads out of a security group, which
+subnets give public addresses and have routes, the parameters of ElastiCache, and creation and update policies.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def _teach(kind: str, create: Callable[[str, Properties], Made], delete: Callabl
             return self.made.attributes[attribute_name]
 
         @classmethod
-        def create_from_cloudformation_json(  # type: ignore[misc]  # as moto's own
+        def create_from_cloudformation_json(
             cls, resource_name: str, cloudformation_json: Properties, *_: object, **__: object
         ) -> Resource:
             return cls(create(resource_name.lower(), cloudformation_json["Properties"]))
@@ -95,7 +95,7 @@ def _teach(kind: str, create: Callable[[str, Properties], Made], delete: Callabl
 
 
 #: A class that nobody holds is no subclass any more.
-_taught: list[type[CloudFormationModel]] = []
+_taught: list[type] = []
 _moto_clean = parsing.clean_json
 
 
@@ -132,7 +132,9 @@ def _secret(name: str, properties: Properties) -> Made:
 
 def _subnet_group(name: str, properties: Properties) -> Made:
     client("elasticache").create_cache_subnet_group(
-        CacheSubnetGroupName=name, CacheSubnetGroupDescription=properties["Description"], SubnetIds=properties["SubnetIds"]
+        CacheSubnetGroupName=name,
+        CacheSubnetGroupDescription=properties["Description"],
+        SubnetIds=properties["SubnetIds"],
     )
     return Made(name)
 

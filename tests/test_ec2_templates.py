@@ -77,7 +77,10 @@ def test_every_parameter_says_what_it_is(template: str) -> None:
 def test_groups_are_there_when_their_instances_say_so(template: str) -> None:
     """moto knows nothing of creation and update policies."""
     resources = read(template)["Resources"]
-    for name, count in (("ProxyGroup", 1 if template == ONE else {"Ref": "Proxies"}), ("PoolGroup", {"Ref": "PoolServers"})):
+    for name, count in (
+        ("ProxyGroup", 1 if template == ONE else {"Ref": "Proxies"}),
+        ("PoolGroup", {"Ref": "PoolServers"}),
+    ):
         group = resources[name]
         rolling = group["UpdatePolicy"]["AutoScalingRollingUpdate"]
         launched = group["Properties"]["LaunchTemplate"]
@@ -144,7 +147,8 @@ def value(of: Any, parameters: Mapping[str, str]) -> Any:
 def complaints(template: str, given: Mapping[str, str]) -> list[str]:
     """What CloudFormation says of parameters before it makes anything; moto leaves that out."""
     text = read(template)
-    parameters = {name: each["Default"] for name, each in text["Parameters"].items()} | given
+    parameters = {name: each["Default"] for name, each in text["Parameters"].items()}
+    parameters.update(given)
     rules = [rule for rule in text["Rules"].values() if value(rule.get("RuleCondition", True), parameters)]
     return [
         each["AssertDescription"]
@@ -332,7 +336,10 @@ def test_roles_name_what_they_are_for(template: str) -> None:
             assert statement["Condition"]["StringEquals"]["aws:ResourceTag/rproxy:stack"] == STACK
     for role in roles:
         assert allowed(role["TellTheStack"]) == ({"cloudformation:SignalResource"}, {stack.ident})
-        assert allowed(role["Release"]) == ({"s3:GetObject"}, {"arn:aws:s3:::releases/rproxy/rproxy-2.0-py3-none-any.whl"})
+        assert allowed(role["Release"]) == (
+            {"s3:GetObject"},
+            {"arn:aws:s3:::releases/rproxy/rproxy-2.0-py3-none-any.whl"},
+        )
         actions, resources = allowed(role["Logs"])
         assert actions == {"logs:CreateLogStream", "logs:DescribeLogStreams", "logs:PutLogEvents"}
         assert all(f":log-group:/rproxy/{STACK}" in each for each in resources)
@@ -344,7 +351,10 @@ def test_what_the_proxy_may() -> None:
     (address,) = client("ec2").describe_addresses()["Addresses"]
 
     assert set(role) == {"SessionManager", "TellTheStack", "TakeTheAddress", "TakeItAsAProxyOfThisStack"}
-    assert allowed(role["TakeTheAddress"]) == ({"ec2:AssociateAddress"}, {f"{EC2}:elastic-ip/{address['AllocationId']}"})
+    assert allowed(role["TakeTheAddress"]) == (
+        {"ec2:AssociateAddress"},
+        {f"{EC2}:elastic-ip/{address['AllocationId']}"},
+    )
     assert role["TakeItAsAProxyOfThisStack"]["Condition"]["StringEquals"]["aws:ResourceTag/rproxy:role"] == "proxy"
     # An interface is told by its tags too.
     (tags,) = stack.launched("ProxyGroup")["TagSpecifications"]

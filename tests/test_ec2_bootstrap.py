@@ -1,0 +1,78 @@
+"""What instances of EC2 run at their first boot: the functions of the script, each by itself."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.stacks import read
+
+#: As ``aws`` prints them: when it was launched, its id, and its number.
+Line = tuple[int, str, str]
+
+
+def functions() -> str:
+    """The script without what it does at once."""
+    script = str(read("rproxy.yaml")["Mappings"]["Text"]["Bootstrap"]["Script"])
+    begin, end = script.index("# retry COMMAND"), script.rindex("install_packages\n")
+    return f"set -euo pipefail\n{script[begin:end]}"
+
+
+def bash(what: str, code: int = 0) -> str:
+    """What is printed by functions that are called."""
+    done = subprocess.run(
+        ["bash"], input=f"{functions()}\n{what}\n", capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == code, done.stderr
+    return done.stdout
+
+
+def number(me: str, *lines: Line, code: int = 0) -> str:
+    """The number that an instance takes, as it sees the others."""
+    seen = "\\n".join(f"2026-01-01T00:00:{second:02}+00:00\\t{ident}\\t{taken}" for second, ident, taken in lines)
+    return bash(f"aws() {{ printf '{seen}\\n'; }}; STACK_NAME=x; instance={me}; find_number", code).strip()
+
+
+def test_the_first_takes_the_first() -> None:
+    assert number("i-a", (1, "i-a", "None")) == "0"
+
+
+def test_all_at_once_take_one_each() -> None:
+    """Each by itself, and before any of them has said which it takes."""
+    seen: list[Line] = [(3, "i-a", "None"), (1, "i-c", "None"), (3, "i-b", "None")]
+
+    assert [number(me, *seen) for me in ("i-c", "i-a", "i-b")] == ["0", "1", "2"]
+
+
+def test_one_that_has_said_so_is_passed_over() -> None:
+    assert number("i-b", (2, "i-b", "None"), (3, "i-a", "0")) == "1"
+
+
+def test_who_comes_for_one_that_is_gone_takes_its_number() -> None:
+    assert number("i-d", (1, "i-a", "0"), (2, "i-c", "2"), (9, "i-d", "None")) == "1"
+
+
+def test_more_than_ten() -> None:
+    """They are numbers, not words."""
+    taken: list[Line] = [(second, f"i-{second:02}", str(second)) for second in range(11)]
+
+    assert number("i-z", *taken, (30, "i-y", "None"), (40, "i-z", "None")) == "12"
+
+
+def test_a_number_is_kept() -> None:
+    """When the script is run again."""
+    assert number("i-b", (1, "i-a", "None"), (2, "i-b", "3")) == "3"
+
+
+def test_who_does_not_see_itself_looks_again() -> None:
+    assert number("i-b", (1, "i-a", "0"), code=1) == ""
+
+
+@pytest.mark.parametrize(("times", "code"), [(0, 0), (2, 0), (8, 7)])
+def test_what_fails_is_tried_again(tmp_path: Path, times: int, code: int) -> None:
+    """Eight times in all, and then it has failed."""
+    tried = tmp_path / "tried"
+    look = f'look() {{ echo >>{tried}; [ "$(wc -l <{tried})" -gt {times} ] || return 7; }}; '
+
+    bash(f"sleep() {{ :; }}; {look} retry look", code)
+    assert len(tried.read_text()) == min(times + 1, 8)
