@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from typing import cast
+from unittest.mock import patch
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +14,7 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IReactorCore, IStreamServerEndpoint
 from twisted.internet.protocol import Factory
 from twisted.internet.testing import MemoryReactorClock, RaisingMemoryReactor
+from twisted.python.systemd import ListenFDs
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
@@ -189,6 +191,13 @@ class ParseListenTests(SynchronousTestCase):
         """Comes back as it is."""
         for text in "tcp:5000", "tcp:5000:interface=127.0.0.1", r"tcp6:5000:interface=\:\:1", "unix:/run/rproxy":
             self.assertEqual(parse_listen(text), text)
+
+    def test_a_socket_of_systemds(self) -> None:
+        """It has a backlog already, and with TLS it is still one."""
+        given = ListenFDs([5], ["rproxy"])
+        with patch("twisted.internet.endpoints._SystemdParser._sddaemon", given):
+            for text in "systemd:domain=INET:index=0", "tls:systemd:domain=INET:index=0:cert=a:key=b":
+                self.assertEqual(parse_listen(text), text)
 
     def test_wrong(self) -> None:
         """The text says what to give instead."""

@@ -28,6 +28,13 @@ class OpenFilesTests(SynchronousTestCase):
         self.assertEqual((self.hard, self.hard), resource.getrlimit(FILES))
         self.assertEqual([], self.lines())
 
+    def test_what_is_so_already(self) -> None:
+        """Nothing is asked for then, as systemd's sandbox would refuse it."""
+        resource.setrlimit(FILES, (self.hard, self.hard))
+        with patch("resource.setrlimit", side_effect=ValueError("not allowed")):
+            OpenFilesService(wanted=10).startService()
+        self.assertEqual([], self.lines())
+
     def test_fewer_than_are_wanted(self) -> None:
         """What to do is said at the start, and not when the first client can't come in."""
         OpenFilesService(wanted=self.hard).startService()

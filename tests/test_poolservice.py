@@ -95,6 +95,17 @@ class StartTests(PoolServiceCase):
         for peer in self.proxies.values():
             self.assertEqual(len(peer.attempts), 1)
 
+    def test_how_it_is(self) -> None:
+        """Which of its registrations stand, and what it works on."""
+        self.start()
+        self.assertEqual((self.service.registered, len(self.service.registrars)), (0, 4))
+        self.register_everywhere()
+        self.connect()
+        self.assertEqual((self.service.registered, self.service.in_flight), (4, 1))
+        peer = self.proxies[PROXIES[0], "111"]
+        lose(peer.protocol)
+        self.assertEqual(self.service.registered, 3)
+
     def test_port(self) -> None:
         """The one that is listened on is registered."""
         self.start()

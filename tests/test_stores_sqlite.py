@@ -47,7 +47,7 @@ from rproxy.stores import (
 from rproxy.stores.databases import Database, check_file, open_database
 from rproxy.stores.files import APPLICATION, VERSION, alone
 from rproxy.stores.ledger import Ledger
-from rproxy.stores.sqlite import SqliteStore
+from rproxy.stores.sqlite import SqliteStore, boot_id
 from rproxy.stores.worker import Worker
 from tests.contract import LONG, SHORT, Process, StoreContract, record, until
 
@@ -95,6 +95,12 @@ class SqliteStoreTests(StoreContract, TestCase):
 
         self.assertEqual(list(news.records), [record("1"), record("2", holder="a", lease=LONG).ended()])
         self.assertEqual(news.processes, 1)
+
+    async def test_which_start_that_is(self) -> None:
+        """Whoever sees it and whoever is told by systemd say the same."""
+        seen = boot_id({})
+        self.assertEqual(seen, Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        self.assertEqual(boot_id({"RPROXY_BOOT_ID": seen.replace("-", "")}), seen)
 
     async def test_two_machines_at_once(self) -> None:
         """Their clocks have nothing to do with each other, so who was there first is told, and opens it again."""

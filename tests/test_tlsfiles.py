@@ -25,6 +25,7 @@ class SplitListenTests(SynchronousTestCase):
             "tls:8443:cert=cert.pem:key=key.pem:ca=ca.pem": "tcp:8443",
             "tls:cert=cert.pem:8443:ca=ca.pem:key=key.pem": "tcp:8443",
             "tls:port=8443:key=key.pem:ca=ca.pem:cert=cert.pem:backlog=5": "tcp:port=8443:backlog=5",
+            "tls:systemd:domain=INET:index=2:cert=cert.pem:key=key.pem:ca=ca.pem": "systemd:domain=INET:index=2",
             r"tls:8443:interface=\:\:1:cert=cert.pem:key=key.pem:ca=ca.pem": r"tcp:8443:interface=\:\:1",
         }.items():
             self.assertEqual(split_listen(description), (below, files))

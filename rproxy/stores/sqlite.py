@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
+from uuid import UUID
 
 from attrs import define, field
 from twisted.internet.defer import Deferred, fail, succeed
@@ -38,9 +39,11 @@ _T = TypeVar("_T")
 def boot_id(environ: Mapping[str, str] = os.environ) -> str:
     """Which start of the machine this is.
 
-    :param environ: ``RPROXY_BOOT_ID`` says it to a process that doesn't see it, as systemd's sandbox is closed to that.
+    :param environ: ``RPROXY_BOOT_ID`` says it to a process that doesn't see it, as in the sandbox of
+        ``etc/systemd/rproxy.service``, in systemd's form without dashes.
     """
-    return (environ.get("RPROXY_BOOT_ID") or _BOOT.read_text("ascii").strip()).replace("-", "")
+    given = environ.get("RPROXY_BOOT_ID")
+    return str(UUID(given)) if given else _BOOT.read_text("ascii").strip()
 
 
 def boot_seconds() -> float:
