@@ -112,11 +112,7 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in SOURCES:
         # As it is, the link to etc/ too; a copy, as the build leaves things behind.
         subprocess.run(["cp", "--archive", str(ROOT / name), str(sources)], check=True)
-<<<<<<< HEAD
-    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-=======
     pip = [sys.executable, "-m", "pip", "-qq", "--disable-pip-version-check"]
->>>>>>> systemd
     subprocess.run([*pip, "wheel", "--no-deps", f"--wheel-dir={wheels}", str(sources)], check=True)
     (wheel,) = wheels.glob("rproxy-*.whl")
     fetch = ["download", "--only-binary=:all:", "--python-version=3.11", f"--dest={wheels}", str(wheel)]
@@ -221,16 +217,6 @@ def test_reload(booted: Booted) -> None:
 
 
 def test_killed(booted: Booted) -> None:
-<<<<<<< HEAD
-    """It comes back, knows its servers, and whoever connects meanwhile is answered."""
-    pid, cursor = booted.show(PROXY, "MainPID"), booted.now()
-    booted.run("systemctl", "kill", "--signal=KILL", "--kill-whom=main", PROXY)
-    assert "Hash of payload is correct" in booted.send()
-    assert booted.show(PROXY, "MainPID") not in {"0", pid}
-    assert booted.show(PROXY, "NRestarts") == "1"
-    for server in "100", "101":
-        assert f"Found in the registry: server id {server} " in booted.since(PROXY, cursor)
-=======
     """It comes back and knows its servers without their help, and whoever connected meanwhile is answered."""
     pid = booted.show(PROXY, "MainPID")
     # They can't register again now.
@@ -245,7 +231,6 @@ def test_killed(booted: Booted) -> None:
     booted.run("systemctl", "kill", "--signal=CONT", SERVER, OTHER)
     output, _ = client.communicate(timeout=60)
     assert "Hash of payload is correct" in output
->>>>>>> systemd
 
 
 def test_watchdog(booted: Booted) -> None:
@@ -381,12 +366,6 @@ def test_removing(booted: Booted) -> None:
     """Nothing is left, and nothing is broken."""
     booted.run("systemctl", "disable", "--now", OTHER)
     booted.do("Removing it")
-<<<<<<< HEAD
-    assert booted.run("systemctl", "list-units", "--no-legend", "rp*") == ""
-    assert booted.run("sh", "-c", "ls -d /opt/rproxy /etc/rproxy /var/lib/*/rp* /var/lib/rp* /run/rproxy", code=2)
-    assert booted.run("systemctl", "list-unit-files", "--no-legend", "rp*", code=None) == ""
-=======
     assert booted.run("systemctl", "list-units", "--no-legend", "rproxy*", "rpoolserver*") == ""
     assert booted.run("sh", "-c", "ls -d /opt/rproxy /etc/rproxy /var/lib/*/rp* /var/lib/rp* /run/rproxy", code=2)
     assert booted.run("systemctl", "list-unit-files", "--no-legend", "rproxy*", "rpoolserver*", code=None) == ""
->>>>>>> systemd
