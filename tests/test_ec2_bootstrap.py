@@ -76,3 +76,74 @@ def test_what_fails_is_tried_again(tmp_path: Path, times: int, code: int) -> Non
 
     bash(f"sleep() {{ :; }}; {look} retry look", code)
     assert len(tried.read_text()) == min(times + 1, 8)
+
+
+def installed(given: str) -> list[str]:
+    """What is asked of S3 and of pip for a release."""
+    stand_in = "python3.11() { :; }; aws() { echo aws $@; }; "
+    stand_in += "function /opt/rproxy/bin/pip { echo pip $@; }; function /opt/rproxy/bin/rproxy { :; }"
+    return bash(f"WHEEL= EXTRAS= REQUIREMENT=rproxy INDEX=\n{stand_in}\n{given}\ninstall_release").splitlines()
+
+
+PIP = "pip install --no-input --disable-pip-version-check"
+
+
+@pytest.mark.parametrize(
+    ("given", "asked"),
+    [
+        ("", [f"{PIP} rproxy"]),
+        ("REQUIREMENT='rproxy==2.0,<3'", [f"{PIP} rproxy==2.0,<3"]),
+        ("REQUIREMENT='rproxy==2.0' EXTRAS=[redis,tls]", [f"{PIP} rproxy[redis,tls]==2.0"]),
+        ("INDEX=https://index.example/simple/", [f"{PIP} --index-url=https://index.example/simple/ rproxy"]),
+        (
+            "WHEEL=s3://bucket/a/rproxy-2.0.whl EXTRAS=[redis,tls]",
+            [
+                "aws s3 cp --no-progress s3://bucket/a/rproxy-2.0.whl /var/tmp/rproxy-2.0.whl",
+                f"{PIP} /var/tmp/rproxy-2.0.whl[redis,tls]",
+            ],
+        ),
+    ],
+)
+def test_where_the_release_comes_from(given: str, asked: list[str]) -> None:
+    assert installed(given) == asked
+
+
+@pytest.mark.parametrize(
+    ("given", "has", "installs"),
+    [
+        # Debian 12, as its image is; and as it is with all that is needed.
+        ("", "apt-get dpkg", ["apt-get -q update", "apt-get -q -y install python3.11-venv awscli"]),
+        ("", "apt-get dpkg aws ensurepip amazon-ssm-agent", []),
+        (
+            "NOIP_SECRET=arn",
+            "apt-get dpkg aws ensurepip amazon-ssm-agent",
+            ["apt-get -q update", "apt-get -q -y install inadyn"],
+        ),
+        # Amazon Linux 2023.
+        ("", "dnf aws amazon-ssm-agent", ["dnf -q -y install python3.11 python3.11-pip"]),
+        (
+            "LOG_GROUP=/rproxy/packets",
+            "dnf aws amazon-ssm-agent",
+            ["dnf -q -y install python3.11 python3.11-pip amazon-cloudwatch-agent"],
+        ),
+    ],
+)
+def test_what_an_image_lacks_is_installed(given: str, has: str, installs: list[str]) -> None:
+    """What there is on the image is told by words."""
+    stand_in = f"""
+        {given}
+        command() {{ [[ " {has} " = *" $2 "* ]]; }}
+        python3.11() {{ command -v ensurepip; }}
+        dnf() {{ echo dnf $@; }}
+        apt-get() {{ echo apt-get $@; }}
+        install_session_manager() {{ :; }}
+        install_packages
+    """
+    assert bash(stand_in).splitlines() == installs
+
+
+@pytest.mark.parametrize(
+    ("given", "has"), [("NOIP_SECRET=arn", "dnf"), ("LOG_GROUP=/rproxy/packets", "apt-get")], ids=["no-ip", "logs"]
+)
+def test_what_an_image_cannot_have_is_said(given: str, has: str) -> None:
+    bash(f'{given}; command() {{ [ "$2" = {has} ]; }}; install_packages', 1)
