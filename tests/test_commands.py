@@ -8,10 +8,12 @@ import socket
 import subprocess
 import sys
 import threading
+from argparse import ArgumentParser
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import msgspec
 import pytest
@@ -20,6 +22,7 @@ from rich.console import Console
 from twisted.trial.unittest import SynchronousTestCase
 
 from rproxy.cli import COMMANDS, main
+from rproxy.commands import asking
 from rproxy.commands.showing import columns, duration, milliseconds, plain, status
 from rproxy.commands.top import make_table
 from rproxy.figures import Figures
@@ -232,3 +235,20 @@ class ShowingTests(SynchronousTestCase):
     def test_columns(self) -> None:
         self.assertEqual(columns(("A", "B"), [("1\n", "22"), ("333", "")]), ["A    B", "1?   22", "333"])
         self.assertEqual(plain("a\u202eb"), "a?b")
+
+
+class AddressTests(SynchronousTestCase):
+    """Where a listener is looked for that nobody named."""
+
+    def address(self, path: Path, variable: str) -> str:
+        parser = ArgumentParser()
+        with patch.object(asking, "SOCKET", path), patch.dict(os.environ, {"RPROXY_ADMIN": variable}):
+            asking.add_arguments(parser)
+        return str(parser.parse_args([]).admin)
+
+    def test_where(self) -> None:
+        """Where the variable says, else at the socket of what systemd runs, else at a port."""
+        there, missing = Path(__file__), Path("/run/rproxy-test/missing")
+        self.assertEqual(self.address(there, "10.0.0.1:1"), "10.0.0.1:1")
+        self.assertEqual(self.address(there, ""), f"unix:{there}")
+        self.assertEqual(self.address(missing, ""), "127.0.0.1:9000")
