@@ -186,6 +186,12 @@ class TestOneProxy:
         assert fields["hostname"] == "rproxy.ddns.net"
         assert fields["myip"] == stack.outputs["ProxyAddress"]
 
+    def test_services_have_no_way_to_the_role(self, pair: tuple[Instance, Instance]) -> None:
+        """The machine has no metadata and may not enforce this; but systemd is told."""
+        for each, unit in zip(pair, ("rproxy.service", "rpoolserver@101.service"), strict=True):
+            denied = each.run("systemctl", "show", "--property=IPAddressDeny", "--value", unit)
+            assert "169.254.169.254" in denied
+
     def test_the_account_at_no_ip_is_roots(self, pair: tuple[Instance, Instance]) -> None:
         """Neither user data, nor the log, nor a file that others read has it; and what uses it is closed in."""
         proxy, _ = pair
