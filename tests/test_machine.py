@@ -17,6 +17,7 @@ def _possible() -> None:
 def test_it_runs_a_service() -> None:
     """By a unit that the test writes, under a real systemd."""
     with Machine() as booted:
+        assert booted.run("systemctl", "is-system-running") == "running\n"
         booted.write("/etc/systemd/system/hello.service", "[Service]\nExecStart=/bin/echo hello\n")
         booted.run("systemctl", "daemon-reload")
         booted.run("systemctl", "start", "hello.service")
