@@ -52,8 +52,8 @@ class Made:
 
 @cache
 def client(service: str) -> Any:
-    """A client of boto3: while there is a :func:`cloud`, of that."""
-    return boto3.client(service, region_name=REGION)
+    """A client of boto3, whose keys are good for nothing but a :func:`cloud`."""
+    return boto3.client(service, region_name=REGION, aws_access_key_id="none", aws_secret_access_key="none")
 
 
 def _teach(kind: str, create: Callable[[str, Properties], Made], delete: Callable[[str], object]) -> None:
@@ -303,10 +303,9 @@ class Stack:
 @contextmanager
 def cloud() -> Iterator[None]:
     """An AWS of the test's own, without anything in it."""
-    # Nothing here needs the hundreds of images that moto would make each time.
-    settings = {"AWS_ACCESS_KEY_ID": "none", "AWS_SECRET_ACCESS_KEY": "none", "MOTO_EC2_LOAD_DEFAULT_AMIS": "false"}
     with (
-        mock.patch.dict("os.environ", settings),
+        # Nothing here needs the hundreds of images that moto would make each time.
+        mock.patch.dict("os.environ", {"MOTO_EC2_LOAD_DEFAULT_AMIS": "false"}),
         mock.patch.object(RouteTable, "delete", _delete_routes, create=True),
         mock.patch.object(parsing, "clean_json", _clean),
         # moto's are of 127.0.0.0/8, which no name can mean.

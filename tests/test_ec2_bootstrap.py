@@ -1,11 +1,15 @@
 """What instances of EC2 run at their first boot: the functions of the script, each by itself."""
 
+import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
+import jmespath
 import pytest
+from botocore import xform_name
 
-from tests.stacks import read
+from tests.stacks import STACK, Stack, client, cloud, read
 
 #: As ``aws`` prints them: when it was launched, its id, and its number.
 Line = tuple[int, str, str]
@@ -147,3 +151,48 @@ def test_what_an_image_lacks_is_installed(given: str, has: str, installs: list[s
 )
 def test_what_an_image_cannot_have_is_said(given: str, has: str) -> None:
     bash(f'{given}; command() {{ [ "$2" = {has} ]; }}; install_packages', 1)
+
+
+def asked() -> Iterator[tuple[str, str, set[str]]]:
+    """What the script asks of AWS by its command: the service, the operation and the options."""
+    script = str(read("rproxy.yaml")["Mappings"]["Text"]["Bootstrap"]["Script"]).replace("\\\n", " ")
+    for line in script.splitlines():
+        for service, operation, rest in re.findall(r"\baws ([a-z0-9]+) ([a-z-]+) (-.*)", line):
+            yield service, operation, set(re.findall(r"(?<= )--([a-z-]+)", f" {rest}"))
+
+
+def test_what_is_asked_of_aws_is_there_to_be_asked() -> None:
+    """The operations and their options are those of the command, which makes them of the same models as boto3."""
+    found = [*asked()]
+    assert {operation for _, operation, _ in found} == {
+        *("signal-resource", "describe-instances", "create-tags", "associate-address", "get-secret-value"),
+        "cp",
+    }
+    for service, operation, options in found:
+        if service != "s3":
+            name = "".join(part.title() for part in operation.split("-"))
+            shape = client(service).meta.service_model.operation_model(name).input_shape
+            known = {xform_name(member, "-") for member in shape.members}
+            assert options <= known | {"output", "query"}, operation
+            assert {xform_name(member, "-") for member in shape.required_members} <= options, operation
+
+
+def test_a_number_is_read_from_what_ec2_answers() -> None:
+    """The filters find a group's instances, and the query makes lines of them."""
+    script = str(read("rproxy.yaml")["Mappings"]["Text"]["Bootstrap"]["Script"])
+    (query,) = re.findall(r"--query '(Reservations.*)'", script)
+    with cloud():
+        stack = Stack("rproxy.yaml", {})
+        first, second = (each["InstanceId"] for each in stack.group("PoolGroup")["Instances"])
+        client("ec2").create_tags(Resources=[second], Tags=[{"Key": "rproxy:number", "Value": "0"}])
+        wanted = {
+            "tag:rproxy:stack": [STACK],
+            "tag:rproxy:role": ["pool"],
+            "instance-state-name": ["pending", "running"],
+        }
+        for name, values in wanted.items():
+            assert f"Name={name},Values={','.join(values)}" in script.replace("$STACK_NAME", STACK).replace('"', "")
+        filters = [{"Name": name, "Values": values} for name, values in wanted.items()]
+        rows = jmespath.search(query, client("ec2").describe_instances(Filters=filters))
+
+    assert {row[1]: row[2] for row in rows} == {first: None, second: "0"}
