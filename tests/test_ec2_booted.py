@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from tests import instances, machine, stacks
+from tests import instances, machine
 from tests.authority import Authority
 from tests.instances import Instance, make_wheels, wire
 from tests.stacks import Stack
+from tests.taught import cloud
 
 pytestmark = pytest.mark.timeout(machine.MAKING)
 
@@ -90,7 +91,7 @@ def stack(wheel: Path) -> Iterator[Stack]:
         "NoIpHostname": "rproxy.ddns.net",
         "NoIpSecretArn": "arn:aws:secretsmanager:us-east-1:123456789012:secret:no-ip-AbCdEf",
     }
-    with stacks.cloud():
+    with cloud():
         yield Stack("rproxy.yaml", given)
 
 
@@ -249,7 +250,7 @@ def scaled(wheel: Path, folder: Path) -> Iterator[Instance]:
     files = authority.issue(name)
     (settings := folder / "redis.conf").write_text(REDIS)
     (hosts := folder / "scaled-hosts").write_text(f"127.0.0.1 localhost {name}\n")
-    with stacks.cloud():
+    with cloud():
         stack = Stack("rproxy-scale.yaml", {"ReleaseWheel": f"s3://releases/{wheel.name}"})
         user_data = stack.user_data("ProxyGroup")
     # Anybody may read what redis reads as a user of its own.

@@ -9,7 +9,8 @@ import jmespath
 import pytest
 from botocore import xform_name
 
-from tests.stacks import STACK, Stack, client, cloud, read
+from tests.stacks import STACK, Stack, read
+from tests.taught import client, cloud
 
 #: As ``aws`` prints them: when it was launched, its id, and its number.
 Line = tuple[int, str, str]

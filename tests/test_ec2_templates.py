@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests import stacks
-from tests.stacks import STACK, TEMPLATES, Stack, client, lint, reaching, read
+from tests.stacks import STACK, TEMPLATES, Stack, lint, reaching, read
+from tests.taught import client, cloud
 
 ONE, SCALE = "rproxy.yaml", "rproxy-scale.yaml"
 WHEEL = {"ReleaseWheel": "s3://releases/rproxy/rproxy-2.0-py3-none-any.whl"}
@@ -27,7 +27,7 @@ both = pytest.mark.parametrize("template", [ONE, SCALE])
 
 @pytest.fixture(autouse=True)
 def aws() -> Iterator[None]:
-    with stacks.cloud():
+    with cloud():
         yield
 
 
