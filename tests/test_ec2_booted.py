@@ -14,8 +14,8 @@ import pytest
 from tests import instances, machine
 from tests.authority import Authority
 from tests.instances import Instance, make_wheels, wire
-from tests.stacks import Stack
-from tests.taught import cloud
+from tests.stacks import cloud
+from tests.templates import Stack
 
 pytestmark = pytest.mark.timeout(machine.MAKING)
 

@@ -9,8 +9,8 @@ import jmespath
 import pytest
 from botocore import xform_name
 
-from tests.stacks import STACK, Stack, read
-from tests.taught import client, cloud
+from tests.stacks import client, cloud
+from tests.templates import STACK, Stack, read
 
 #: As ``aws`` prints them: when it was launched, its id, and its number.
 Line = tuple[int, str, str]

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.stacks import STACK, TEMPLATES, Stack, lint, reaching, read
-from tests.taught import client, cloud
+from tests.stacks import client, cloud
+from tests.templates import STACK, TEMPLATES, Stack, lint, reaching, read
 
 ONE, SCALE = "rproxy.yaml", "rproxy-scale.yaml"
 WHEEL = {"ReleaseWheel": "s3://releases/rproxy/rproxy-2.0-py3-none-any.whl"}
