@@ -1,8 +1,8 @@
 """Instances of EC2 for tests: machines that boot with a group's user data, and an ``aws`` that answers what they ask.
 
-What runs there is what would run on an instance: cloud-init is given the user data that came out of the launch template,
-and does the rest. Everything else comes from this machine: the release and what it needs from a folder of wheels, for
-which pip's own configuration stands, and AWS from a script that writes down what it was asked for.
+What runs there is what would run on an instance: cloud-init is given the user data that came out of the launch
+template, and does the rest. Everything else comes from this machine: the release and what it needs from a folder of
+wheels, which pip's own configuration names, and AWS from a script that writes down what it was asked for.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _SOURCES = ("rproxy", "twisted", "etc", "setup.cfg", "pyproject.toml", "README.r
 #: Where the script writes down what it was asked for.
 ASKED = "/var/log/aws"
 
-#: Answers of files in /srv/aws, named as service and operation. S3 fails at first, as things do while an instance is new.
+#: Answers are files in /srv/aws, by service and operation. S3 fails at first, as things do while an instance is new.
 _AWS = f"""\
 #!/bin/sh
 echo "$@" >>{ASKED}
@@ -117,6 +117,10 @@ class Instance(Machine):
     def leader(self) -> int:
         """The process that has its namespaces."""
         return self._leader
+
+    def address(self, address: str) -> None:
+        """Give it an address of its own, such as ``10.81.0.10/20``."""
+        _ip(f"address add {address} dev lo", self.leader)
 
     @property
     def asked(self) -> list[str]:
