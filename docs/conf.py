@@ -1,0 +1,41 @@
+"""How Sphinx builds the documentation: ``make docs``."""
+
+import os
+import sys
+from pathlib import Path
+
+from rproxy import __version__
+
+sys.path.insert(0, str(Path(__file__).parent / "_extensions"))
+# What argparse takes for the width of the terminal: usages are to be the same wherever they are built.
+os.environ["COLUMNS"] = "110"
+
+project = "rproxy"
+author = "The rproxy developers"
+version = release = __version__
+
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosectionlabel",
+    # Those of docs/_extensions.
+    "commanddoc",
+    "metricdoc",
+]
+exclude_patterns = ["_extensions"]
+
+html_theme = "furo"
+html_title = f"rproxy {version}"
+html_static_path: list[str] = []
+html_copy_source = False
+# The two hyphens of an option stay two hyphens.
+smartquotes = False
+
+# A section is named as in `Promises <reference/protocol:Promises>`, so that no two pages need different titles.
+autosectionlabel_prefix_document = True
+autosectionlabel_maxdepth = 2
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
+# Other projects' classes are named and not linked: to find them would take the network.
+nitpick_ignore_regex = [("py:.*", r"(twisted|zope|msgspec)\..*")]
