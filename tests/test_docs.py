@@ -49,7 +49,7 @@ METRICS = ROOT / "docs" / "metrics.rst"
 ARCHITECTURE = ROOT / "docs" / "architecture.rst"
 SCALING = ROOT / "docs" / "scaling.rst"
 LOGS = ROOT / "docs" / "logs.rst"
-PAGES = (README, ROOT / "CHANGELOG.rst", *sorted((ROOT / "docs").glob("*.rst")))
+PAGES = (README, ROOT / "CHANGELOG.rst", ROOT / "examples" / "README.rst", *sorted((ROOT / "docs").glob("*.rst")))
 
 #: Options that the pages name and that are those of other commands.
 FOREIGN = frozenset(
