@@ -84,8 +84,8 @@ class Decoder:
     """Bytes in, whole JSON objects out, however TCP cut them: there is neither a length nor a separator."""
 
     def __init__(self) -> None:
-        # Half a character may be at the end of what was read. What is no UTF-8 becomes half of a surrogate pair, so that
-        # the objects before it come out.
+        # Half a character may be at the end of what was read. What is no UTF-8 becomes half of a surrogate pair, so
+        # that the objects before it come out.
         self._utf8 = codecs.getincrementaldecoder("utf-8")("surrogateescape")
         self._json = json.JSONDecoder()
         self._text = ""
@@ -247,7 +247,8 @@ async def report(payload: str, sending: Awaitable[Ack]) -> int:
 async def exchange(args: argparse.Namespace) -> int:
     """Send all payloads at once; return the exit code."""
     try:
-        async with Client(*args.revproc, args.id, args.timeout) as client:
+        host, port = args.revproc
+        async with Client(host, port, args.id, args.timeout) as client:
             # Tasks begin in the order in which they are made, so the packets go in that of the arguments.
             sendings = [asyncio.create_task(client.send(args.pp, payload)) for payload in args.payload]
             return max([await report(payload, task) for payload, task in zip(args.payload, sendings, strict=True)])

@@ -9,9 +9,9 @@ What it finds, in this order, becomes ``[e-mail]``, ``[IBAN]``, ``[card]`` and `
   have no check digits, so what only looks like one goes too.
 
 It doesn't know names, postal addresses, dates of birth, or what a sentence says of a person. It doesn't find what
-somebody hides (``anna at example dot org``, digits as words or of another script), what is encoded (base64, ``%40``), or
-what goes on in the next line. It leaves ``root@localhost`` and ``"anna b"@example.org`` alone. So it is no anonymisation:
-it makes an accident less likely.
+somebody hides (``anna at example dot org``, digits as words or of another script), what is encoded (base64, ``%40``),
+or what goes on in the next line. It leaves ``root@localhost`` and ``"anna b"@example.org`` alone. So it is no
+anonymisation: it makes an accident less likely.
 
 Everything here takes time in proportion to the payload, whatever that is: each pattern begins only where a word
 does, or at a sign, and looks no further than a bounded number of characters, or takes all that it looked at.
@@ -28,17 +28,18 @@ from functools import cache
 
 #: How many characters the IBANs of each country have, as SWIFT's registry says.
 IBAN_LENGTHS = {
-    entry[:2]: int(entry[2:])
-    for entry in (
+    country: int(length)
+    for country, length in re.findall(
+        r"([A-Z]{2})([0-9]{2})",
         "AD24 AE23 AL28 AT20 AZ28 BA20 BE16 BG22 BH22 BI27 BR29 BY28 CH21 CR22 CY28 CZ24 DE22 DJ27 DK18 DO28 EE20 EG29"
         " ES24 FI18 FK18 FO18 FR27 GB22 GE22 GI23 GL18 GR27 GT28 HN28 HR21 HU28 IE22 IL23 IQ23 IS26 IT27 JO30 KW30 KZ20"
         " LB28 LC32 LI21 LT20 LU20 LV21 LY25 MC27 MD24 ME22 MK19 MN20 MR27 MT31 MU30 NI28 NL18 NO15 OM23 PK24 PL28 PS29"
         " PT25 QA29 RO24 RS22 RU33 SA24 SC31 SD18 SE24 SI19 SK24 SM27 SO23 ST25 SV28 TL23 TN24 TR26 UA29 VA22 VG24 XK20"
-        " YE30"
-    ).split()
+        " YE30",
+    )
 }
 
-# The quantifiers with a second plus sign are possessive: what they took they don't give back, so nothing is tried twice.
+# Quantifiers with a second plus sign are possessive: they don't give back what they took, so nothing is tried twice.
 
 #: What the name in an e-mail address may consist of (RFC 5322, and RFC 6532 for other scripts); a domain has less.
 _NAME = r"\w.!#$%&'*+/=?^`{|}~\-"
@@ -96,7 +97,7 @@ def redact(payload: str) -> str:
 
 
 def is_iban(text: str) -> bool:
-    """Whether it is an IBAN, without gaps, with the right length for its country and the right check digits (ISO 13616).
+    """Whether letters and digits are an IBAN: of its country's length, and with the right check digits (ISO 13616).
 
     >>> is_iban("GB82WEST12345698765432"), is_iban("GB82WEST12345698765433")
     (True, False)
@@ -129,7 +130,8 @@ def _replaced(text: str, start: re.Pattern[str], end_of: Callable[[str, int], in
 
     What is none is looked through for the next one: ``re.sub`` would pass over what begins inside of it.
     """
-    pieces, done = [], 0
+    pieces: list[str] = []
+    done = 0
     for match in start.finditer(text):
         at = match.start()
         if at >= done and (end := end_of(text, at)):

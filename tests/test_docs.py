@@ -320,9 +320,9 @@ class OptionTests(SynchronousTestCase):
         os.chdir(ROOT)
         for command in (command for page in PAGES for command in commands(page.read_text("utf-8"))):
             if command.argv[0] == "twistd":
-                # A handler is imported when it is named: ExampleTests does that, in the folder that has it.
-                arguments = [argument for argument in command.argv if not argument.startswith("handlers:")]
-                named = [argument for argument in arguments if argument != "--handler"]
+                # A handler is imported when it is named: other tests do that, in the folder that has it.
+                handlers = ("--handler", "handlers:", "examples.")
+                named = [argument for argument in command.argv if not argument.startswith(handlers)]
                 options = pooltap.Options() if "rpoolserver" in named else tap.Options()
                 first = next(place for place, argument in enumerate(named) if argument.startswith("rp"))
                 options.parseOptions(named[first + 1 :])
