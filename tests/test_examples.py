@@ -84,10 +84,10 @@ class Running:
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Running]:
-    """As the README starts it."""
+    """As the README starts it, but that the proxy refuses packets with a wrong size."""
     _, first, second = [shlex.split(typed) for typed, _ in typed_in("What has to run")]
     with Group() as group:
-        proxy = group.proxy()
+        proxy = group.proxy("--strict")
         for argv in first, second:
             options = dict(zip(argv[4::2], argv[5::2], strict=True))
             further = ("--handler", options["--handler"]) if "--handler" in options else ()
@@ -305,6 +305,7 @@ def test_lost(client: list[str]) -> None:
         b"{}",
         b'{"\xff": 1}',
         b'{"type": "1", "srcid": "100", "destid": "1", "payload": "x"}',
+        ack("x", note="?").replace(b"?", b"\xff"),
         ack("x", destid="2"),
         ack(7),
         b'{"x": "' + b"x" * MAX_ANSWER,

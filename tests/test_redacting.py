@@ -117,6 +117,10 @@ class RedactTests(SynchronousTestCase):
         """A security code, which could be the end of a longer number."""
         self.assertEqual(redact("4111 1111 1111 1111 123"), "[card] 123")
 
+    def test_card_within_a_card(self) -> None:
+        """Where one could begin inside of another, the first one counts."""
+        self.assertEqual(redact("4242 4242 4242 4242 4242"), "[card] 4242")
+
     def test_what_precedes_an_iban(self) -> None:
         """Something that begins like one."""
         self.assertEqual(redact("BE71 DE89 3704 0044 0532 0130 00 EUR"), "BE71 [IBAN] EUR")
