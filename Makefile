@@ -15,7 +15,7 @@ endif
 VERSION := $(or $(shell $(or $(PYTHON),false) $(VERSION_OF) 2>/dev/null),-unsuitable)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint docs bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,10 @@ lint: $(VENV)/installed-dev ## Check style and types only
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+# The tests build it as well.
+docs: $(VENV)/installed-dev ## Build the documentation into build/docs; a warning is an error
+	$(BIN)/python -m sphinx -q -W --keep-going -n docs build/docs
 
 # The command's options are given by BENCH: make bench BENCH='--quick --only shapes'
 bench: $(VENV)/installed ## Measure what a message costs, beside HAProxy and NATS where they are installed

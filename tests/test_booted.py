@@ -17,13 +17,13 @@ import pytest
 
 from tests import machine
 from tests.authority import Authority
+from tests.documentation import code_blocks, section
 from tests.machine import Machine
 from tests.support import ROOT
-from tests.test_docs import code_blocks, section
 
 pytestmark = pytest.mark.timeout(machine.MAKING)
 
-DEPLOY = ROOT / "docs" / "deploy.rst"
+DEPLOY = ROOT / "docs" / "howto" / "deploy.rst"
 PROXY, PORTS, SERVER, OTHER = "rproxy.service", "rproxy.socket", "rpoolserver@100.service", "rpoolserver@101.service"
 COMMAND = "/opt/rproxy/bin/rproxy"
 PYTHON = "/opt/rproxy/bin/python"

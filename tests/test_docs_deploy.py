@@ -9,28 +9,23 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from shutil import which
 from typing import Any
-from urllib.request import urlopen
 
 import boto3
 import pytest
-import yaml
 from cfnlint.decode import cfn_yaml
 
-from rproxy.ec2.clouds import Cloud
 from tests import stacks
 from tests.awscloud import CREDENTIALS, Aws, server
-from tests.support import PATIENCE, ROOT, Process, Twistd, script
-from tests.test_docs import code_blocks, section, table
+from tests.documentation import code_blocks, section
+from tests.support import ROOT
 
-DEPLOY = ROOT / "docs" / "deploy.rst"
+DEPLOY = ROOT / "docs" / "howto" / "deploy.rst"
 #: The one that knows what ``scale`` takes; the page has the same.
 REGION = stacks.REGION
 #: Debian's, which .ci/run installs: pip's of version 1 asks for other versions of what boto3 needs.

@@ -26,8 +26,8 @@ import pytest
 from attrs import frozen
 
 from examples.asyncio_client import MAX_ANSWER, Ack, Client, Decoder, ProxyError, encode, is_correct
+from tests.documentation import code_blocks, section
 from tests.support import PATIENCE, ROOT, Group, Twistd, environment, free_port, run
-from tests.test_docs import code_blocks, section
 
 PAGE = ROOT / "examples" / "README.rst"
 HANDLER, ASYNCIO, NODE, SHELL = (

@@ -18,8 +18,8 @@ from rproxy import packets
 from rproxy.tlsfiles import Files
 from tests.authority import Authority
 from tests.classic import sha1_hex
+from tests.documentation import commands
 from tests.support import FAULT, ROOT, Group, Talk, Twistd, data_packet, free_port, run, script
-from tests.test_docs import commands
 
 HOST = "127.0.0.1"
 MIB = 1 << 20
@@ -350,7 +350,12 @@ def test_expired_at_the_start(world: World) -> None:
 def test_documentation(world: World) -> None:
     """Whoever types what docs/tls.rst shows, in that order, gets what it shows."""
     proxy_port, server_port = str(free_port()), str(free_port())
-    shown = (ROOT / "docs" / "tls.rst").read_text("utf-8").replace("8000", proxy_port).replace("5000", server_port)
+    shown = (
+        (ROOT / "docs" / "howto" / "tls.rst")
+        .read_text("utf-8")
+        .replace("8000", proxy_port)
+        .replace("5000", server_port)
+    )
     processes = []
     for command in commands(shown):
         match command.argv:

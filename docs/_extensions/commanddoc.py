@@ -1,8 +1,8 @@
 """What commands take, read from the code that parses it, as Sphinx shows it.
 
-``.. service-options:: twistd rproxy`` with ``:options: rproxy.tap.Options`` has the options of a service of twistd, which
-are those of a ``twisted.python.usage.Options``. ``.. commands:: rproxy.cli.make_parser`` has a section for each command
-of a parser of argparse: what it does, its usage, and all that it takes.
+``.. service-options:: twistd rproxy`` with ``:options: rproxy.tap.Options`` has the options of a service of twistd:
+those of a ``twisted.python.usage.Options``. ``.. commands:: rproxy.cli.make_parser`` has a section for each command of a
+parser of argparse: what it does, its usage, and all that it takes.
 
 A help text is shown as it is: none of it is read as markup.
 """
@@ -42,7 +42,9 @@ def service_lines(program: str, options: Options) -> Iterator[str]:
     for name, value in sorted((key.removesuffix("="), " VALUE" * key.endswith("=")) for key in options.longOpt):
         forms = [f"--{name}{value}", *([f"-{shorts[name]}{value}"] if name in shorts else [])]
         default = options.defaults.get(name) if value else None
-        yield from described(forms, (options.docs[name] or "") + (f" [default: {default}]" if default is not None else ""))
+        yield from described(
+            forms, (options.docs[name] or "") + (f" [default: {default}]" if default is not None else "")
+        )
 
 
 def command_lines(parser: argparse.ArgumentParser) -> Iterator[str]:
