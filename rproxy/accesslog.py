@@ -12,7 +12,7 @@ from msgspec import Struct
 from msgspec.json import Encoder
 
 from rproxy.audit.lines import stamp
-from rproxy.listening import format_address
+from rproxy.hostports import format_address
 from rproxy.request import Refusal, Request
 from rproxy.tallies import Tallies
 

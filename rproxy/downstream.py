@@ -30,9 +30,9 @@ from rproxy import packets
 from rproxy.addresses import ClientAddress
 from rproxy.admission import Admission
 from rproxy.framing import Framer, StreamError
+from rproxy.hostports import format_address
 from rproxy.limits import Limits
 from rproxy.lingering import shut_writing
-from rproxy.listening import format_address
 from rproxy.metrics import Counters
 from rproxy.packetlog import ProxyLog
 from rproxy.packets import Data, PacketError, Setup

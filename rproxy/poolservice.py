@@ -13,7 +13,8 @@ from twisted.internet.defer import Deferred, TimeoutError, gatherResults
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from rproxy.listening import ListenError, ListenerService, format_address
+from rproxy.hostports import format_address
+from rproxy.listening import ListenError, ListenerService
 from rproxy.poolserver import PoolServerFactory
 from rproxy.registrar import Registrar
 

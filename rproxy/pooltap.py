@@ -18,9 +18,10 @@ from twisted.python import usage
 from rproxy.arguments import is_id
 from rproxy.handling import Handler, Handling
 from rproxy.hashing import sha1_hex
+from rproxy.hostports import add_address, format_address
 from rproxy.leasing import DEFAULT_LEASE, DRAIN_TIMEOUT, Offer
 from rproxy.limits import Limits
-from rproxy.listening import ListenerService, add_address, format_address, parse_listen
+from rproxy.listening import ListenerService, parse_listen
 from rproxy.logservice import OPTION as LOG_FORMAT
 from rproxy.logservice import LoggedService, check_format
 from rproxy.notifying import pool_status, read_manager

@@ -23,7 +23,7 @@ from rproxy import packets
 from rproxy.arguments import identifier, seconds
 from rproxy.client import DEFAULT_TIMEOUT, MAX_REFUSALS, PASSING, Answer, Client, ProxyError, is_correct
 from rproxy.failover import HEAD_START, FailoverEndpoint
-from rproxy.listening import add_address, format_address, parse_address
+from rproxy.hostports import add_address, format_address, parse_address
 from rproxy.packetfiles import parse_packet, read_packet
 from rproxy.packetlog import shown
 from rproxy.packets import Ack, Data
