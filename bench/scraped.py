@@ -20,7 +20,6 @@ from twisted.internet.task import Clock
 
 from rproxy import packets
 from rproxy.admin.scraping import Scrapes, make_cooperator
-from rproxy.claims import Claims
 from rproxy.collecting import THRESHOLD
 from rproxy.figures import Figures
 from rproxy.lag import Lag
@@ -28,6 +27,7 @@ from rproxy.limits import Limits
 from rproxy.packets import Setup
 from rproxy.policies import Peer
 from rproxy.proxy import ProxyFactory
+from rproxy.registry.claims import Claims
 from rproxy.replica import Replica
 from rproxy.reporting import Reporter
 

@@ -13,8 +13,8 @@ from rproxy.metrics import Counters
 from rproxy.packets import PROXY_ID, Setup
 from rproxy.policies import Peer, Policies, digest
 from rproxy.quietlog import QuietLog
-from rproxy.registration import Registration
 from rproxy.registry import ConflictError, Registry, TooManyError
+from rproxy.registry.registration import Registration
 from rproxy.trail import Trail
 
 

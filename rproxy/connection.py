@@ -26,7 +26,7 @@ from rproxy.limits import Limits
 from rproxy.metrics import Counters
 from rproxy.packetlog import ProxyLog
 from rproxy.packets import Ack, Error, PacketError
-from rproxy.registration import Address
+from rproxy.registry.registration import Address
 from rproxy.request import Asker, Refusal, Request, Server
 from rproxy.tlsfiles import TLSError
 from rproxy.trail import Trail

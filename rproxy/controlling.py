@@ -15,7 +15,7 @@ from rproxy.figures import Figures
 from rproxy.happenings import Happening, Happenings
 from rproxy.policies import Peer
 from rproxy.proxy import ProxyFactory
-from rproxy.registration import Key, Registration
+from rproxy.registry.registration import Key, Registration
 from rproxy.reporting import Explanation, Reporter
 
 #: For how long figures may be shown again, in seconds.

@@ -39,8 +39,8 @@ from rproxy.packets import Data, PacketError, Setup
 from rproxy.peers import peer_names
 from rproxy.policies import Peer, Policies
 from rproxy.quietlog import QuietLog
-from rproxy.registration import Registration
 from rproxy.registry import Registry
+from rproxy.registry.registration import Registration
 from rproxy.request import Asker, Endings, Refusal, Request
 
 #: Policies that a connection remembers it may ask for; what is beyond that is looked up for each packet.

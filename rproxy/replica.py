@@ -20,9 +20,9 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from rproxy.backoff import Backoff
-from rproxy.records import Record, RecordKey
-from rproxy.registration import Registration
 from rproxy.registry import Registry
+from rproxy.registry.records import Record, RecordKey
+from rproxy.registry.registration import Registration
 from rproxy.request import Request
 from rproxy.stores import PRESENCE, Message, News, Position, Store, StoreError, StoreRefusedError
 

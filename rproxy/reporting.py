@@ -15,7 +15,7 @@ from rproxy.health import FULL_SHARE
 from rproxy.lag import Lag
 from rproxy.policies import Peer
 from rproxy.proxy import ProxyFactory
-from rproxy.registration import Key
+from rproxy.registry.registration import Key
 from rproxy.replica import Replica
 from rproxy.rotation import Member
 from rproxy.routing import Route, upstream_of

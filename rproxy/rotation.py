@@ -14,7 +14,7 @@ from typing import Protocol
 
 from attrs import define, field
 
-from rproxy.registration import Address, Registration
+from rproxy.registry.registration import Address, Registration
 from rproxy.request import Request
 from rproxy.tallies import ServerTally
 

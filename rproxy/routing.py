@@ -24,7 +24,7 @@ from rproxy.metrics import Counters
 from rproxy.packetlog import ProxyLog
 from rproxy.policies import EVERYTHING, Policies, Policy
 from rproxy.rates import Bucket
-from rproxy.registration import Address, Key, Registration
+from rproxy.registry.registration import Address, Key, Registration
 from rproxy.request import Allowance, Endings, Refusal, Request
 from rproxy.rotation import Member, Rotation
 from rproxy.tallies import PolicyTally

@@ -20,11 +20,9 @@ from rproxy.accessfile import AccessWriter
 from rproxy.accesslog import AccessLog
 from rproxy.admin.service import attend
 from rproxy.audit.appending import TrailFile
-from rproxy.claims import Claims
 from rproxy.collecting import CollectorService
 from rproxy.controlling import LocalControl
 from rproxy.downstream import ClientProtocol, ServerProtocol
-from rproxy.forgetting import LOOKS, Forgetter
 from rproxy.fronted import FrontedFactory
 from rproxy.happenings import Happenings
 from rproxy.lag import Lag
@@ -39,7 +37,9 @@ from rproxy.policies.reading import PoliciesError
 from rproxy.proxy import Entrance, ProxyFactory
 from rproxy.proxyservice import ProxyService
 from rproxy.recording import Recorder
-from rproxy.registration import Address
+from rproxy.registry.claims import Claims
+from rproxy.registry.forgetting import LOOKS, Forgetter
+from rproxy.registry.registration import Address
 from rproxy.replica import Replica
 from rproxy.reporting import Reporter
 from rproxy.signals import ReloadService, SignalService

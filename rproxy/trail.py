@@ -37,7 +37,7 @@ from rproxy.audit.lines import (
     stamp,
 )
 from rproxy.audit.reading import End
-from rproxy.registration import Registration
+from rproxy.registry.registration import Registration
 from rproxy.request import Refusal, Request
 
 #: Lines that are not written yet, in bytes: beyond that, nothing is kept that may be given up.

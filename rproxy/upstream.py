@@ -23,7 +23,7 @@ from rproxy.health import FULL_SHARE, Health
 from rproxy.limits import CLASSIC_READ, Limits
 from rproxy.metrics import Counters
 from rproxy.packetlog import ProxyLog
-from rproxy.registration import Address, Key, Registration
+from rproxy.registry.registration import Address, Key, Registration
 from rproxy.request import Request
 from rproxy.rotation import Member
 from rproxy.trail import Trail

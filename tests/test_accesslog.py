@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from rproxy.accessfile import CHUNK, GATHER, RETRY, AccessLogError, AccessWriter
 from rproxy.accesslog import ROOM, AccessLog
-from rproxy.registration import Registration
+from rproxy.registry.registration import Registration
 from rproxy.request import Refusal, Request
 from rproxy.rotation import Member
 from rproxy.tallies import ServerTally, Tallies

@@ -37,7 +37,7 @@ from rproxy.audit.lines import (
 )
 from rproxy.audit.reading import ReadError, find_end
 from rproxy.packets import Setup
-from rproxy.registration import Registration
+from rproxy.registry.registration import Registration
 from rproxy.request import Refusal, Request
 from rproxy.tallies import PolicyTally, ServerTally
 from rproxy.trail import REFUSED_LINES, REFUSED_PERIOD, ROOM, SHARED, Trail

@@ -30,10 +30,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from rproxy import packets
-from rproxy.claims import Claims
 from rproxy.limits import Limits
 from rproxy.proxy import ProxyFactory
-from rproxy.registration import Address
+from rproxy.registry.claims import Claims
+from rproxy.registry.registration import Address
 from rproxy.replica import Replica
 from rproxy.stores.ledger import Ledger
 from rproxy.stores.memory import Memory, MemoryStore

@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from rproxy import packets
 from rproxy.health import FULL_SHARE
 from rproxy.packetlog import SHOWN, ProxyLog, shown
-from rproxy.registration import Registration
+from rproxy.registry.registration import Registration
 from rproxy.request import Request
 from rproxy.rotation import Member
 from rproxy.tallies import PolicyTally, ServerTally

@@ -22,7 +22,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from rproxy.counting import Count
-from rproxy.records import NOBODY, Record
+from rproxy.registry.records import NOBODY, Record
 from rproxy.stores import (
     ENDS,
     LEASED_ENDS,

@@ -10,15 +10,15 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from rproxy import replica as module
-from rproxy.claims import Claims
 from rproxy.packets import Setup
 from rproxy.policies import Peer
-from rproxy.records import NOBODY, Record
-from rproxy.registration import Key, Registration
 from rproxy.registry import Registry
+from rproxy.registry.claims import Claims
+from rproxy.registry.records import NOBODY, Record
+from rproxy.registry.registration import Key, Registration
+from rproxy.registry.standing import Observer
 from rproxy.replica import ASK_INTERVAL, ASK_TIMEOUT, BEAT, Replica
 from rproxy.request import Request
-from rproxy.standing import Observer
 from rproxy.stores import PRESENCE, Message, News, Position
 from tests.links import HANGS, Link, SharedStore
 

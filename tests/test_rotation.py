@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 import tests.strategies  # noqa: F401  # the profile that Hypothesis runs under
 from rproxy.health import FULL_SHARE
-from rproxy.registration import Registration
+from rproxy.registry.registration import Registration
 from rproxy.request import Request
 from rproxy.rotation import Member, Rotation
 from rproxy.tallies import PolicyTally, ServerTally

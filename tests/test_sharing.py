@@ -6,7 +6,7 @@ from typing import Any
 
 from rproxy.limits import Limits
 from rproxy.policies import EVERYTHING, Policies, Policy
-from rproxy.registration import Registration
+from rproxy.registry.registration import Registration
 from rproxy.replica import MOST_ASKED_BYTES
 from rproxy.sweeping import SWEEP
 from tests.links import Link, SharedStore

@@ -8,7 +8,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from rproxy.health import FULL_SHARE
-from rproxy.registration import Registration
+from rproxy.registry.registration import Registration
 from rproxy.request import Request
 from rproxy.rotation import Member, Rotation
 from rproxy.tallies import PolicyTally, ServerTally

@@ -21,12 +21,12 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from rproxy import pooltap, tap
-from rproxy.claims import Claims
 from rproxy.client import Client, ProxyError
 from rproxy.downstream import ServerProtocol
 from rproxy.handshaking import CLOSE_TIMEOUT, HANDSHAKE_TIMEOUT
 from rproxy.limits import Limits
 from rproxy.proxy import Entrance, ProxyFactory
+from rproxy.registry.claims import Claims
 from rproxy.sweeping import SweepService
 from rproxy.tls import Files, Keyring, tls_endpoint
 from rproxy.tlsfiles import CertificatesError

@@ -21,7 +21,7 @@ from rproxy.controlling import ControlError, matching
 from rproxy.figures import Figures
 from rproxy.happenings import Happening
 from rproxy.policies import Peer
-from rproxy.registration import Key
+from rproxy.registry.registration import Key
 from rproxy.reporting import Explanation
 from rproxy.workers.merging import Merged
 from rproxy.workers.processes import Process

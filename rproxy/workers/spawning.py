@@ -18,7 +18,7 @@ from twisted.internet.interfaces import IProcessTransport
 from twisted.internet.protocol import Factory, ProcessProtocol
 from twisted.python.failure import Failure
 
-from rproxy.registration import Key
+from rproxy.registry.registration import Key
 from rproxy.workers.channel import Channel, ChannelError
 from rproxy.workers.relaying import LineReader, log_sockets, relay
 

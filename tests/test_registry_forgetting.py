@@ -1,18 +1,18 @@
-"""Tests for ``rproxy.forgetting``: classic servers that are down for too long."""
+"""Tests for ``rproxy.registry.forgetting``: classic servers that are down for too long."""
 
 from __future__ import annotations
 
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from rproxy.claims import Claims
-from rproxy.forgetting import Forgetter
 from rproxy.packets import Setup
 from rproxy.policies import Peer
-from rproxy.records import Record
-from rproxy.registration import Registration
 from rproxy.registry import Registry
-from rproxy.standing import Observer
+from rproxy.registry.claims import Claims
+from rproxy.registry.forgetting import Forgetter
+from rproxy.registry.records import Record
+from rproxy.registry.registration import Registration
+from rproxy.registry.standing import Observer
 
 AFTER = 24.0
 

@@ -11,9 +11,9 @@ from collections.abc import Callable
 
 from attrs import define, field, frozen
 
-from rproxy.records import Record, RecordKey
-from rproxy.registration import Registration
 from rproxy.registry import Registry
+from rproxy.registry.records import Record, RecordKey
+from rproxy.registry.registration import Registration
 
 #: How often a server is looked at until it is forgotten.
 LOOKS = 24

@@ -1,4 +1,4 @@
-"""Tests for ``rproxy.claims``: which claim on a key counts, and when those of others end."""
+"""Tests for ``rproxy.registry.claims``: which claim on a key counts, and when those of others end."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from attrs import evolve
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from rproxy.claims import Claim, Claims, find_standing
-from rproxy.records import NOBODY, Record
-from rproxy.registration import Registration
+from rproxy.registry.claims import Claim, Claims, find_standing
+from rproxy.registry.records import NOBODY, Record
+from rproxy.registry.registration import Registration
 
 EAST, WEST = "10.0.0.1", "10.0.0.2"
 LEASE = 10.0

@@ -1,7 +1,7 @@
 """What stands, by all claims that are known: one server under each key, and one key at each place.
 
 What stands depends on the claims alone, not on the order in which they were heard of: so processes that know the same
-agree. A claim that counts on its key (:func:`rproxy.claims.find_standing`) stands, unless a newer one that counts on
+agree. A claim that counts on its key (:func:`rproxy.registry.claims.find_standing`) stands, unless a newer one that counts on
 another key is at its place. One that lost its place, or whose key another host has, is ended by who may end it; until
 then it only doesn't count.
 """
@@ -13,9 +13,9 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 
 from attrs import define, evolve, field
 
-from rproxy.claims import Claim, Claims, Place, find_standing
-from rproxy.records import NOBODY, Record, RecordKey
-from rproxy.registration import Key, Registration
+from rproxy.registry.claims import Claim, Claims, Place, find_standing
+from rproxy.registry.records import NOBODY, Record, RecordKey
+from rproxy.registry.registration import Key, Registration
 
 _DISPLACED = "another server has its address"
 

@@ -13,8 +13,8 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 
 from attrs import define, evolve, field
 
-from rproxy.records import NOBODY, Record, RecordKey
-from rproxy.registration import Address, Key, Registration
+from rproxy.registry.records import NOBODY, Record, RecordKey
+from rproxy.registry.registration import Address, Key, Registration
 
 #: Where a server listens for a policy: one place is one server's.
 Place = tuple[str, Address]
@@ -63,7 +63,7 @@ class Claims:
     """All claims that a process knows of.
 
     :param holder: what this process is called in its records.
-    :param wall: the seconds since 1970, by whatever clock: see :mod:`rproxy.records`.
+    :param wall: the seconds since 1970, by whatever clock: see :mod:`rproxy.registry.records`.
     """
 
     holder: str

@@ -16,7 +16,7 @@ from typing import Any
 
 from attrs import evolve, field, frozen
 
-from rproxy.registration import Registration
+from rproxy.registry.registration import Registration
 
 #: Policy, server id, and who holds it.
 RecordKey = tuple[str, str, str]

@@ -3,7 +3,7 @@
 A registration's key is its policy and its server's id (docs/protocol.rst, What a modern server adds). Whoever routes is
 told of each change through callables, in the order in which the changes happen.
 
-What stands under a key is what counts among the claims on it (:mod:`rproxy.claims`, :mod:`rproxy.standing`): those of
+What stands under a key is what counts among the claims on it (:mod:`rproxy.registry.claims`, :mod:`rproxy.registry.standing`): those of
 the setup packets that came here, and those that other processes have told of. What is decided here is told to them in
 turn, as records.
 """
@@ -14,13 +14,13 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
 from attrs import evolve
 
-from rproxy.claims import Claim, Claims, find_standing
 from rproxy.limits import CLASSIC_CONNECTIONS
 from rproxy.packets import Setup
 from rproxy.policies import Peer, digest
-from rproxy.records import NOBODY, Record, RecordKey
-from rproxy.registration import Key, Registration
-from rproxy.standing import Observer, Standing
+from rproxy.registry.claims import Claim, Claims, find_standing
+from rproxy.registry.records import NOBODY, Record, RecordKey
+from rproxy.registry.registration import Key, Registration
+from rproxy.registry.standing import Observer, Standing
 
 
 class ConflictError(Exception):
@@ -36,7 +36,7 @@ class Registry:
 
     :param seconds: the clock.
     :param observer: who is told of changes.
-    :param claims: see :class:`rproxy.claims.Claims`.
+    :param claims: see :class:`rproxy.registry.claims.Claims`.
     :param most: how many registrations there may be.
     :param most_of_host: how many of one host may be made here, so that no host keeps the others out.
     """

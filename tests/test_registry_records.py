@@ -1,4 +1,4 @@
-"""Tests for ``rproxy.records``."""
+"""Tests for ``rproxy.registry.records``."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from rproxy.records import Record, RecordError, decode, encode
-from rproxy.registration import Registration
+from rproxy.registry.records import Record, RecordError, decode, encode
+from rproxy.registry.registration import Registration
 from tests.contract import record
 
 _TEXT = st.text(min_size=1, max_size=20)
