@@ -28,8 +28,8 @@ from rproxy.packets import Setup
 from rproxy.policies import Peer
 from rproxy.proxy import ProxyFactory
 from rproxy.registry.claims import Claims
-from rproxy.replica import Replica
 from rproxy.reporting import Reporter
+from rproxy.stores.replica import Replica
 
 #: Servers of one policy.
 EACH = 50

@@ -26,9 +26,9 @@ from rproxy.registry import Registry
 from rproxy.registry.claims import Claims
 from rproxy.registry.registration import Registration
 from rproxy.registry.standing import Observer
-from rproxy.replica import Replica
 from rproxy.request import Asker, Endings, Request
 from rproxy.routing import Router
+from rproxy.stores.replica import Replica
 from rproxy.trail import Trail
 from rproxy.upstream import Connect
 

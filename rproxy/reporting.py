@@ -16,9 +16,9 @@ from rproxy.lag import Lag
 from rproxy.policies import Peer
 from rproxy.proxy import ProxyFactory
 from rproxy.registry.registration import Key
-from rproxy.replica import Replica
 from rproxy.rotation import Member
 from rproxy.routing import Route, upstream_of
+from rproxy.stores.replica import Replica
 from rproxy.tallies import OTHERS, PolicyTally, ServerTally, Tallies, Times, count_of
 from rproxy.upstream import Upstream
 

@@ -40,12 +40,12 @@ from rproxy.recording import Recorder
 from rproxy.registry.claims import Claims
 from rproxy.registry.forgetting import LOOKS, Forgetter
 from rproxy.registry.registration import Address
-from rproxy.replica import Replica
 from rproxy.reporting import Reporter
 from rproxy.signals import ReloadService, SignalService
 from rproxy.sockets import SocketGroup
 from rproxy.stores import Store, StoreRefusedError
 from rproxy.stores.opening import check_registry, open_registry
+from rproxy.stores.replica import Replica
 from rproxy.stores.urls import MemoryUrl
 from rproxy.sweeping import SWEEP, SweepService
 from rproxy.systemd import NOBODY, Notifier, ProxyStatus, SystemdService

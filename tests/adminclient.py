@@ -23,10 +23,10 @@ from rproxy.admin.streaming import Streams
 from rproxy.controlling import Control, LocalControl
 from rproxy.happenings import Happenings
 from rproxy.lag import Lag
-from rproxy.replica import Replica
 from rproxy.reporting import Reporter
 from rproxy.stores.ledger import Ledger
 from rproxy.stores.memory import Memory, MemoryStore
+from rproxy.stores.replica import Replica
 from tests.memory import Proxy
 
 TOKEN = "0123456789abcdef"

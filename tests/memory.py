@@ -40,8 +40,8 @@ from rproxy.policies import EVERYTHING, Policies
 from rproxy.proxy import Entrance, ProxyFactory
 from rproxy.registry.claims import Claims
 from rproxy.registry.registration import Address
-from rproxy.replica import Replica
 from rproxy.stores import Store
+from rproxy.stores.replica import Replica
 from rproxy.sweeping import SWEEP
 
 Packet = dict[str, Any]

@@ -19,8 +19,8 @@ from rproxy.registry.claims import Claims, find_standing
 from rproxy.registry.records import NOBODY
 from rproxy.registry.registration import Key, Registration
 from rproxy.registry.standing import Observer
-from rproxy.replica import MOST_PENDING, Replica
 from rproxy.stores import PRESENCE
+from rproxy.stores.replica import MOST_PENDING, Replica
 from tests.links import Link, SharedStore
 
 HOSTS = ("10.0.0.1", "10.0.0.2")

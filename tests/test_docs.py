@@ -36,8 +36,8 @@ from rproxy.loglines import COMMON
 from rproxy.packets import Ack, Data, Error, PacketError, Setup
 from rproxy.policies import PRIVATE, ClientRule, Policies, Policy, ServerRule, digest
 from rproxy.policies.reading import PoliciesError, parse, read
-from rproxy.replica import BEAT, RENEWAL_SHARE, RENEWAL_WAIT
 from rproxy.stores.redis.script import channel, keys
+from rproxy.stores.replica import BEAT, RENEWAL_SHARE, RENEWAL_WAIT
 from tests.redisserver import ALLOWED
 from tests.support import PATIENCE, ROOT, Twistd, free_port
 from tests.test_packaging import ORDER, PACKAGE, PURE

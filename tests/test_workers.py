@@ -25,7 +25,7 @@ from rproxy.metrics import Counters
 from rproxy.options import Options
 from rproxy.proxyservice import CLOSE_TIMEOUT
 from rproxy.recording import PATIENCE as PATIENCE_OF_TRAILS
-from rproxy.replica import STOP_TIMEOUT
+from rproxy.stores.replica import STOP_TIMEOUT
 from rproxy.stores.urls import SqliteUrl, parse_registry
 from rproxy.systemd import NOBODY
 from rproxy.workers import parent as parent_module

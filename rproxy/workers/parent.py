@@ -27,10 +27,10 @@ from rproxy.policies.reading import PoliciesError
 from rproxy.proxy import say_registering, say_running
 from rproxy.proxyservice import CLOSE_TIMEOUT
 from rproxy.recording import PATIENCE
-from rproxy.replica import STOP_TIMEOUT
 from rproxy.signals import ReloadService, SignalService
 from rproxy.stores import StoreRefusedError
 from rproxy.stores.opening import check_registry
+from rproxy.stores.replica import STOP_TIMEOUT
 from rproxy.stores.urls import MemoryUrl, SqliteUrl
 from rproxy.sweeping import SweepService
 from rproxy.systemd import Notifier

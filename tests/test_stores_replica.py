@@ -1,4 +1,4 @@
-"""Tests for ``rproxy.replica``: one process and the store, which can be away, hang, fail halfway, lose all."""
+"""Tests for ``rproxy.stores.replica``: one process and the store, which can be away, hang, fail halfway, lose all."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from rproxy import replica as module
 from rproxy.packets import Setup
 from rproxy.policies import Peer
 from rproxy.registry import Registry
@@ -17,9 +16,10 @@ from rproxy.registry.claims import Claims
 from rproxy.registry.records import NOBODY, Record
 from rproxy.registry.registration import Key, Registration
 from rproxy.registry.standing import Observer
-from rproxy.replica import ASK_INTERVAL, ASK_TIMEOUT, BEAT, Replica
 from rproxy.request import Request
 from rproxy.stores import PRESENCE, Message, News, Position
+from rproxy.stores import replica as module
+from rproxy.stores.replica import ASK_INTERVAL, ASK_TIMEOUT, BEAT, Replica
 from tests.links import HANGS, Link, SharedStore
 
 EAST, WEST = "10.0.0.1", "10.0.0.2"
