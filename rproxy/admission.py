@@ -9,10 +9,10 @@ from twisted.logger import Logger
 
 from rproxy import packets
 from rproxy.happenings import Happened, nothing_happened
+from rproxy.logs.quiet import QuietLog
 from rproxy.metrics import Counters
 from rproxy.packets import PROXY_ID, Setup
 from rproxy.policies import Peer, Policies, digest
-from rproxy.quietlog import QuietLog
 from rproxy.registry import ConflictError, Registry, TooManyError
 from rproxy.registry.registration import Registration
 from rproxy.trail import Trail

@@ -33,12 +33,12 @@ from rproxy.framing import Framer, StreamError
 from rproxy.hostports import format_address
 from rproxy.limits import Limits
 from rproxy.lingering import shut_writing
+from rproxy.logs.packets import ProxyLog
+from rproxy.logs.quiet import QuietLog
 from rproxy.metrics import Counters
-from rproxy.packetlog import ProxyLog
 from rproxy.packets import Data, PacketError, Setup
 from rproxy.peers import peer_names
 from rproxy.policies import Peer, Policies
-from rproxy.quietlog import QuietLog
 from rproxy.registry import Registry
 from rproxy.registry.registration import Registration
 from rproxy.request import Asker, Endings, Refusal, Request

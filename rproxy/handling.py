@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 from rproxy import packets
 from rproxy.hashing import sha1_hex
 from rproxy.limits import Limits
-from rproxy.packetlog import shown
+from rproxy.logs.packets import shown
 from rproxy.packets import Data, PacketError
 
 #: Takes a payload and gives the answer's: a ``str``, a Deferred of one, or a coroutine that returns one.

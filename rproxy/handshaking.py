@@ -24,7 +24,7 @@ from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory, TL
 from twisted.python.failure import Failure
 
 from rproxy.certificates import Certificates, reason_of
-from rproxy.quietlog import QuietLog
+from rproxy.logs.quiet import QuietLog
 from rproxy.tlsfiles import TLSError
 
 #: How long a client's handshake may take, in seconds. It holds one of ``max_clients`` places meanwhile.

@@ -22,8 +22,8 @@ from rproxy.hostports import add_address, format_address
 from rproxy.leasing import DEFAULT_LEASE, DRAIN_TIMEOUT, Offer
 from rproxy.limits import Limits
 from rproxy.listening import ListenerService, parse_listen
-from rproxy.logservice import OPTION as LOG_FORMAT
-from rproxy.logservice import LoggedService, check_format
+from rproxy.logs.service import OPTION as LOG_FORMAT
+from rproxy.logs.service import LoggedService, check_format
 from rproxy.notifying import pool_status, read_manager
 from rproxy.packets import MAX_FIELD
 from rproxy.poolserver import DEFAULT_PIPELINE, PoolServerFactory

@@ -18,10 +18,10 @@ from rproxy.admission import Admission
 from rproxy.downstream import Connection, ProxyProtocol
 from rproxy.happenings import Happened, nothing_happened
 from rproxy.limits import Limits
+from rproxy.logs.packets import ProxyLog
+from rproxy.logs.quiet import QuietLog
 from rproxy.metrics import Counters
-from rproxy.packetlog import ProxyLog
 from rproxy.policies import EVERYTHING, Policies
-from rproxy.quietlog import QuietLog
 from rproxy.registry import Registry
 from rproxy.registry.claims import Claims
 from rproxy.registry.registration import Registration

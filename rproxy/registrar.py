@@ -26,7 +26,7 @@ from zope.interface import implementer
 
 from rproxy.backoff import Backoff
 from rproxy.leasing import Offer, SetupProtocol
-from rproxy.packetlog import shown
+from rproxy.logs.packets import shown
 
 #: How often an old proxy is told again, in seconds.
 OLD_PROXY_INTERVAL = 60.0

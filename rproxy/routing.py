@@ -20,8 +20,8 @@ from rproxy import packets
 from rproxy.happenings import Happened, nothing_happened
 from rproxy.health import Health
 from rproxy.limits import CLASSIC_READ, Limits
+from rproxy.logs.packets import ProxyLog
 from rproxy.metrics import Counters
-from rproxy.packetlog import ProxyLog
 from rproxy.policies import EVERYTHING, Policies, Policy
 from rproxy.rates import Bucket
 from rproxy.registry.registration import Address, Key, Registration

@@ -24,8 +24,8 @@ from rproxy.arguments import identifier, seconds
 from rproxy.client import DEFAULT_TIMEOUT, MAX_REFUSALS, PASSING, Answer, Client, ProxyError, is_correct
 from rproxy.failover import HEAD_START, FailoverEndpoint
 from rproxy.hostports import add_address, format_address, parse_address
+from rproxy.logs.packets import shown
 from rproxy.packetfiles import parse_packet, read_packet
-from rproxy.packetlog import shown
 from rproxy.packets import Ack, Data
 from rproxy.tls import Keyring
 from rproxy.tlsfiles import client_files

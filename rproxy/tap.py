@@ -16,8 +16,6 @@ from twisted.internet.interfaces import IListeningPort, IStreamClientEndpoint, I
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
-from rproxy.accessfile import AccessWriter
-from rproxy.accesslog import AccessLog
 from rproxy.admin.service import attend
 from rproxy.audit.appending import TrailFile
 from rproxy.collecting import CollectorService
@@ -28,11 +26,13 @@ from rproxy.happenings import Happenings
 from rproxy.lag import Lag
 from rproxy.limits import Limits
 from rproxy.listening import ListenerService
-from rproxy.logservice import LoggedService
+from rproxy.logs.access import AccessLog
+from rproxy.logs.accessfile import AccessWriter
+from rproxy.logs.packets import ProxyLog
+from rproxy.logs.service import LoggedService
 from rproxy.notifying import read_manager
 from rproxy.openfiles import OpenFilesService
 from rproxy.options import Options
-from rproxy.packetlog import ProxyLog
 from rproxy.policies.reading import PoliciesError
 from rproxy.proxy import Entrance, ProxyFactory
 from rproxy.proxyservice import ProxyService

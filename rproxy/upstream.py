@@ -21,8 +21,8 @@ from twisted.python.failure import Failure
 from rproxy.connection import RecordedConnection, UpstreamConnection
 from rproxy.health import FULL_SHARE, Health
 from rproxy.limits import CLASSIC_READ, Limits
+from rproxy.logs.packets import ProxyLog
 from rproxy.metrics import Counters
-from rproxy.packetlog import ProxyLog
 from rproxy.registry.registration import Address, Key, Registration
 from rproxy.request import Request
 from rproxy.rotation import Member

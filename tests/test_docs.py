@@ -26,13 +26,13 @@ from twisted.python.usage import Options
 from twisted.trial.unittest import SynchronousTestCase
 
 from rproxy import hashing, packets, pooltap, tap
-from rproxy.accesslog import Access
 from rproxy.admin.metrics import PARTS
 from rproxy.cli import COMMANDS, make_parser
 from rproxy.framing import Framer
 from rproxy.leasing import DEFAULT_LEASE
 from rproxy.limits import Limits
-from rproxy.loglines import COMMON
+from rproxy.logs.access import Access
+from rproxy.logs.lines import COMMON
 from rproxy.packets import Ack, Data, Error, PacketError, Setup
 from rproxy.policies import PRIVATE, ClientRule, Policies, Policy, ServerRule, digest
 from rproxy.policies.reading import PoliciesError, parse, read
@@ -514,7 +514,7 @@ class ArchitectureTests(SynchronousTestCase):
         self.assertEqual(writers, ["write"])
 
 
-#: The level of lines that are kept few, by what they are called (rproxy/quietlog.py).
+#: The level of lines that are kept few, by what they are called (rproxy/logs/quiet.py).
 _QUIET = {"log_refusal": "warn", "log_failure": "info", "_emit": "theirs"}
 
 #: The methods of a logger, and the level of what they write.

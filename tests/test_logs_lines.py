@@ -9,7 +9,7 @@ from typing import Any, cast
 from twisted.logger import ILogObserver, LogEvent, Logger
 from twisted.trial.unittest import SynchronousTestCase
 
-from rproxy.loglines import (
+from rproxy.logs.lines import (
     COMMON,
     LONGEST_MESSAGE,
     LONGEST_TRACEBACK,

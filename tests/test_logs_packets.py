@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from rproxy import packets
 from rproxy.health import FULL_SHARE
-from rproxy.packetlog import SHOWN, ProxyLog, shown
+from rproxy.logs.packets import SHOWN, ProxyLog, shown
 from rproxy.registry.registration import Registration
 from rproxy.request import Request
 from rproxy.rotation import Member

@@ -7,7 +7,7 @@ from typing import Any
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from rproxy.quietlog import QuietLog
+from rproxy.logs.quiet import QuietLog
 
 
 class QuietLogTests(SynchronousTestCase):

@@ -13,7 +13,7 @@ from twisted.application.service import Service
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-from rproxy.accesslog import AccessLog
+from rproxy.logs.access import AccessLog
 
 #: From the first line of a batch until it is written, in seconds.
 GATHER = 0.1

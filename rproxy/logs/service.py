@@ -16,7 +16,7 @@ from twisted.logger import FileLogObserver, ILogObserver, LogEvent, LogLevel, ev
 from twisted.python import usage
 from twisted.python.components import Componentized
 
-from rproxy.loglines import as_json, line_of
+from rproxy.logs.lines import as_json, line_of
 
 #: What a line of each level begins with in the journal of systemd; see sd-daemon(3). Those of a failure are errors.
 PRIORITIES: Mapping[LogLevel, int] = {

@@ -15,7 +15,7 @@ from twisted.python.usage import Options, UsageError
 from twisted.trial.unittest import SynchronousTestCase
 
 from rproxy import pooltap, tap
-from rproxy.logservice import PRIORITIES, LoggedService, check_format, form_of, is_journal
+from rproxy.logs.service import PRIORITIES, LoggedService, check_format, form_of, is_journal
 
 
 def written(format: str, journal: bool, level: LogLevel, text: str) -> str:

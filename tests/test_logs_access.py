@@ -13,8 +13,8 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from rproxy.accessfile import CHUNK, GATHER, RETRY, AccessLogError, AccessWriter
-from rproxy.accesslog import ROOM, AccessLog
+from rproxy.logs.access import ROOM, AccessLog
+from rproxy.logs.accessfile import CHUNK, GATHER, RETRY, AccessLogError, AccessWriter
 from rproxy.registry.registration import Registration
 from rproxy.request import Refusal, Request
 from rproxy.rotation import Member
