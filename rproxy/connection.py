@@ -28,7 +28,7 @@ from rproxy.metrics import Counters
 from rproxy.packets import Ack, Error, PacketError
 from rproxy.registry.registration import Address
 from rproxy.request import Asker, Refusal, Request, Server
-from rproxy.tlsfiles import TLSError
+from rproxy.tls.files import TLSError
 from rproxy.trail import Trail
 
 

@@ -37,11 +37,11 @@ from rproxy.logs.packets import ProxyLog
 from rproxy.logs.quiet import QuietLog
 from rproxy.metrics import Counters
 from rproxy.packets import Data, PacketError, Setup
-from rproxy.peers import peer_names
 from rproxy.policies import Peer, Policies
 from rproxy.registry import Registry
 from rproxy.registry.registration import Registration
 from rproxy.request import Asker, Endings, Refusal, Request
+from rproxy.tls.peers import peer_names
 
 #: Policies that a connection remembers it may ask for; what is beyond that is looked up for each packet.
 ALLOWED = 100

@@ -22,7 +22,7 @@ from twisted.python.failure import Failure
 from rproxy import packets
 from rproxy.framing import Framer, StreamError
 from rproxy.packets import Ack, Error, PacketError
-from rproxy.tlsfiles import TLSError
+from rproxy.tls.files import TLSError
 
 #: How long a registration outlives its last renewal, in seconds, unless told otherwise.
 DEFAULT_LEASE = 15.0

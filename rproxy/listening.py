@@ -12,7 +12,7 @@ from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IReactorCore, IStreamServerEndpoint
 from twisted.python.failure import Failure
 
-from rproxy.tlsfiles import Files, split_listen
+from rproxy.tls.files import Files, split_listen
 
 #: Connections that the kernel holds ready until they are accepted. Twisted's default of 50 is soon full when each
 #: packet is a connection, and who finds it full tries again only after a second. The kernel has its own bound
@@ -114,7 +114,7 @@ def parse_listen(text: str, *, ipv6: bool = False, tls: Files | None = None) -> 
 
     :param text: a port number, for that TCP port on all interfaces, 0 for any free one; or a description already, such
         as ``tcp:5000:interface=127.0.0.1``, which comes back as it is. One of TLS has the form that
-        :func:`rproxy.tlsfiles.split_listen` reads.
+        :func:`rproxy.tls.files.split_listen` reads.
     :param ipv6: whether a port number means IPv6 too, rather than IPv4 only.
     :param tls: the files of a TLS endpoint that names none.
     :raises ValueError: it is neither; the text says what is wrong.

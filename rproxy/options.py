@@ -23,7 +23,7 @@ from rproxy.networks import parse_network
 from rproxy.policies import PRIVATE, Policies, Policy
 from rproxy.policies.reading import PoliciesError, read
 from rproxy.stores.urls import MemoryUrl, RedisUrl, SqliteUrl, parse_registry, read_password
-from rproxy.tlsfiles import Files, client_files, split_listen
+from rproxy.tls.files import Files, client_files, split_listen
 
 _DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(Limits)}
 _PORT = "8000"

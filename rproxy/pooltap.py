@@ -32,8 +32,8 @@ from rproxy.registrar import Registrar
 from rproxy.signals import ReloadService, SignalService
 from rproxy.sweeping import SweepService
 from rproxy.systemd import Notifier, SystemdService
-from rproxy.tls import SWEEP_LOGS, Keyring
-from rproxy.tlsfiles import CertificatesError, client_files, split_listen
+from rproxy.tls.files import CertificatesError, client_files, split_listen
+from rproxy.tls.keyring import SWEEP_LOGS, Keyring
 
 #: What a stop may take beyond its own bounds, in seconds.
 GRACE = 3.0

@@ -27,8 +27,8 @@ from rproxy.hostports import add_address, format_address, parse_address
 from rproxy.logs.packets import shown
 from rproxy.packetfiles import parse_packet, read_packet
 from rproxy.packets import Ack, Data
-from rproxy.tls import Keyring
-from rproxy.tlsfiles import client_files
+from rproxy.tls.files import client_files
+from rproxy.tls.keyring import Keyring
 
 #: The exit codes.
 ALL_CORRECT, SOMETHING_WRONG, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130

@@ -49,8 +49,8 @@ from rproxy.stores.replica import Replica
 from rproxy.stores.urls import MemoryUrl
 from rproxy.sweeping import SWEEP, SweepService
 from rproxy.systemd import NOBODY, Notifier, ProxyStatus, SystemdService
-from rproxy.tls import SWEEP_LOGS, Keyring
-from rproxy.tlsfiles import CertificatesError, split_listen
+from rproxy.tls.files import CertificatesError, split_listen
+from rproxy.tls.keyring import SWEEP_LOGS, Keyring
 from rproxy.trail import Trail
 from rproxy.workers.parent import make_parent, patience_with
 

@@ -16,7 +16,7 @@ from rproxy.leasing import ANSWER_TIMEOUT, DRAIN_TIMEOUT, Offer
 from rproxy.limits import Limits
 from rproxy.packets import Setup
 from rproxy.registrar import OLD_PROXY_INTERVAL, RETRY, RETRY_REFUSED, SILENCES, WAITS, Registrar
-from rproxy.tlsfiles import TLSError
+from rproxy.tls.files import TLSError
 from tests.endpoints import Peer
 from tests.transports import logged_lines, lose
 

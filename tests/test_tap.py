@@ -31,7 +31,7 @@ from rproxy.proxy import ProxyFactory
 from rproxy.registry.claims import Claims
 from rproxy.stores.urls import MemoryUrl, RedisUrl, SqliteUrl
 from rproxy.tap import Options, makeService, reload_policies
-from rproxy.tlsfiles import Files
+from rproxy.tls.files import Files
 
 LOOPBACK = "tcp:0:interface=127.0.0.1"
 

@@ -23,13 +23,13 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from rproxy import pooltap, tap
 from rproxy.client import Client, ProxyError
 from rproxy.downstream import ServerProtocol
-from rproxy.handshaking import CLOSE_TIMEOUT, HANDSHAKE_TIMEOUT
 from rproxy.limits import Limits
 from rproxy.proxy import Entrance, ProxyFactory
 from rproxy.registry.claims import Claims
 from rproxy.sweeping import SweepService
-from rproxy.tls import Files, Keyring, tls_endpoint
-from rproxy.tlsfiles import CertificatesError
+from rproxy.tls.files import CertificatesError
+from rproxy.tls.handshaking import CLOSE_TIMEOUT, HANDSHAKE_TIMEOUT
+from rproxy.tls.keyring import Files, Keyring, tls_endpoint
 from tests.authority import Authority
 from tests.support import run
 

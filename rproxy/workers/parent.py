@@ -34,8 +34,8 @@ from rproxy.stores.replica import STOP_TIMEOUT
 from rproxy.stores.urls import MemoryUrl, SqliteUrl
 from rproxy.sweeping import SweepService
 from rproxy.systemd import Notifier
-from rproxy.tls import Keyring
-from rproxy.tlsfiles import CertificatesError, absolute_files, absolute_listen, split_listen
+from rproxy.tls.files import CertificatesError, absolute_files, absolute_listen, split_listen
+from rproxy.tls.keyring import Keyring
 from rproxy.workers.balancing import make_board
 from rproxy.workers.controlling import INTERVAL, WorkersControl
 from rproxy.workers.sharing import NobodyFactory

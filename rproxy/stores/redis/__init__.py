@@ -24,7 +24,7 @@ from rproxy.stores.redis.link import Dialer
 from rproxy.stores.redis.script import EXCHANGE, FORMAT, LOOK, arguments, channel, keys, looked, news
 from rproxy.stores.redis.session import Session, connect
 from rproxy.stores.urls import RedisUrl
-from rproxy.tls import Keyring
+from rproxy.tls.keyring import Keyring
 
 __all__ = ["RedisStore"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from twisted.internet.endpoints import quoteStringArgument
 from twisted.trial.unittest import SynchronousTestCase
 
-from rproxy.tlsfiles import SYSTEM, Files, absolute_files, absolute_listen, client_files, split_listen
+from rproxy.tls.files import SYSTEM, Files, absolute_files, absolute_listen, client_files, split_listen
 
 
 class SplitListenTests(SynchronousTestCase):

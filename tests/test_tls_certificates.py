@@ -9,8 +9,8 @@ from attrs import evolve
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from rproxy.certificates import Certificates
-from rproxy.tlsfiles import CertificatesError, Files
+from rproxy.tls.certificates import Certificates
+from rproxy.tls.files import CertificatesError, Files
 from tests.authority import Authority
 
 

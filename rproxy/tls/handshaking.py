@@ -1,7 +1,7 @@
 """TLS over any transport: handshakes that end in time, and closing that does.
 
 A listening side's protocol has its connection at once, so that it counts and can be closed; what it reads comes after
-the handshake. What a connecting side adds is in :mod:`rproxy.verifying`.
+the handshake. What a connecting side adds is in :mod:`rproxy.tls.verifying`.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from twisted.logger import Logger
 from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 
-from rproxy.certificates import Certificates, reason_of
 from rproxy.logs.quiet import QuietLog
-from rproxy.tlsfiles import TLSError
+from rproxy.tls.certificates import Certificates, reason_of
+from rproxy.tls.files import TLSError
 
 #: How long a client's handshake may take, in seconds. It holds one of ``max_clients`` places meanwhile.
 HANDSHAKE_TIMEOUT = 10.0

@@ -31,10 +31,10 @@ from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from rproxy.certificates import Certificates
-from rproxy.handshaking import TLSFactory, TLSTransport
-from rproxy.peers import peer_names
-from rproxy.tlsfiles import TLSError
+from rproxy.tls.certificates import Certificates
+from rproxy.tls.files import TLSError
+from rproxy.tls.handshaking import TLSFactory, TLSTransport
+from rproxy.tls.peers import peer_names
 
 
 @implementer(IOpenSSLClientConnectionCreator)

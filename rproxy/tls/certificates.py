@@ -25,7 +25,7 @@ from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
 
-from rproxy.tlsfiles import SYSTEM, CertificatesError, Files
+from rproxy.tls.files import SYSTEM, CertificatesError, Files
 
 
 @implementer(IOpenSSLClientConnectionCreator, IOpenSSLServerConnectionCreator)

@@ -23,12 +23,12 @@ from twisted.test.iosim import FakeTransport, IOPump, connect
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface import implementer
 
-from rproxy.certificates import Certificates
-from rproxy.handshaking import CLOSE_TIMEOUT, HANDSHAKE_TIMEOUT, TLSFactory
-from rproxy.peers import peer_names
 from rproxy.sockets import SocketGroup
-from rproxy.tlsfiles import Files, TLSError
-from rproxy.verifying import TLSClientEndpoint
+from rproxy.tls.certificates import Certificates
+from rproxy.tls.files import Files, TLSError
+from rproxy.tls.handshaking import CLOSE_TIMEOUT, HANDSHAKE_TIMEOUT, TLSFactory
+from rproxy.tls.peers import peer_names
+from rproxy.tls.verifying import TLSClientEndpoint
 from tests.authority import Authority
 
 LOOPBACK = "127.0.0.1"

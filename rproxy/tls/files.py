@@ -1,6 +1,6 @@
 """What TLS is configured by: names of files, in options and in descriptions of endpoints.
 
-Nothing is read here, and nothing is needed for it but Python: :mod:`rproxy.certificates` reads the files.
+Nothing is read here, and nothing is needed for it but Python: :mod:`rproxy.tls.certificates` reads the files.
 """
 
 from __future__ import annotations

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.interfaces import IProtocolFactory, IReactorTime, IStreamClientEndpoint
 
-from rproxy.tlsfiles import CertificatesError, Files
+from rproxy.tls.files import CertificatesError, Files
 
 if TYPE_CHECKING:
-    from rproxy.certificates import Certificates
-    from rproxy.handshaking import TLSFactory
+    from rproxy.tls.certificates import Certificates
+    from rproxy.tls.handshaking import TLSFactory
 
 __all__ = ["SWEEP_LOGS", "Files", "Keyring", "tls_endpoint"]
 
@@ -42,7 +42,7 @@ class Keyring:
             return None
         if files not in self._certificates:
             try:
-                from rproxy.certificates import Certificates
+                from rproxy.tls.certificates import Certificates
             except ImportError as error:
                 raise CertificatesError(f"TLS isn't installed ({error}): pip install 'rproxy[tls]'") from None
             self._certificates[files] = Certificates(files)
@@ -57,7 +57,7 @@ class Keyring:
         certificates = self.load(files)
         if certificates is None:
             return factory
-        from rproxy.handshaking import TLSFactory
+        from rproxy.tls.handshaking import TLSFactory
 
         listening = TLSFactory(certificates, factory, clock)
         self._listening.append(listening)
@@ -76,7 +76,7 @@ class Keyring:
         certificates = self.load(files)
         if certificates is None:
             return endpoint
-        from rproxy.verifying import TLSClientEndpoint
+        from rproxy.tls.verifying import TLSClientEndpoint
 
         return TLSClientEndpoint(endpoint, certificates, name, clock, timeout)
 

@@ -1,0 +1,1 @@
+"""TLS on either side: its files, its handshakes, and whom it proves (docs/tls.rst)."""
