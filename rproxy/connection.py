@@ -21,10 +21,10 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rproxy import packets
+from rproxy.figures.counters import Counters
 from rproxy.framing import Framer, StreamError
 from rproxy.limits import Limits
 from rproxy.logs.packets import ProxyLog
-from rproxy.metrics import Counters
 from rproxy.packets import Ack, Error, PacketError
 from rproxy.registry.registration import Address
 from rproxy.request import Asker, Refusal, Request, Server

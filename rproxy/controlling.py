@@ -12,7 +12,7 @@ from typing import Protocol
 from twisted.internet.defer import Deferred, succeed
 
 from rproxy.figures import Figures
-from rproxy.happenings import Happening, Happenings
+from rproxy.figures.happenings import Happening, Happenings
 from rproxy.policies import Peer
 from rproxy.proxy import ProxyFactory
 from rproxy.registry.registration import Key, Registration
@@ -20,7 +20,7 @@ from rproxy.reporting import Explanation, Reporter
 
 #: For how long figures may be shown again, in seconds.
 FRESH = 0.25
-#: What may be done to servers, and the kinds of :class:`rproxy.happenings.Happening` that tell of it.
+#: What may be done to servers, and the kinds of :class:`rproxy.figures.happenings.Happening` that tell of it.
 DONE = {"drain": "drained", "resume": "resumed", "revoke": "revoked"}
 
 

@@ -29,13 +29,13 @@ from zope.interface import implementer
 from rproxy import packets
 from rproxy.addresses import ClientAddress
 from rproxy.admission import Admission
+from rproxy.figures.counters import Counters
 from rproxy.framing import Framer, StreamError
 from rproxy.hostports import format_address
 from rproxy.limits import Limits
 from rproxy.lingering import shut_writing
 from rproxy.logs.packets import ProxyLog
 from rproxy.logs.quiet import QuietLog
-from rproxy.metrics import Counters
 from rproxy.packets import Data, PacketError, Setup
 from rproxy.policies import Peer, Policies
 from rproxy.registry import Registry

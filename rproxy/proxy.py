@@ -16,11 +16,11 @@ from twisted.logger import Logger
 from rproxy.addresses import Addresses, ClientAddress
 from rproxy.admission import Admission
 from rproxy.downstream import Connection, ProxyProtocol
-from rproxy.happenings import Happened, nothing_happened
+from rproxy.figures.counters import Counters
+from rproxy.figures.happenings import Happened, nothing_happened
 from rproxy.limits import Limits
 from rproxy.logs.packets import ProxyLog
 from rproxy.logs.quiet import QuietLog
-from rproxy.metrics import Counters
 from rproxy.policies import EVERYTHING, Policies
 from rproxy.registry import Registry
 from rproxy.registry.claims import Claims

@@ -9,8 +9,8 @@ from twisted.internet.defer import Deferred, TimeoutError, gatherResults, maybeD
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from rproxy.figures.counters import Counters
 from rproxy.listening import ListenerService
-from rproxy.metrics import Counters
 from rproxy.proxy import ProxyFactory
 from rproxy.sweeping import SweepService
 

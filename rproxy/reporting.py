@@ -11,6 +11,7 @@ from attrs import define, field, frozen
 
 from rproxy import __version__
 from rproxy.figures import Figures, PolicyFigures, ProcessFigures, ServerFigures, StoreFigures, add_times
+from rproxy.figures.tallies import OTHERS, PolicyTally, ServerTally, Tallies, Times, count_of
 from rproxy.health import FULL_SHARE
 from rproxy.lag import Lag
 from rproxy.policies import Peer
@@ -19,7 +20,6 @@ from rproxy.registry.registration import Key
 from rproxy.rotation import Member
 from rproxy.routing import Route, upstream_of
 from rproxy.stores.replica import Replica
-from rproxy.tallies import OTHERS, PolicyTally, ServerTally, Tallies, Times, count_of
 from rproxy.upstream import Upstream
 
 

@@ -21,8 +21,8 @@ from rproxy.audit.appending import TrailFile
 from rproxy.collecting import CollectorService
 from rproxy.controlling import LocalControl
 from rproxy.downstream import ClientProtocol, ServerProtocol
+from rproxy.figures.happenings import Happenings
 from rproxy.fronted import FrontedFactory
-from rproxy.happenings import Happenings
 from rproxy.lag import Lag
 from rproxy.limits import Limits
 from rproxy.listening import ListenerService

@@ -19,10 +19,10 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from rproxy.connection import RecordedConnection, UpstreamConnection
+from rproxy.figures.counters import Counters
 from rproxy.health import FULL_SHARE, Health
 from rproxy.limits import CLASSIC_READ, Limits
 from rproxy.logs.packets import ProxyLog
-from rproxy.metrics import Counters
 from rproxy.registry.registration import Address, Key, Registration
 from rproxy.request import Request
 from rproxy.rotation import Member

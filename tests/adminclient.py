@@ -21,7 +21,7 @@ from rproxy.admin.scraping import Scrapes, make_cooperator
 from rproxy.admin.site import AdminResource, AdminSite
 from rproxy.admin.streaming import Streams
 from rproxy.controlling import Control, LocalControl
-from rproxy.happenings import Happenings
+from rproxy.figures.happenings import Happenings
 from rproxy.lag import Lag
 from rproxy.reporting import Reporter
 from rproxy.stores.ledger import Ledger

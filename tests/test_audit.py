@@ -36,10 +36,10 @@ from rproxy.audit.lines import (
     stamp,
 )
 from rproxy.audit.reading import ReadError, find_end
+from rproxy.figures.tallies import PolicyTally, ServerTally
 from rproxy.packets import Setup
 from rproxy.registry.registration import Registration
 from rproxy.request import Refusal, Request
-from rproxy.tallies import PolicyTally, ServerTally
 from rproxy.trail import REFUSED_LINES, REFUSED_PERIOD, ROOM, SHARED, Trail
 from tests.test_cli import CommandCase
 

@@ -13,12 +13,12 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
+from rproxy.figures.tallies import ServerTally, Tallies
 from rproxy.logs.access import ROOM, AccessLog
 from rproxy.logs.accessfile import CHUNK, GATHER, RETRY, AccessLogError, AccessWriter
 from rproxy.registry.registration import Registration
 from rproxy.request import Refusal, Request
 from rproxy.rotation import Member
-from rproxy.tallies import ServerTally, Tallies
 
 
 class Asker:

@@ -9,12 +9,12 @@ from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from rproxy import packets
+from rproxy.figures.tallies import PolicyTally, ServerTally
 from rproxy.health import FULL_SHARE
 from rproxy.logs.packets import SHOWN, ProxyLog, shown
 from rproxy.registry.registration import Registration
 from rproxy.request import Request
 from rproxy.rotation import Member
-from rproxy.tallies import PolicyTally, ServerTally
 from tests.strategies import texts
 
 SHA1 = "b0400cf1f3919fdba057dbd2acc52f148fbb43ac"

@@ -21,7 +21,7 @@ from twisted.logger import capturedLogs, formatEvent
 from twisted.test.iosim import FakeTransport, IOPump, connect
 from twisted.trial.unittest import SynchronousTestCase
 
-from rproxy.metrics import Counters
+from rproxy.figures.counters import Counters
 from rproxy.options import Options
 from rproxy.proxyservice import CLOSE_TIMEOUT
 from rproxy.recording import PATIENCE as PATIENCE_OF_TRAILS

@@ -19,7 +19,7 @@ from zope.interface import implementer
 
 from rproxy.controlling import Control, ControlError
 from rproxy.figures import Figures
-from rproxy.happenings import Happening
+from rproxy.figures.happenings import Happening
 
 #: Seconds between two figures.
 INTERVAL = 1.0

@@ -12,9 +12,9 @@ from msgspec import Struct
 from msgspec.json import Encoder
 
 from rproxy.audit.lines import stamp
+from rproxy.figures.tallies import Tallies
 from rproxy.hostports import format_address
 from rproxy.request import Refusal, Request
-from rproxy.tallies import Tallies
 
 #: Lines that are not written yet, in bytes; beyond that, lines are left out.
 ROOM = 16 << 20

@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 
 from rproxy.controlling import ControlError, matching
 from rproxy.figures import Figures
-from rproxy.happenings import Happening
+from rproxy.figures.happenings import Happening
 from rproxy.policies import Peer
 from rproxy.registry.registration import Key
 from rproxy.reporting import Explanation

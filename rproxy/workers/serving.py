@@ -12,7 +12,7 @@ from twisted.internet.error import ReactorNotRunning
 from twisted.logger import Logger
 
 from rproxy.controlling import LocalControl
-from rproxy.metrics import Counters
+from rproxy.figures.counters import Counters
 from rproxy.policies import Peer
 from rproxy.workers.channel import Channel, ChannelError, Handler
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from rproxy.happenings import MOST, Happening, Happenings, nothing_happened
+from rproxy.figures.happenings import MOST, Happening, Happenings, nothing_happened
 
 
 class HappeningsTests(SynchronousTestCase):

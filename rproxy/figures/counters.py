@@ -10,7 +10,7 @@ from typing import Any
 
 from attrs import asdict, define, field
 
-from rproxy.tallies import Tallies
+from rproxy.figures.tallies import Tallies
 
 
 @define

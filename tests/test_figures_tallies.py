@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from rproxy import tallies as module
-from rproxy.tallies import BOUNDS, OTHERS, Tallies, Timings, count_of, new_times, observe
+from rproxy.figures import tallies as module
+from rproxy.figures.tallies import BOUNDS, OTHERS, Tallies, Timings, count_of, new_times, observe
 
 
 class TimesTests(SynchronousTestCase):

@@ -6,7 +6,7 @@ import json
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from rproxy.metrics import Counters
+from rproxy.figures.counters import Counters
 
 
 class SnapshotTests(SynchronousTestCase):

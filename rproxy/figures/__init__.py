@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from msgspec import Struct, field
 
-from rproxy.tallies import Times, new_times
+from rproxy.figures.tallies import Times, new_times
 
 
 class ServerFigures(Struct, kw_only=True):
@@ -42,7 +42,7 @@ class ServerFigures(Struct, kw_only=True):
     #: How long ago it went down last, and why; None if it never did.
     down_ago: float | None = None
     down_why: str = ""
-    #: See :class:`rproxy.tallies.ServerTally`.
+    #: See :class:`rproxy.figures.tallies.ServerTally`.
     total_times: Times = field(default_factory=new_times)
     times: Times = field(default_factory=new_times)
 
@@ -53,7 +53,7 @@ class PolicyFigures(Struct, kw_only=True):
     ``received`` is the sum of ``acked``, everything in ``refused``, ``client_gone`` and ``in_flight``.
     """
 
-    #: :data:`rproxy.tallies.OTHERS` of all that are too many.
+    #: :data:`rproxy.figures.tallies.OTHERS` of all that are too many.
     name: str
     description: str = ""
     received: int = 0
@@ -109,7 +109,7 @@ class Figures(Struct, kw_only=True):
     version: str
     #: ``ready``; ``draining`` once it is told to stop; ``refusing`` while it can't write the trail that it has to.
     state: str
-    #: Of :class:`rproxy.metrics.Counters`, by their names.
+    #: Of :class:`rproxy.figures.counters.Counters`, by their names.
     counters: dict[str, int | dict[str, int]]
     in_flight: int
     policies: list[PolicyFigures]
