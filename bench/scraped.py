@@ -21,6 +21,7 @@ from twisted.internet.task import Clock
 from rproxy import packets
 from rproxy.admin.scraping import Scrapes, make_cooperator
 from rproxy.collecting import THRESHOLD
+from rproxy.control.reporting import Reporter
 from rproxy.figures import Figures
 from rproxy.lag import Lag
 from rproxy.limits import Limits
@@ -28,7 +29,6 @@ from rproxy.packets import Setup
 from rproxy.policies import Peer
 from rproxy.proxy import ProxyFactory
 from rproxy.registry.claims import Claims
-from rproxy.reporting import Reporter
 from rproxy.stores.replica import Replica
 
 #: Servers of one policy.
@@ -93,7 +93,7 @@ class Shown:
         self._reporter = reporter
 
     def figures(self) -> Deferred[Figures]:
-        """See :class:`rproxy.controlling.Control`."""
+        """See :class:`rproxy.control.Control`."""
         return succeed(self._reporter.figures())
 
 

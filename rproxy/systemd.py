@@ -18,7 +18,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from rproxy.controlling import Control, ControlError
+from rproxy.control import Control, ControlError
 from rproxy.notifying import Manager, datagram, proxy_status
 from rproxy.sweeping import SweepService
 

@@ -19,7 +19,8 @@ from twisted.logger import Logger
 from rproxy.admin.service import attend
 from rproxy.audit.appending import TrailFile
 from rproxy.collecting import CollectorService
-from rproxy.controlling import LocalControl
+from rproxy.control import LocalControl
+from rproxy.control.reporting import Reporter
 from rproxy.downstream import ClientProtocol, ServerProtocol
 from rproxy.figures.happenings import Happenings
 from rproxy.fronted import FrontedFactory
@@ -40,7 +41,6 @@ from rproxy.recording import Recorder
 from rproxy.registry.claims import Claims
 from rproxy.registry.forgetting import LOOKS, Forgetter
 from rproxy.registry.registration import Address
-from rproxy.reporting import Reporter
 from rproxy.signals import ReloadService, SignalService
 from rproxy.sockets import SocketGroup
 from rproxy.stores import Store, StoreRefusedError

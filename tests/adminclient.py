@@ -20,10 +20,10 @@ from rproxy.admin.routes import Routes
 from rproxy.admin.scraping import Scrapes, make_cooperator
 from rproxy.admin.site import AdminResource, AdminSite
 from rproxy.admin.streaming import Streams
-from rproxy.controlling import Control, LocalControl
+from rproxy.control import Control, LocalControl
+from rproxy.control.reporting import Reporter
 from rproxy.figures.happenings import Happenings
 from rproxy.lag import Lag
-from rproxy.reporting import Reporter
 from rproxy.stores.ledger import Ledger
 from rproxy.stores.memory import Memory, MemoryStore
 from rproxy.stores.replica import Replica

@@ -12,7 +12,7 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import LogEvent, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
-from rproxy.controlling import Control, ControlError
+from rproxy.control import Control, ControlError
 from rproxy.figures import Figures
 from rproxy.notifying import Manager
 from rproxy.systemd import NOBODY, READY, STATUS, Notifier, ProxyStatus, SystemdService

@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from rproxy.controlling import FRESH, ControlError, LocalControl
+from rproxy.control import FRESH, ControlError, LocalControl
 from rproxy.figures import Figures, PolicyFigures
 from rproxy.figures.counters import Counters
 from rproxy.figures.happenings import Happening

@@ -17,7 +17,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from rproxy.controlling import Control, ControlError
+from rproxy.control import Control, ControlError
 from rproxy.figures import Figures
 from rproxy.figures.happenings import Happening
 

@@ -17,12 +17,12 @@ import msgspec
 from twisted.internet.defer import Deferred, DeferredLock
 from twisted.python.failure import Failure
 
-from rproxy.controlling import ControlError, matching
+from rproxy.control import ControlError, matching
+from rproxy.control.reporting import Explanation
 from rproxy.figures import Figures
 from rproxy.figures.happenings import Happening
 from rproxy.policies import Peer
 from rproxy.registry.registration import Key
-from rproxy.reporting import Explanation
 from rproxy.workers.merging import Merged
 from rproxy.workers.processes import Process
 from rproxy.workers.remembering import Memory
@@ -40,7 +40,7 @@ NOBODY = "no process of the proxy answers: its log says what they do"
 
 
 class WorkersControl:
-    """See :class:`rproxy.controlling.Control`."""
+    """See :class:`rproxy.control.Control`."""
 
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor

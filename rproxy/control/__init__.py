@@ -11,12 +11,12 @@ from typing import Protocol
 
 from twisted.internet.defer import Deferred, succeed
 
+from rproxy.control.reporting import Explanation, Reporter
 from rproxy.figures import Figures
 from rproxy.figures.happenings import Happening, Happenings
 from rproxy.policies import Peer
 from rproxy.proxy import ProxyFactory
 from rproxy.registry.registration import Key, Registration
-from rproxy.reporting import Explanation, Reporter
 
 #: For how long figures may be shown again, in seconds.
 FRESH = 0.25

@@ -10,7 +10,7 @@ from attrs import frozen
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rproxy.controlling import FRESH, LocalControl
+from rproxy.control import FRESH, LocalControl
 from rproxy.figures import Figures
 from rproxy.networks import parse_network
 from rproxy.policies import ClientRule, Peer, Policies, Policy
