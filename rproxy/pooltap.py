@@ -16,19 +16,19 @@ from twisted.internet.endpoints import HostnameEndpoint
 from twisted.python import usage
 
 from rproxy.arguments import is_id
-from rproxy.handling import Handler, Handling
 from rproxy.hashing import sha1_hex
 from rproxy.hostports import add_address, format_address
-from rproxy.leasing import DEFAULT_LEASE, DRAIN_TIMEOUT, Offer
 from rproxy.limits import Limits
 from rproxy.listening import ListenerService, parse_listen
 from rproxy.logs.service import OPTION as LOG_FORMAT
 from rproxy.logs.service import LoggedService, check_format
 from rproxy.notifying import pool_status, read_manager
 from rproxy.packets import MAX_FIELD
-from rproxy.poolserver import DEFAULT_PIPELINE, PoolServerFactory
-from rproxy.poolservice import CLOSE_TIMEOUT, Address, PoolService
-from rproxy.registrar import Registrar
+from rproxy.pool.handling import Handler, Handling
+from rproxy.pool.leasing import DEFAULT_LEASE, DRAIN_TIMEOUT, Offer
+from rproxy.pool.registrar import Registrar
+from rproxy.pool.server import DEFAULT_PIPELINE, PoolServerFactory
+from rproxy.pool.service import CLOSE_TIMEOUT, Address, PoolService
 from rproxy.signals import ReloadService, SignalService
 from rproxy.sweeping import SweepService
 from rproxy.systemd import Notifier, SystemdService

@@ -29,13 +29,13 @@ from rproxy import hashing, packets, pooltap, tap
 from rproxy.admin.metrics import PARTS
 from rproxy.cli import COMMANDS, make_parser
 from rproxy.framing import Framer
-from rproxy.leasing import DEFAULT_LEASE
 from rproxy.limits import Limits
 from rproxy.logs.access import Access
 from rproxy.logs.lines import COMMON
 from rproxy.packets import Ack, Data, Error, PacketError, Setup
 from rproxy.policies import PRIVATE, ClientRule, Policies, Policy, ServerRule, digest
 from rproxy.policies.reading import PoliciesError, parse, read
+from rproxy.pool.leasing import DEFAULT_LEASE
 from rproxy.stores.redis.script import channel, keys
 from rproxy.stores.replica import BEAT, RENEWAL_SHARE, RENEWAL_WAIT
 from tests.redisserver import ALLOWED

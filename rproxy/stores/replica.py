@@ -41,7 +41,7 @@ STORE_TIMEOUT = 5.0
 #: Seconds that a stop may take: a proxy that stops has told what there was to tell, or will not be able to.
 STOP_TIMEOUT = 3.0
 #: Seconds that an acknowledgement may wait for the store: a server that hears nothing for some seconds takes the proxy
-#: for an old one (:data:`rproxy.leasing.ANSWER_TIMEOUT`).
+#: for an old one (:data:`rproxy.pool.leasing.ANSWER_TIMEOUT`).
 TOLD_TIMEOUT = 1.0
 #: Packets that may wait for the store's word, and their bytes.
 MOST_ASKED = 10_000

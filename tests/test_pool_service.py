@@ -7,13 +7,13 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
 from rproxy import packets
-from rproxy.handling import Handling
-from rproxy.leasing import DRAIN_TIMEOUT, Offer
 from rproxy.listening import ListenError, ListenerService
 from rproxy.packets import Setup
-from rproxy.poolserver import PoolServerFactory, PoolServerProtocol
-from rproxy.poolservice import CLOSE_TIMEOUT, ON_THEIR_WAY, Address, PoolService
-from rproxy.registrar import Registrar
+from rproxy.pool.handling import Handling
+from rproxy.pool.leasing import DRAIN_TIMEOUT, Offer
+from rproxy.pool.registrar import Registrar
+from rproxy.pool.server import PoolServerFactory, PoolServerProtocol
+from rproxy.pool.service import CLOSE_TIMEOUT, ON_THEIR_WAY, Address, PoolService
 from tests.endpoints import Peer
 from tests.transports import Transport, connect, logged_lines, lose, packets_in
 

@@ -12,10 +12,10 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from rproxy import packets
-from rproxy.leasing import ANSWER_TIMEOUT, DRAIN_TIMEOUT, Offer
 from rproxy.limits import Limits
 from rproxy.packets import Setup
-from rproxy.registrar import OLD_PROXY_INTERVAL, RETRY, RETRY_REFUSED, SILENCES, WAITS, Registrar
+from rproxy.pool.leasing import ANSWER_TIMEOUT, DRAIN_TIMEOUT, Offer
+from rproxy.pool.registrar import OLD_PROXY_INTERVAL, RETRY, RETRY_REFUSED, SILENCES, WAITS, Registrar
 from rproxy.tls.files import TLSError
 from tests.endpoints import Peer
 from tests.transports import logged_lines, lose

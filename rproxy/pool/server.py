@@ -30,9 +30,9 @@ from zope.interface import implementer
 from rproxy import packets
 from rproxy.counting import Count
 from rproxy.framing import Framer, StreamError
-from rproxy.handling import Handling
 from rproxy.limits import Limits
 from rproxy.lingering import shut_writing
+from rproxy.pool.handling import Handling
 
 #: How many unanswered packets a connection may have, unless told otherwise.
 DEFAULT_PIPELINE = 128

@@ -12,10 +12,10 @@ from twisted.test.iosim import connectedServerAndClient
 from twisted.trial.unittest import SynchronousTestCase
 
 from rproxy import packets
-from rproxy.handling import Handler, Handling
 from rproxy.hashing import sha1_hex
 from rproxy.packets import Ack, Error
-from rproxy.poolserver import PoolServerFactory, PoolServerProtocol
+from rproxy.pool.handling import Handler, Handling
+from rproxy.pool.server import PoolServerFactory, PoolServerProtocol
 from tests.transports import Transport, connect, logged_lines, lose, packets_in
 
 LINGER = 2.0

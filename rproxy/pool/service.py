@@ -15,8 +15,8 @@ from twisted.logger import Logger
 
 from rproxy.hostports import format_address
 from rproxy.listening import ListenError, ListenerService
-from rproxy.poolserver import PoolServerFactory
-from rproxy.registrar import Registrar
+from rproxy.pool.registrar import Registrar
+from rproxy.pool.server import PoolServerFactory
 
 #: How long connections may take to send the last answers at the end, in seconds.
 CLOSE_TIMEOUT = 2.0

@@ -5,7 +5,7 @@ and cost much where it matters: a policy that is refused would take the others d
 whatever it reads first for exactly one packet.
 
 Old proxies neither answer a setup packet nor keep its connection. A proxy that closes it without a word, or says
-nothing for :data:`rproxy.leasing.ANSWER_TIMEOUT`, and again so, :data:`WAITS` times in a row, is taken for one, and
+nothing for :data:`rproxy.pool.leasing.ANSWER_TIMEOUT`, and again so, :data:`WAITS` times in a row, is taken for one, and
 gets the setup packet again every :data:`OLD_PROXY_INTERVAL`, over a fresh connection each time, because it may have
 restarted and forgotten. A proxy that has answered before is taken for an old one only after :data:`SILENCES` such
 connections in a row: something in between may have accepted them, while the proxy restarts.
@@ -25,8 +25,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rproxy.backoff import Backoff
-from rproxy.leasing import Offer, SetupProtocol
 from rproxy.logs.packets import shown
+from rproxy.pool.leasing import Offer, SetupProtocol
 
 #: How often an old proxy is told again, in seconds.
 OLD_PROXY_INTERVAL = 60.0
@@ -106,14 +106,14 @@ class Registrar(Service):
         """Ask the proxy for no more packets, and never register again.
 
         Fires with whether the proxy acknowledged it. It is False where the server isn't registered, for example at an
-        old proxy, and where :data:`rproxy.leasing.DRAIN_TIMEOUT` passes. Never fails.
+        old proxy, and where :data:`rproxy.pool.leasing.DRAIN_TIMEOUT` passes. Never fails.
         """
         self._draining = True
         if self._connection is not None and self._connection.registered:
             return self._connection.drain()
         return self._client.stopService().addCallback(lambda _: False)
 
-    # From the connection: see rproxy.leasing.Owner.
+    # From the connection: see rproxy.pool.leasing.Owner.
 
     def connected(self, connection: SetupProtocol) -> None:
         self._connection = connection

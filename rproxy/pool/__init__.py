@@ -1,0 +1,1 @@
+"""A pool server: takes packets, has them handled, and keeps itself registered (docs/protocol.rst)."""
