@@ -22,7 +22,7 @@ from twisted.internet.task import react
 from rproxy import packets
 from rproxy.arguments import identifier, seconds
 from rproxy.client import DEFAULT_TIMEOUT, MAX_REFUSALS, PASSING, Answer, Client, ProxyError, is_correct
-from rproxy.failover import HEAD_START, FailoverEndpoint
+from rproxy.client.failover import HEAD_START, FailoverEndpoint
 from rproxy.hostports import add_address, format_address, parse_address
 from rproxy.logs.packets import shown
 from rproxy.packetfiles import parse_packet, read_packet

@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from rproxy import packets
 from rproxy.client import MAX_REFUSALS, PASSING, RECONNECT, RESEND, Answer, Client, ProxyError, is_correct
-from rproxy.failover import HEAD_START, REST, FailoverEndpoint
+from rproxy.client.failover import HEAD_START, REST, FailoverEndpoint
 from rproxy.hashing import sha1_hex
 from rproxy.packets import Ack, Data, Error
 from rproxy.pool.handling import Handling

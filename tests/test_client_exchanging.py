@@ -8,7 +8,7 @@ from twisted.internet.error import ConnectionLost
 from twisted.trial.unittest import SynchronousTestCase
 
 from rproxy import packets
-from rproxy.exchanging import Answer, ClientProtocol, ProxyError, Request
+from rproxy.client.exchanging import Answer, ClientProtocol, ProxyError, Request
 from tests.transports import connect, lose
 
 GOODBYE = packets.error("rproxy", "1", "shutting-down", "no", "the proxy is stopping")

@@ -25,7 +25,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
-from rproxy.failover import HEAD_START, REST, FailoverEndpoint, NoProxyError
+from rproxy.client.failover import HEAD_START, REST, FailoverEndpoint, NoProxyError
 from tests.endpoints import Peer
 from tests.transports import connect, lose
 

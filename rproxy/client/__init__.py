@@ -1,6 +1,6 @@
 """The client: payloads out under a policy, ACKs back.
 
-One connection carries many packets at a time (:mod:`rproxy.exchanging`). It is made when there is something to send,
+One connection carries many packets at a time (:mod:`rproxy.client.exchanging`). It is made when there is something to send,
 and made again after it was lost, for as long as the client isn't closed; one that carried no packet is let go until
 there is one, because proxies close connections that are idle. Packets wait for a connection for as long as for their
 answer::
@@ -15,7 +15,7 @@ Nothing that a server may have got is ever sent a second time: whoever asked dec
 for a reason that may pass (:data:`PASSING`): after a random time that grows with each try, up to :data:`MAX_REFUSALS`
 times, and within the packet's one timeout. It may then come after packets that were sent later.
 
-With several proxies (:mod:`rproxy.failover`) the connection is made to the next one as soon as one fails: no connection
+With several proxies (:mod:`rproxy.client.failover`) the connection is made to the next one as soon as one fails: no connection
 to it can be made, its connection is lost with packets on it, an answer doesn't come in time, or it says that it is
 stopping. What was never written is written there. There is a wait only when all have failed. With ``resend`` the next
 one is also gone to when a proxy refused a packet that is to be sent again, because another may know a server where this
@@ -36,9 +36,9 @@ from twisted.python.failure import Failure
 
 from rproxy import packets
 from rproxy.backoff import Backoff
+from rproxy.client.exchanging import Answer, ClientProtocol, ProxyError, Request
+from rproxy.client.failover import FailoverEndpoint
 from rproxy.counting import Count
-from rproxy.exchanging import Answer, ClientProtocol, ProxyError, Request
-from rproxy.failover import FailoverEndpoint
 from rproxy.hashing import sha1_hex
 from rproxy.limits import Limits
 from rproxy.packets import Ack, Error, PacketError
@@ -68,7 +68,7 @@ def is_correct(payload: str, ack: Ack) -> bool:
 class Client:
     """Sends packets as one client.
 
-    :param endpoint: where the proxy is; a :class:`rproxy.failover.FailoverEndpoint` if there are several.
+    :param endpoint: where the proxy is; a :class:`rproxy.client.failover.FailoverEndpoint` if there are several.
     :param client_id: its ``srcid``.
     :param timeout: how long an answer may take, in seconds, with all waits and tries.
     :param max_in_flight: packets unanswered at a time; further ones are refused.
@@ -233,7 +233,7 @@ class Client:
             text += f", and no connection to the proxy: {self._why}"
         raise request.failure("timeout", text)
 
-    # From a connection: see rproxy.exchanging.Owner.
+    # From a connection: see rproxy.client.exchanging.Owner.
 
     def opened(self, connection: ClientProtocol) -> None:
         self._connections.add(connection)
