@@ -23,9 +23,9 @@ from rproxy import packets
 from rproxy.arguments import identifier, seconds
 from rproxy.client import DEFAULT_TIMEOUT, MAX_REFUSALS, PASSING, Answer, Client, ProxyError, is_correct
 from rproxy.client.failover import HEAD_START, FailoverEndpoint
+from rproxy.commands.packetfiles import parse_packet, read_packet
 from rproxy.hostports import add_address, format_address, parse_address
 from rproxy.logs.packets import shown
-from rproxy.packetfiles import parse_packet, read_packet
 from rproxy.packets import Ack, Data
 from rproxy.tls.files import client_files
 from rproxy.tls.keyring import Keyring
