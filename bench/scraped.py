@@ -20,13 +20,13 @@ from twisted.internet.task import Clock
 
 from rproxy import packets
 from rproxy.admin.scraping import Scrapes, make_cooperator
-from rproxy.collecting import THRESHOLD
 from rproxy.control.reporting import Reporter
 from rproxy.figures import Figures
-from rproxy.lag import Lag
 from rproxy.limits import Limits
 from rproxy.packets import Setup
 from rproxy.policies import Peer
+from rproxy.process.collecting import THRESHOLD
+from rproxy.process.lag import Lag
 from rproxy.proxy import ProxyFactory
 from rproxy.registry.claims import Claims
 from rproxy.stores.replica import Replica

@@ -29,8 +29,8 @@ from rproxy.pool.leasing import DEFAULT_LEASE, DRAIN_TIMEOUT, Offer
 from rproxy.pool.registrar import Registrar
 from rproxy.pool.server import DEFAULT_PIPELINE, PoolServerFactory
 from rproxy.pool.service import CLOSE_TIMEOUT, Address, PoolService
-from rproxy.signals import ReloadService, SignalService
-from rproxy.sweeping import SweepService
+from rproxy.process.signals import ReloadService, SignalService
+from rproxy.process.sweeping import SweepService
 from rproxy.systemd import Notifier, SystemdService
 from rproxy.tls.files import CertificatesError, client_files, split_listen
 from rproxy.tls.keyring import SWEEP_LOGS, Keyring

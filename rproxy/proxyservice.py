@@ -11,8 +11,8 @@ from twisted.logger import Logger
 
 from rproxy.figures.counters import Counters
 from rproxy.listening import ListenerService
+from rproxy.process.sweeping import SweepService
 from rproxy.proxy import ProxyFactory
-from rproxy.sweeping import SweepService
 
 _logger = Logger()
 

@@ -20,7 +20,7 @@ from twisted.python.failure import Failure
 
 from rproxy.control import Control, ControlError
 from rproxy.notifying import Manager, datagram, proxy_status
-from rproxy.sweeping import SweepService
+from rproxy.process.sweeping import SweepService
 
 #: Seconds between two looks at how the service is, and until it is asked again whether it is ready.
 STATUS = 5.0

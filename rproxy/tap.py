@@ -18,13 +18,11 @@ from twisted.logger import Logger
 
 from rproxy.admin.service import attend
 from rproxy.audit.appending import TrailFile
-from rproxy.collecting import CollectorService
 from rproxy.control import LocalControl
 from rproxy.control.reporting import Reporter
 from rproxy.downstream import ClientProtocol, ServerProtocol
 from rproxy.figures.happenings import Happenings
 from rproxy.fronted import FrontedFactory
-from rproxy.lag import Lag
 from rproxy.limits import Limits
 from rproxy.listening import ListenerService
 from rproxy.logs.access import AccessLog
@@ -32,22 +30,24 @@ from rproxy.logs.accessfile import AccessWriter
 from rproxy.logs.packets import ProxyLog
 from rproxy.logs.service import LoggedService
 from rproxy.notifying import read_manager
-from rproxy.openfiles import OpenFilesService
 from rproxy.options import Options
 from rproxy.policies.reading import PoliciesError
+from rproxy.process.collecting import CollectorService
+from rproxy.process.lag import Lag
+from rproxy.process.openfiles import OpenFilesService
+from rproxy.process.signals import ReloadService, SignalService
+from rproxy.process.sweeping import SWEEP, SweepService
 from rproxy.proxy import Entrance, ProxyFactory
 from rproxy.proxyservice import ProxyService
 from rproxy.recording import Recorder
 from rproxy.registry.claims import Claims
 from rproxy.registry.forgetting import LOOKS, Forgetter
 from rproxy.registry.registration import Address
-from rproxy.signals import ReloadService, SignalService
 from rproxy.sockets import SocketGroup
 from rproxy.stores import Store, StoreRefusedError
 from rproxy.stores.opening import check_registry, open_registry
 from rproxy.stores.replica import Replica
 from rproxy.stores.urls import MemoryUrl
-from rproxy.sweeping import SWEEP, SweepService
 from rproxy.systemd import NOBODY, Notifier, ProxyStatus, SystemdService
 from rproxy.tls.files import CertificatesError, split_listen
 from rproxy.tls.keyring import SWEEP_LOGS, Keyring

@@ -23,7 +23,7 @@ from rproxy.admin.streaming import Streams
 from rproxy.control import Control, LocalControl
 from rproxy.control.reporting import Reporter
 from rproxy.figures.happenings import Happenings
-from rproxy.lag import Lag
+from rproxy.process.lag import Lag
 from rproxy.stores.ledger import Ledger
 from rproxy.stores.memory import Memory, MemoryStore
 from rproxy.stores.replica import Replica

@@ -37,12 +37,12 @@ from zope.interface import implementer
 from rproxy.downstream import ClientProtocol, ServerProtocol
 from rproxy.limits import Limits
 from rproxy.policies import EVERYTHING, Policies
+from rproxy.process.sweeping import SWEEP
 from rproxy.proxy import Entrance, ProxyFactory
 from rproxy.registry.claims import Claims
 from rproxy.registry.registration import Address
 from rproxy.stores import Store
 from rproxy.stores.replica import Replica
-from rproxy.sweeping import SWEEP
 
 Packet = dict[str, Any]
 

@@ -16,8 +16,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from rproxy.control.reporting import Reporter
 from rproxy.figures import Figures, PolicyFigures, ServerFigures, add_up, tallies
 from rproxy.figures.tallies import BOUNDS, OTHERS, count_of
-from rproxy.lag import Lag
 from rproxy.policies import Peer, Policies, Policy
+from rproxy.process.lag import Lag
 from tests.links import SharedStore
 from tests.memory import Client, Proxy, ProxyCase, encode, setup
 from tests.test_admin_metrics import Page, text_of

@@ -24,9 +24,9 @@ from rproxy import pooltap, tap
 from rproxy.client import Client, ProxyError
 from rproxy.downstream import ServerProtocol
 from rproxy.limits import Limits
+from rproxy.process.sweeping import SweepService
 from rproxy.proxy import Entrance, ProxyFactory
 from rproxy.registry.claims import Claims
-from rproxy.sweeping import SweepService
 from rproxy.tls.files import CertificatesError
 from rproxy.tls.handshaking import CLOSE_TIMEOUT, HANDSHAKE_TIMEOUT
 from rproxy.tls.keyring import Files, Keyring, tls_endpoint

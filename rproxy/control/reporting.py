@@ -13,8 +13,8 @@ from rproxy import __version__
 from rproxy.figures import Figures, PolicyFigures, ProcessFigures, ServerFigures, StoreFigures, add_times
 from rproxy.figures.tallies import OTHERS, PolicyTally, ServerTally, Tallies, Times, count_of
 from rproxy.health import FULL_SHARE
-from rproxy.lag import Lag
 from rproxy.policies import Peer
+from rproxy.process.lag import Lag
 from rproxy.proxy import ProxyFactory
 from rproxy.registry.registration import Key
 from rproxy.rotation import Member

@@ -8,7 +8,7 @@ from unittest.mock import patch
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from rproxy.openfiles import OpenFilesService
+from rproxy.process.openfiles import OpenFilesService
 
 FILES = resource.RLIMIT_NOFILE
 

@@ -8,7 +8,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from rproxy.lag import INTERVAL, WINDOW, Lag
+from rproxy.process.lag import INTERVAL, WINDOW, Lag
 
 
 class LagTests(SynchronousTestCase):

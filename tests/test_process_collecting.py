@@ -7,7 +7,7 @@ import gc
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
-from rproxy.collecting import THRESHOLD, CollectorService
+from rproxy.process.collecting import THRESHOLD, CollectorService
 
 
 class CollectorTests(SynchronousTestCase):

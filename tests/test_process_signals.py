@@ -11,7 +11,7 @@ from twisted.internet.error import ReactorNotRunning
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from rproxy.signals import ReloadService, SignalService
+from rproxy.process.signals import ReloadService, SignalService
 
 
 class StopOnce:

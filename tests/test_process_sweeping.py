@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from rproxy.sweeping import SweepService
+from rproxy.process.sweeping import SweepService
 
 
 class Broken(Exception):
