@@ -22,7 +22,6 @@ from rproxy.limits import Limits
 from rproxy.listening import ListenerService, parse_listen
 from rproxy.logs.service import OPTION as LOG_FORMAT
 from rproxy.logs.service import LoggedService, check_format
-from rproxy.notifying import pool_status, read_manager
 from rproxy.packets import MAX_FIELD
 from rproxy.pool.handling import Handler, Handling
 from rproxy.pool.leasing import DEFAULT_LEASE, DRAIN_TIMEOUT, Offer
@@ -31,7 +30,8 @@ from rproxy.pool.server import DEFAULT_PIPELINE, PoolServerFactory
 from rproxy.pool.service import CLOSE_TIMEOUT, Address, PoolService
 from rproxy.process.signals import ReloadService, SignalService
 from rproxy.process.sweeping import SweepService
-from rproxy.systemd import Notifier, SystemdService
+from rproxy.systemd.messages import pool_status, read_manager
+from rproxy.systemd.service import Notifier, SystemdService
 from rproxy.tls.files import CertificatesError, client_files, split_listen
 from rproxy.tls.keyring import SWEEP_LOGS, Keyring
 

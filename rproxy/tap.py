@@ -29,7 +29,6 @@ from rproxy.logs.access import AccessLog
 from rproxy.logs.accessfile import AccessWriter
 from rproxy.logs.packets import ProxyLog
 from rproxy.logs.service import LoggedService
-from rproxy.notifying import read_manager
 from rproxy.options import Options
 from rproxy.policies.reading import PoliciesError
 from rproxy.process.collecting import CollectorService
@@ -48,7 +47,8 @@ from rproxy.stores import Store, StoreRefusedError
 from rproxy.stores.opening import check_registry, open_registry
 from rproxy.stores.replica import Replica
 from rproxy.stores.urls import MemoryUrl
-from rproxy.systemd import NOBODY, Notifier, ProxyStatus, SystemdService
+from rproxy.systemd.messages import read_manager
+from rproxy.systemd.service import NOBODY, Notifier, ProxyStatus, SystemdService
 from rproxy.tls.files import CertificatesError, split_listen
 from rproxy.tls.keyring import SWEEP_LOGS, Keyring
 from rproxy.trail import Trail

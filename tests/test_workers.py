@@ -27,7 +27,7 @@ from rproxy.proxyservice import CLOSE_TIMEOUT
 from rproxy.recording import PATIENCE as PATIENCE_OF_TRAILS
 from rproxy.stores.replica import STOP_TIMEOUT
 from rproxy.stores.urls import SqliteUrl, parse_registry
-from rproxy.systemd import NOBODY
+from rproxy.systemd.service import NOBODY
 from rproxy.workers import parent as parent_module
 from rproxy.workers.channel import Channel, ChannelError
 from rproxy.workers.parent import Parent, make_parent, patience_with, values_of

@@ -33,7 +33,7 @@ from rproxy.stores import StoreRefusedError
 from rproxy.stores.opening import check_registry
 from rproxy.stores.replica import STOP_TIMEOUT
 from rproxy.stores.urls import MemoryUrl, SqliteUrl
-from rproxy.systemd import Notifier
+from rproxy.systemd.service import Notifier
 from rproxy.tls.files import CertificatesError, absolute_files, absolute_listen, split_listen
 from rproxy.tls.keyring import Keyring
 from rproxy.workers.balancing import make_board

@@ -1,6 +1,6 @@
 """What a service and systemd say to each other: the variables that it is started with, and lines in one datagram back.
 
-The protocol is sd_notify(3)'s. This is what is said; :mod:`rproxy.systemd` says it.
+The protocol is sd_notify(3)'s. This is what is said; :mod:`rproxy.systemd.service` says it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tests of :mod:`rproxy.systemd`."""
+"""Tests of :mod:`rproxy.systemd.service`."""
 
 import os
 import socket
@@ -14,8 +14,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from rproxy.control import Control, ControlError
 from rproxy.figures import Figures
-from rproxy.notifying import Manager
-from rproxy.systemd import NOBODY, READY, STATUS, Notifier, ProxyStatus, SystemdService
+from rproxy.systemd.messages import Manager
+from rproxy.systemd.service import NOBODY, READY, STATUS, Notifier, ProxyStatus, SystemdService
 
 
 class Listener:

@@ -1,11 +1,11 @@
-"""Tests of :mod:`rproxy.notifying`."""
+"""Tests of :mod:`rproxy.systemd.messages`."""
 
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from rproxy.figures import Figures, PolicyFigures, ServerFigures
-from rproxy.notifying import Manager, datagram, pool_status, proxy_status, read_manager
+from rproxy.systemd.messages import Manager, datagram, pool_status, proxy_status, read_manager
 
 
 class ManagerTests(SynchronousTestCase):

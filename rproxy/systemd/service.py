@@ -19,8 +19,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from rproxy.control import Control, ControlError
-from rproxy.notifying import Manager, datagram, proxy_status
 from rproxy.process.sweeping import SweepService
+from rproxy.systemd.messages import Manager, datagram, proxy_status
 
 #: Seconds between two looks at how the service is, and until it is asked again whether it is ready.
 STATUS = 5.0

@@ -13,7 +13,7 @@ from pathlib import Path
 from attrs import frozen
 
 #: The folder with what is installed: a link to ``etc`` in the sources.
-FOLDER = Path(__file__).parent / "etc"
+FOLDER = Path(__file__).parent.parent / "etc"
 #: What the units have in the place of an installation's own.
 DEFAULT = "/opt/rproxy/bin/twistd"
 #: The first version of systemd that waits longer and longer.

@@ -1,4 +1,4 @@
-"""Tests of :mod:`rproxy.units` and of ``rproxy install-units``; :mod:`tests.test_booted` has systemd read the units."""
+"""Tests of :mod:`rproxy.systemd.units` and of ``rproxy install-units``; :mod:`tests.test_booted` has systemd read the units."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from unittest import mock, skipIf
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from rproxy import cli, units
+from rproxy import cli
 from rproxy.commands import asking, installing
 from rproxy.limits import Limits
-from rproxy.units import BACKOFF_SINCE, DEFAULT, FOLDER, obstacle, places
+from rproxy.systemd import units
+from rproxy.systemd.units import BACKOFF_SINCE, DEFAULT, FOLDER, obstacle, places
 from tests.support import PATIENCE
 
 TWISTD = Path("/srv/rproxy/bin/twistd")
