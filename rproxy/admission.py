@@ -8,6 +8,7 @@ from typing import Literal
 from twisted.logger import Logger
 
 from rproxy import packets
+from rproxy.audit.trail import Trail
 from rproxy.figures.counters import Counters
 from rproxy.figures.happenings import Happened, nothing_happened
 from rproxy.logs.quiet import QuietLog
@@ -15,7 +16,6 @@ from rproxy.packets import PROXY_ID, Setup
 from rproxy.policies import Peer, Policies, digest
 from rproxy.registry import ConflictError, Registry, TooManyError
 from rproxy.registry.registration import Registration
-from rproxy.trail import Trail
 
 
 class Admission:

@@ -21,6 +21,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rproxy import packets
+from rproxy.audit.trail import Trail
 from rproxy.figures.counters import Counters
 from rproxy.framing import Framer, StreamError
 from rproxy.limits import Limits
@@ -29,7 +30,6 @@ from rproxy.packets import Ack, Error, PacketError
 from rproxy.registry.registration import Address
 from rproxy.request import Asker, Refusal, Request, Server
 from rproxy.tls.files import TLSError
-from rproxy.trail import Trail
 
 
 class Pool(Protocol):

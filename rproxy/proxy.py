@@ -15,6 +15,7 @@ from twisted.logger import Logger
 
 from rproxy.addresses import Addresses, ClientAddress
 from rproxy.admission import Admission
+from rproxy.audit.trail import Trail
 from rproxy.downstream import Connection, ProxyProtocol
 from rproxy.figures.counters import Counters
 from rproxy.figures.happenings import Happened, nothing_happened
@@ -29,7 +30,6 @@ from rproxy.registry.standing import Observer
 from rproxy.request import Asker, Endings, Request
 from rproxy.routing import Router
 from rproxy.stores.replica import Replica
-from rproxy.trail import Trail
 from rproxy.upstream import Connect
 
 _logger = Logger()

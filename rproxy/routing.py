@@ -17,6 +17,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from rproxy import packets
+from rproxy.audit.trail import Trail
 from rproxy.figures.counters import Counters
 from rproxy.figures.happenings import Happened, nothing_happened
 from rproxy.figures.tallies import PolicyTally
@@ -28,7 +29,6 @@ from rproxy.rates import Bucket
 from rproxy.registry.registration import Address, Key, Registration
 from rproxy.request import Allowance, Endings, Refusal, Request
 from rproxy.rotation import Member, Rotation
-from rproxy.trail import Trail
 from rproxy.upstream import Connect, Upstream
 from rproxy.waiting import WaitingLine
 

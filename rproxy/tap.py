@@ -18,6 +18,8 @@ from twisted.logger import Logger
 
 from rproxy.admin.service import attend
 from rproxy.audit.appending import TrailFile
+from rproxy.audit.recording import Recorder
+from rproxy.audit.trail import Trail
 from rproxy.control import LocalControl
 from rproxy.control.reporting import Reporter
 from rproxy.downstream import ClientProtocol, ServerProtocol
@@ -38,7 +40,6 @@ from rproxy.process.signals import ReloadService, SignalService
 from rproxy.process.sweeping import SWEEP, SweepService
 from rproxy.proxy import Entrance, ProxyFactory
 from rproxy.proxyservice import ProxyService
-from rproxy.recording import Recorder
 from rproxy.registry.claims import Claims
 from rproxy.registry.forgetting import LOOKS, Forgetter
 from rproxy.registry.registration import Address
@@ -51,7 +52,6 @@ from rproxy.systemd.messages import read_manager
 from rproxy.systemd.service import NOBODY, Notifier, ProxyStatus, SystemdService
 from rproxy.tls.files import CertificatesError, split_listen
 from rproxy.tls.keyring import SWEEP_LOGS, Keyring
-from rproxy.trail import Trail
 from rproxy.workers.parent import make_parent, patience_with
 
 __all__ = ["Options", "makeService"]

@@ -18,6 +18,7 @@ from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from rproxy.audit.trail import Trail
 from rproxy.connection import RecordedConnection, UpstreamConnection
 from rproxy.figures.counters import Counters
 from rproxy.health import FULL_SHARE, Health
@@ -26,7 +27,6 @@ from rproxy.logs.packets import ProxyLog
 from rproxy.registry.registration import Address, Key, Registration
 from rproxy.request import Request
 from rproxy.rotation import Member
-from rproxy.trail import Trail
 
 #: How to reach an address, and whether by TLS.
 Connect = Callable[[Address, bool], IStreamClientEndpoint]

@@ -21,10 +21,10 @@ from twisted.logger import capturedLogs, formatEvent
 from twisted.test.iosim import FakeTransport, IOPump, connect
 from twisted.trial.unittest import SynchronousTestCase
 
+from rproxy.audit.recording import PATIENCE as PATIENCE_OF_TRAILS
 from rproxy.figures.counters import Counters
 from rproxy.options import Options
 from rproxy.proxyservice import CLOSE_TIMEOUT
-from rproxy.recording import PATIENCE as PATIENCE_OF_TRAILS
 from rproxy.stores.replica import STOP_TIMEOUT
 from rproxy.stores.urls import SqliteUrl, parse_registry
 from rproxy.systemd.service import NOBODY

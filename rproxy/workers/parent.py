@@ -21,6 +21,7 @@ from twisted.internet.error import ReactorNotRunning
 from twisted.internet.interfaces import IListeningPort
 
 from rproxy.admin.service import attend
+from rproxy.audit.recording import PATIENCE
 from rproxy.listening import ListenerService
 from rproxy.options import Options
 from rproxy.policies.reading import PoliciesError
@@ -28,7 +29,6 @@ from rproxy.process.signals import ReloadService, SignalService
 from rproxy.process.sweeping import SweepService
 from rproxy.proxy import say_registering, say_running
 from rproxy.proxyservice import CLOSE_TIMEOUT
-from rproxy.recording import PATIENCE
 from rproxy.stores import StoreRefusedError
 from rproxy.stores.opening import check_registry
 from rproxy.stores.replica import STOP_TIMEOUT

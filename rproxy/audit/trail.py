@@ -90,7 +90,7 @@ class Trail:
 
     :param seconds: the time since 1970.
     :param complete: make a line of each packet that was written to a server even if there is no room: those that take
-        packets in have been told to stop it (:mod:`rproxy.recording`), so there are no more than were in flight.
+        packets in have been told to stop it (:mod:`rproxy.audit.recording`), so there are no more than were in flight.
     """
 
     def __init__(self, key: Key, seconds: Callable[[], float], *, complete: bool) -> None:

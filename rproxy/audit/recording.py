@@ -1,7 +1,7 @@
 """Writes the audit trail while the proxy works: in a thread, a batch at a time.
 
 Where it can't be written, the proxy takes no more packets, or goes on, as it was told; either way it is tried again,
-and what was made in the meantime is kept as far as there is room (:data:`rproxy.trail.ROOM`).
+and what was made in the meantime is kept as far as there is room (:data:`rproxy.audit.trail.ROOM`).
 
 A file may also take nothing and never say why: a pipe that nobody reads, a disk that hangs. Whoever stops doesn't wait
 for it longer than :data:`PATIENCE`.
@@ -21,7 +21,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from rproxy.audit.appending import TrailError, TrailFile
-from rproxy.trail import SHARED, Trail
+from rproxy.audit.trail import SHARED, Trail
 
 #: From the first line of a batch until it is written, in seconds: what is lost at most when the process is killed.
 GATHER = 0.1

@@ -20,15 +20,15 @@ from twisted.trial.unittest import SynchronousTestCase
 from rproxy.audit.appending import TrailFile
 from rproxy.audit.commands import Reading
 from rproxy.audit.keys import Key
+from rproxy.audit.recording import GATHER, PATIENCE, RETRY, Leavable, Recorder, RecordError
+from rproxy.audit.trail import REFUSED_LINES, REFUSED_PERIOD, ROOM, SHARED, Trail
 from rproxy.limits import Limits
 from rproxy.networks import parse_network
 from rproxy.packets import Setup
 from rproxy.packets import data as data_packet
 from rproxy.policies import ClientRule, Policies, Policy
 from rproxy.proxy import ProxyFactory
-from rproxy.recording import GATHER, PATIENCE, RETRY, Leavable, Recorder, RecordError
 from rproxy.registry.claims import Claims
-from rproxy.trail import REFUSED_LINES, REFUSED_PERIOD, ROOM, SHARED, Trail
 from tests.memory import CLIENT_HOST, Proxy, ProxyCase, setup
 from tests.test_cli import CommandCase
 
