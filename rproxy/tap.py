@@ -24,7 +24,7 @@ from rproxy.control import LocalControl
 from rproxy.control.reporting import Reporter
 from rproxy.downstream import ClientProtocol, ServerProtocol
 from rproxy.figures.happenings import Happenings
-from rproxy.fronted import FrontedFactory
+from rproxy.fronting.protocol import FrontedFactory
 from rproxy.limits import Limits
 from rproxy.listening import ListenerService
 from rproxy.logs.access import AccessLog

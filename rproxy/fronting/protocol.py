@@ -1,7 +1,7 @@
 """Connections that come by way of another proxy, which says in a header before them whom they really come from.
 
 A :class:`FrontedFactory` stands between a port and any other factory. From where it trusts, a connection must begin
-with a header (:mod:`rproxy.proxyheader`), and gets a protocol of the other factory's for the peer that is named there;
+with a header (:mod:`rproxy.fronting.header`), and gets a protocol of the other factory's for the peer that is named there;
 from elsewhere it gets one at once, as if nothing were in between, and a header is no more than bytes that are no
 packet. Once the header is read, nothing stands in between any more: the transport reads for that protocol itself, and
 what is written goes straight to the transport. So TLS may come behind a header too, by a factory that does it.
@@ -18,9 +18,9 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from rproxy.fronting.header import HeaderError, TCPSource, UnixSource, read_header
 from rproxy.networks import Network, is_within
 from rproxy.proxy import ProxyFactory
-from rproxy.proxyheader import HeaderError, TCPSource, UnixSource, read_header
 from rproxy.request import Request
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from rproxy.proxyheader import Header, HeaderError, TCPSource, UnixSource, read_header
+from rproxy.fronting.header import Header, HeaderError, TCPSource, UnixSource, read_header
 
 SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"
 Source = TCPSource | UnixSource | None

@@ -10,7 +10,7 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.logger import capturedLogs, formatEvent
 from twisted.python.failure import Failure
 
-from rproxy.fronted import FrontedFactory
+from rproxy.fronting.protocol import FrontedFactory
 from rproxy.networks import parse_network
 from rproxy.policies import Policies
 from tests.memory import Client, ProxyCase, data, encode, setup
