@@ -1,4 +1,7 @@
-"""Tests of :mod:`rproxy.systemd.units` and of ``rproxy install-units``; :mod:`tests.test_booted` has systemd read the units."""
+"""Tests of :mod:`rproxy.systemd.units` and of ``rproxy install-units``.
+
+:mod:`tests.test_booted` has systemd read the units.
+"""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """The client: payloads out under a policy, ACKs back.
 
-One connection carries many packets at a time (:mod:`rproxy.client.exchanging`). It is made when there is something to send,
-and made again after it was lost, for as long as the client isn't closed; one that carried no packet is let go until
-there is one, because proxies close connections that are idle. Packets wait for a connection for as long as for their
-answer::
+One connection carries many packets at a time (:mod:`rproxy.client.exchanging`). It is made when there is something to
+send, and made again after it was lost, for as long as the client isn't closed; one that carried no packet is let go
+until there is one, because proxies close connections that are idle. Packets wait for a connection for as long as for
+their answer::
 
     client = Client(HostnameEndpoint(reactor, "127.0.0.1", 8000), "1", reactor)
     ack = await client.send("111", "xyz1")
@@ -15,11 +15,11 @@ Nothing that a server may have got is ever sent a second time: whoever asked dec
 for a reason that may pass (:data:`PASSING`): after a random time that grows with each try, up to :data:`MAX_REFUSALS`
 times, and within the packet's one timeout. It may then come after packets that were sent later.
 
-With several proxies (:mod:`rproxy.client.failover`) the connection is made to the next one as soon as one fails: no connection
-to it can be made, its connection is lost with packets on it, an answer doesn't come in time, or it says that it is
-stopping. What was never written is written there. There is a wait only when all have failed. With ``resend`` the next
-one is also gone to when a proxy refused a packet that is to be sent again, because another may know a server where this
-one doesn't; but only if one hasn't failed or refused something in the last seconds.
+With several proxies (:mod:`rproxy.client.failover`) the connection is made to the next one as soon as one fails: no
+connection to it can be made, its connection is lost with packets on it, an answer doesn't come in time, or it says that
+it is stopping. What was never written is written there. There is a wait only when all have failed. With ``resend`` the
+next one is also gone to when a proxy refused a packet that is to be sent again, because another may know a server where
+this one doesn't; but only if one hasn't failed or refused something in the last seconds.
 """
 
 from __future__ import annotations

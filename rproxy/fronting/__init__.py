@@ -1,1 +1,4 @@
-"""Connections by way of another proxy, which says in a header whom they come from: the PROXY protocol."""
+"""Connections by way of another proxy, which says by the PROXY protocol whom they really come from.
+
+``header`` reads what it says, and ``protocol`` has it read before a connection's own protocol is made.
+"""

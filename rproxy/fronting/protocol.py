@@ -1,8 +1,8 @@
 """Connections that come by way of another proxy, which says in a header before them whom they really come from.
 
 A :class:`FrontedFactory` stands between a port and any other factory. From where it trusts, a connection must begin
-with a header (:mod:`rproxy.fronting.header`), and gets a protocol of the other factory's for the peer that is named there;
-from elsewhere it gets one at once, as if nothing were in between, and a header is no more than bytes that are no
+with a header (:mod:`rproxy.fronting.header`), and gets a protocol of the other factory's for the peer that is named
+there; from elsewhere it gets one at once, as if nothing were in between, and a header is no more than bytes that are no
 packet. Once the header is read, nothing stands in between any more: the transport reads for that protocol itself, and
 what is written goes straight to the transport. So TLS may come behind a header too, by a factory that does it.
 """

@@ -5,8 +5,8 @@ and cost much where it matters: a policy that is refused would take the others d
 whatever it reads first for exactly one packet.
 
 Old proxies neither answer a setup packet nor keep its connection. A proxy that closes it without a word, or says
-nothing for :data:`rproxy.pool.leasing.ANSWER_TIMEOUT`, and again so, :data:`WAITS` times in a row, is taken for one, and
-gets the setup packet again every :data:`OLD_PROXY_INTERVAL`, over a fresh connection each time, because it may have
+nothing for :data:`rproxy.pool.leasing.ANSWER_TIMEOUT`, and again so, :data:`WAITS` times in a row, is taken for one,
+and gets the setup packet again every :data:`OLD_PROXY_INTERVAL`, over a fresh connection each time, because it may have
 restarted and forgotten. A proxy that has answered before is taken for an old one only after :data:`SILENCES` such
 connections in a row: something in between may have accepted them, while the proxy restarts.
 """

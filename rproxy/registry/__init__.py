@@ -3,9 +3,9 @@
 A registration's key is its policy and its server's id (docs/protocol.rst, What a modern server adds). Whoever routes is
 told of each change through callables, in the order in which the changes happen.
 
-What stands under a key is what counts among the claims on it (:mod:`rproxy.registry.claims`, :mod:`rproxy.registry.standing`): those of
-the setup packets that came here, and those that other processes have told of. What is decided here is told to them in
-turn, as records.
+What stands under a key is what counts among the claims on it (:mod:`rproxy.registry.claims`,
+:mod:`rproxy.registry.standing`): those of the setup packets that came here, and those that other processes have told
+of. What is decided here is told to them in turn, as records.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """What stands, by all claims that are known: one server under each key, and one key at each place.
 
 What stands depends on the claims alone, not on the order in which they were heard of: so processes that know the same
-agree. A claim that counts on its key (:func:`rproxy.registry.claims.find_standing`) stands, unless a newer one that counts on
-another key is at its place. One that lost its place, or whose key another host has, is ended by who may end it; until
-then it only doesn't count.
+agree. A claim that counts on its key (:func:`rproxy.registry.claims.find_standing`) stands, unless a newer one that
+counts on another key is at its place. One that lost its place, or whose key another host has, is ended by who may end
+it; until then it only doesn't count.
 """
 
 from __future__ import annotations
