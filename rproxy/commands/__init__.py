@@ -1,6 +1,5 @@
-"""The smaller commands of ``rproxy``: those that ask and tell a running proxy, by its admin listener
-(docs/operating.rst), those about packets, and what installs units and completes in shells.
+"""The smaller commands of ``rproxy``: what asks and tells a running proxy, sends packets, and installs units.
 
-``asking`` is the way to the listener and back, ``showing`` makes what is answered text; each of the others is a
-command, ``packetfiles`` with what others need to read packets too.
+``asking`` is the way to a proxy's admin listener (docs/operating.rst) and back, ``showing`` makes what is answered
+text; each of the others is a command. ``packetfiles`` also reads packets for others; ``completing`` is for shells.
 """
