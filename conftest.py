@@ -1,7 +1,15 @@
 """How pytest runs the tests: trial's asynchronous test cases first."""
 
+import signal
+
 import pytest
 from twisted.trial.unittest import TestCase
+
+
+def pytest_configure() -> None:
+    """Have what tests start end by Ctrl-C, also where the tests themselves run in a shell's background, deaf to it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

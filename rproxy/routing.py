@@ -195,8 +195,8 @@ class Router:
         """Give the request to the next server of its policy, let it wait for one, or refuse it."""
         route = self._routes.get(request.policy)
         if route is None:
+            request.unserved = self._counters.tallies.unserved(request.policy)
             if not self.ask(request):
-                request.unserved = self._counters.tallies.unserved(request.policy)
                 request.refuse("no-server", "no", f"no server serves policy {request.policy}")
             return
         if route.limits is not self._limits and not self._within_limits(route, request):
@@ -223,6 +223,7 @@ class Router:
             if request.policy in self._routes:
                 self.submit(request)
             else:
+                # It may have had one meanwhile.
                 request.unserved = self._counters.tallies.unserved(request.policy)
                 request.refuse("no-server", "no", f"no server serves policy {request.policy}")
 

@@ -25,7 +25,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from rproxy.admin.site import MOST_CONNECTIONS
 from rproxy.cli import COMMANDS, main, make_parser
 from rproxy.commands import asking
-from rproxy.commands.showing import columns, duration, milliseconds, plain, status
+from rproxy.commands.showing import columns, duration, milliseconds, plain, server_row, status
 from rproxy.commands.top import make_table
 from rproxy.figures import Figures
 from rproxy.figures.tallies import new_times, observe
@@ -193,6 +193,19 @@ def test_full(running: Running) -> None:
     wait_for(lambda: running.run("status")[0] == 0, PATIENCE, "room")
 
 
+def test_full_backlog(running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has to wait until others are accepted waits, and not for ever."""
+    monkeypatch.setattr(asking, "SECONDS", 0.01)
+    path = str(tmp_path / "full")
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as first:
+        listener.bind(path)
+        listener.listen(0)
+        first.connect(path)
+        code, _, err = running.run("status", admin=f"unix:{path}")
+    assert code == 2
+    assert "the proxy hangs, or this isn't one" in err
+
+
 def answer(body: bytes, status: str = "200 OK") -> bytes:
     """The bytes of an answer."""
     return f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
@@ -292,7 +305,8 @@ def test_top(running: Running) -> None:
     code, out, err = running.run("top", "--looks", "2", "--interval", "0.01")
     assert (code, err) == (0, "")
     assert "is ready" in out
-    assert "ACKS/S" in out
+    # It is no terminal, where the second would take the place of the first.
+    assert out.count("ACKS/S") == 2
 
 
 def test_variable(running: Running) -> None:
@@ -358,12 +372,17 @@ class ShowingTests(SynchronousTestCase):
         before, after = self.figures(), self.figures()
         after.processes[0].uptime += 2
         after.policies[0].servers[0].acked += 10
+        observe(after.policies[0].servers[0].total_times, 0.004)
+        observe(after.policies[0].servers[0].times, 0.002)
         console = Console(width=200)
         with console.capture() as printed:
             console.print(make_table(before, after))
         (row,) = (line for line in printed.get().splitlines() if "[red]?[2J" in line)
         self.assertIn("1 up, 1 down", row)
         self.assertEqual(row.split()[6], "5")
+        # As the page has it; the server's own part is shorter.
+        self.assertIn("3.75 ms", row)
+        self.assertIn("3.75 ms", server_row(after.policies[0].servers[0]))
 
     def test_units(self) -> None:
         self.assertEqual([duration(each) for each in (3, 90, 7200, 90000)], ["3 s", "1.5 min", "2.0 h", "1.0 d"])

@@ -160,16 +160,18 @@ class PolicyTests(ReportingCase):
         self.assertEqual(self.figures().state, "draining")
 
     def test_client_gone_while_asked(self) -> None:
-        """A packet whose policy is being asked about, and whose client leaves meanwhile."""
+        """So is a packet whose policy is being asked about, and whose client leaves meanwhile."""
         self.world.register("100", "111", 5000, pipeline=4, lease=60).close()
         self.world.advance(30)
         asked: list[object] = []
         self.world.factory.router.ask = lambda request: not asked.append(request)  # type: ignore[func-returns-value]  # it is None, so this is True
         client = self.world.client()
         client.ask("a")
+        self.assertEqual((self.policy().received, self.policy().in_flight), (1, 1))
         client.reset()
         self.world.factory.router.answer_asked(asked)  # type: ignore[arg-type]  # what was asked
-        self.figures()
+        found = self.policy()
+        self.assertEqual((found.received, found.client_gone, found.in_flight), (1, 1, 0))
 
     def test_forward(self) -> None:
         """Packets that a caller asks for are counted like a client's."""

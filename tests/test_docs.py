@@ -49,7 +49,7 @@ METRICS = ROOT / "docs" / "metrics.rst"
 ARCHITECTURE = ROOT / "docs" / "architecture.rst"
 SCALING = ROOT / "docs" / "scaling.rst"
 LOGS = ROOT / "docs" / "logs.rst"
-PAGES = (README, ROOT / "CHANGELOG.rst", *sorted((ROOT / "docs").glob("*.rst")))
+PAGES = (README, ROOT / "CHANGELOG.rst", ROOT / "examples" / "README.rst", *sorted((ROOT / "docs").glob("*.rst")))
 
 #: Options that the pages name and that are those of other commands.
 FOREIGN = frozenset(
@@ -321,9 +321,9 @@ class OptionTests(SynchronousTestCase):
         os.chdir(ROOT)
         for command in (command for page in PAGES for command in commands(page.read_text("utf-8"))):
             if command.argv[0] == "twistd":
-                # A handler is imported when it is named: ExampleTests does that, in the folder that has it.
-                arguments = [argument for argument in command.argv if not argument.startswith("handlers:")]
-                named = [argument for argument in arguments if argument != "--handler"]
+                # A handler is imported when it is named: other tests do that, in the folder that has it.
+                handlers = ("--handler", "handlers:", "examples.")
+                named = [argument for argument in command.argv if not argument.startswith(handlers)]
                 options = pooltap.Options() if "rpoolserver" in named else tap.Options()
                 first = next(place for place, argument in enumerate(named) if argument.startswith("rp"))
                 options.parseOptions(named[first + 1 :])

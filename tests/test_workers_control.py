@@ -371,6 +371,18 @@ class WorkersControlTests(ProxyCase):
         self.assertEqual(self.kinds(), ["registered", "drained", "registered"])
         self.assertEqual([each.number for each in heard], [1, 2])
 
+    def test_many_ask_what_happened(self) -> None:
+        """A worker is asked once for all of them, and has room for what it must be told."""
+        self.workers[2].hangs = True
+        asked = [self.control.happenings() for _ in range(100)]
+        self.control.look()
+        self.assertEqual(self.workers[2].asked, 1)
+        self.clock.advance(SECONDS)
+        self.assertEqual([self.successResultOf(each) for each in asked], [[]] * 100)
+        self.workers[2].hangs = False
+        self.register(2)
+        self.assertEqual(self.kinds(), ["registered"])
+
     def test_happenings_of_a_dead_worker(self) -> None:
         """What its successor tells isn't taken for what it told already."""
         self.register(1)

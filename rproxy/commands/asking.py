@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import socket
+import struct
 import sys
 from argparse import ArgumentTypeError
 from collections.abc import Callable
@@ -117,8 +118,15 @@ class _UnixConnection(HTTPConnection):
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX)
+        # While the listener's backlog is full, who connects waits, but not with a timeout of Python's: that fails.
+        seconds, part = divmod(self.timeout or 0.0, 1)
+        timeout = struct.pack("ll", int(seconds), int(part * 1e6))
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeout)
+        try:
+            self.sock.connect(self._path)
+        except BlockingIOError:
+            raise TimeoutError from None
         self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
 
 
 class Admin:

@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "List the servers that are registered at a running proxy. STATE is up, down, draining or held; SHARE is how"
         " much of its turns a server gets; P50 and P99 are the times in which half and 99 % of its packets were"
-        " answered; WHY NOT says why it would be given no packet now."
+        " answered, from their coming to the proxy on; WHY NOT says why it would be given no packet now."
     )
     asking.add_arguments(parser)
     parser.add_argument("--policy", type=identifier, metavar="POLICY", help="only those of this policy")

@@ -68,8 +68,8 @@ def server_row(server: ServerFigures) -> tuple[str, ...]:
         str(server.in_flight),
         str(server.acked),
         str(server.lost),
-        milliseconds(server.times, 0.5),
-        milliseconds(server.times, 0.99),
+        milliseconds(server.total_times, 0.5),
+        milliseconds(server.total_times, 0.99),
         "; ".join(server.reasons),
     )
 

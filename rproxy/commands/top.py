@@ -21,7 +21,10 @@ _COLUMNS = ("POLICY", "SERVER", "STATE", "ACKS/S", "IN FLIGHT", "LOST", "P50", "
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what it takes."""
-    parser.description = "Show the servers of a running proxy in a table that stays up to date, until Ctrl-C."
+    parser.description = (
+        "Show the servers of a running proxy in a table that stays up to date, until Ctrl-C. P50 and P99 are as in"
+        " rproxy servers. Where the output is no terminal, a further table comes each time."
+    )
     asking.add_arguments(parser)
     parser.add_argument(
         "--interval", type=seconds, default=1.0, metavar="SECONDS", help="between two looks [default: 1]"
@@ -62,7 +65,14 @@ def _show_table(admin: Admin, args: argparse.Namespace, sleep: Callable[[float],
 
     console = Console(file=sys.stdout)
     try:
-        with Live(console=console, screen=console.is_terminal and args.looks is None, auto_refresh=False) as live:
+        if not console.is_terminal:
+            # Where nothing can be overwritten they come one after the other.
+            for before, figures in _looks(admin, args, sleep):
+                with console.capture() as table:
+                    console.print(make_table(before, figures))
+                print(table.get(), flush=True)
+            return 0
+        with Live(console=console, screen=args.looks is None, auto_refresh=False) as live:
             for before, figures in _looks(admin, args, sleep):
                 live.update(make_table(before, figures), refresh=True)
     except KeyboardInterrupt:
@@ -99,8 +109,8 @@ def _rows(before: Figures | None, figures: Figures) -> list[tuple[str, ...]]:
             f"{max(0, server.acked - acked[key]) / passed:.0f}" if passed > 0 and key in acked else "-",
             str(server.in_flight),
             str(server.lost),
-            showing.milliseconds(server.times, 0.5),
-            showing.milliseconds(server.times, 0.99),
+            showing.milliseconds(server.total_times, 0.5),
+            showing.milliseconds(server.total_times, 0.99),
             "; ".join(server.reasons),
         )
         for key, server in _servers(figures).items()

@@ -9,9 +9,9 @@ channel keeps the order, each ends with what was said last. What operators do co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import msgspec
 from twisted.internet.defer import Deferred, DeferredLock
@@ -38,6 +38,33 @@ INTERVAL = 0.5
 
 NOBODY = "no process of the proxy answers: its log says what they do"
 
+T = TypeVar("T")
+
+
+class _Shared(Generic[T]):
+    """What several may ask for at a time, and is found out once for all of them.
+
+    So however many look on, workers are asked one such question: they take so many only, and the rest is for what they
+    have to be told.
+    """
+
+    def __init__(self, find: Callable[[], Coroutine[Deferred[Any], Any, T]]) -> None:
+        self._find = find
+        #: Who waits for what is being found out.
+        self._readers: list[Deferred[T]] = []
+
+    def get(self) -> Deferred[T]:
+        reader: Deferred[T] = Deferred()
+        self._readers.append(reader)
+        if len(self._readers) == 1:
+            Deferred.fromCoroutine(self._find()).addBoth(self._tell)
+        return reader
+
+    def _tell(self, result: T | Failure) -> None:
+        readers, self._readers = self._readers, []
+        for reader in readers:
+            reader.callback(result)
+
 
 class WorkersControl:
     """See :class:`rproxy.control.Control`."""
@@ -49,26 +76,17 @@ class WorkersControl:
         self._drained: frozenset[Key] = frozenset()
         #: Whose turn it is to change that.
         self._turns = DeferredLock()
-        #: Who waits for the figures that are being gathered, and how much else is being asked.
-        self._readers: list[Deferred[Figures]] = []
+        self._shared_figures = _Shared(self._figures)
+        self._shared_happenings = _Shared(self._happenings)
+        #: How much is being asked.
         self._asking = 0
-        self._looking = False
 
     @property
     def is_ready(self) -> bool:
         return self._supervisor.is_serving
 
     def figures(self) -> Deferred[Figures]:
-        reader: Deferred[Figures] = Deferred()
-        self._readers.append(reader)
-        if len(self._readers) == 1:
-            Deferred.fromCoroutine(self._figures()).addBoth(self._tell)
-        return reader
-
-    def _tell(self, result: Figures | Failure) -> None:
-        readers, self._readers = self._readers, []
-        for reader in readers:
-            reader.callback(result)
+        return self._shared_figures.get()
 
     async def _figures(self) -> Figures:
         with self._room():
@@ -138,10 +156,12 @@ class WorkersControl:
         return {(name, server) for answer in answers.values() for name, server in answer}
 
     def happenings(self) -> Deferred[Sequence[Happening]]:
-        return Deferred.fromCoroutine(self._happenings())
+        return self._shared_happenings.get()
 
     async def _happenings(self) -> Sequence[Happening]:
-        await self._collect()
+        since = {str(process.number): self._merged.last_of(process) for process in self._supervisor.processes}
+        answers = await self._supervisor.ask_each("happenings", SECONDS, since=since)
+        self._merged.take({process: msgspec.convert(answer, list[Happening]) for process, answer in answers.items()})
         return self._merged.lately
 
     def listen(self, listener: Callable[[Happening], object]) -> Callable[[], None]:
@@ -151,23 +171,12 @@ class WorkersControl:
 
     def look(self) -> None:
         """Collect what happened; called every now and then."""
-        if not self._looking:
-            self._looking = True
-            Deferred.fromCoroutine(self._collect()).addBoth(self._looked)
+        self.happenings()
 
     @property
     def drained(self) -> list[Key]:
         """What a worker that is started now has to know."""
         return sorted(self._drained)
-
-    def _looked(self, result: object) -> object:
-        self._looking = False
-        return result
-
-    async def _collect(self) -> None:
-        since = {str(process.number): self._merged.last_of(process) for process in self._supervisor.processes}
-        answers = await self._supervisor.ask_each("happenings", SECONDS, since=since)
-        self._merged.take({process: msgspec.convert(answer, list[Happening]) for process, answer in answers.items()})
 
     @contextmanager
     def _room(self) -> Iterator[None]:

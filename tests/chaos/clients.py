@@ -75,8 +75,12 @@ class Wire(asyncio.Protocol):
     def vanish(self, form: str) -> None:
         """Leave in one of the forms of :data:`tests.chaos.plan.VANISH_FORMS`."""
         if form == "shut":
+            try:
+                self._transport.write_eof()
+            except OSError:
+                # The other side was killed, and the reader will be told so.
+                return
             self.record.end = End.SHUT
-            self._transport.write_eof()
             return
         self.record.end = End.LEFT
         if form == "reset":

@@ -1,0 +1,174 @@
+"""What docs/deploy.rst says of EC2, costs, certificates, backup and packages: its commands run, as far as they can here.
+
+Those of EC2 run in the order in which they stand there, by the real aws command, against a moto_server that lets the
+user of the page do only what the page's policy has. Those of one machine are run by tests/test_booted.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from shutil import which
+from typing import Any
+from urllib.request import urlopen
+
+import boto3
+import pytest
+import yaml
+from cfnlint.decode import cfn_yaml
+
+from rproxy.ec2.clouds import Cloud
+from tests import stacks
+from tests.awscloud import CREDENTIALS, Aws, server
+from tests.support import PATIENCE, ROOT, Process, Twistd, script
+from tests.test_docs import code_blocks, section, table
+
+DEPLOY = ROOT / "docs" / "deploy.rst"
+#: The one that knows what ``scale`` takes; the page has the same.
+REGION = stacks.REGION
+#: Debian's, which .ci/run installs: pip's of version 1 asks for other versions of what boto3 needs.
+AWS = which("aws", path="/usr/local/bin:/usr/bin")
+needs_aws = pytest.mark.skipif(AWS is None, reason="the aws command isn't here: install awscli")
+#: Characters of a policy without white space, as AWS counts them.
+MOST_OF_A_POLICY = 6144
+#: An image that moto doesn't know.
+DEBIAN = "/aws/service/debian/release/12/latest/amd64"
+
+#: Stand in for commands of the page. Older versions of aws don't know the variable that names another AWS. The plugin
+#: for sessions isn't there, nobody types a key, no packet gets to an instance, and tests don't install.
+COMMANDS = {
+    "aws": """\
+case "$1 $2" in "configure "|"ssm start-session") exit;; esac
+exec {aws} --endpoint-url "$AWS_ENDPOINT_URL" "$@"
+""",
+    "rproxy": """\
+[ "$1" != send ] || exec {python} -c 'import sys; from rproxy.cli import make_parser; make_parser().parse_args(sys.argv[1:])' "$@"
+exec {python} -m rproxy.cli "$@"
+""",
+    "pip": """\
+[ "$1" = wheel ] || exit 0
+mkdir -p dist
+echo "made by $*" > dist/rproxy-9.9-py3-none-any.whl
+""",
+}
+
+
+def commands(title: str) -> str:
+    """What the shell is told in a section and those below it."""
+    return "".join(code_blocks(section(DEPLOY, title), "sh"))
+
+
+def policy() -> dict[str, Any]:
+    (block,) = code_blocks(section(DEPLOY, "An account, and who may do it"), "json")
+    read: dict[str, Any] = json.loads(block)
+    return read
+
+
+class Shell:
+    """A shell in a folder with what the project's has of what is named, and with :data:`COMMANDS`."""
+
+    def __init__(self, folder: Path, env: Mapping[str, str]) -> None:
+        self.folder = folder
+        (folder / "bin").mkdir()
+        (folder / "etc").symlink_to(ROOT / "etc")
+        for name, text in COMMANDS.items():
+            path = folder / "bin" / name
+            path.write_text("#!/bin/sh\n" + text.format(aws=AWS, python=sys.executable))
+            path.chmod(0o755)
+        self.env = {**env, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "AWS_REGION": REGION, "AWS_PAGER": ""}
+
+    def run(self, text: str, **more: str) -> str:
+        """Run commands, each of which has to succeed, and return what they print."""
+        ended = subprocess.run(
+            ["bash", "-euxo", "pipefail", "-c", text],
+            cwd=self.folder,
+            env={**self.env, **more},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert ended.returncode == 0, ended.stdout[-4000:] + ended.stderr[-4000:]
+        return ended.stdout
+
+
+@pytest.fixture
+def aws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Aws]:
+    with server() as process:
+        aws = Aws.of(process, tmp_path)
+        for name, value in aws.environment(**CREDENTIALS, AWS_REGION=REGION).items():
+            monkeypatch.setenv(name, value)
+        yield aws
+
+
+@pytest.fixture
+def shell(aws: Aws, tmp_path: Path) -> Shell:
+    return Shell(tmp_path, aws.environment(**CREDENTIALS))
+
+
+def as_moto_knows_them(document: dict[str, Any]) -> dict[str, Any]:
+    """A policy for moto, which knows actions, and for most of them neither resources nor conditions."""
+    allowed = [{"Effect": each["Effect"], "Action": each["Action"], "Resource": "*"} for each in document["Statement"]]
+    return {"Version": document["Version"], "Statement": allowed}
+
+
+@needs_aws
+@pytest.mark.timeout(400)
+def test_ec2(aws: Aws, shell: Shell) -> None:
+    """All commands, in their order, as a user who may do what the page gives them; and then nothing is left."""
+    boto3.client("route53", region_name=REGION).create_hosted_zone(Name="example.org", CallerReference="1")
+    first = "An account, and who may do it"
+    (shell.folder / "rproxy-ec2.json").write_text(json.dumps(as_moto_knows_them(policy())))
+    printed = shell.run(commands(first))
+    key = json.loads(printed[printed.index("{") :])["AccessKey"]
+    user = {"AWS_ACCESS_KEY_ID": key["AccessKeyId"], "AWS_SECRET_ACCESS_KEY": key["SecretAccessKey"]}
+    rest = commands("EC2").removeprefix(commands(first)).replace(DEBIAN, image_of_moto())
+    aws.post("/moto-api/reset-auth", b"0")
+    try:
+        printed = shell.run(rest, **user)
+    finally:
+        aws.post("/moto-api/reset-auth", b"1000000000")
+    for said in (
+        "demo is CREATE_COMPLETE",
+        "demo is UPDATE_COMPLETE",
+        "home is CREATE_COMPLETE",
+        "wide is CREATE_COMPLETE",
+        "# This would change the stack demo",
+        "Nothing is left of wide",
+        "Nothing is left of demo",
+        "the bucket is gone",
+    ):
+        assert said in printed, said
+    assert re.search(r"^  ProxyName +proxy\.example\.org$", printed, re.MULTILINE)
+    assert left() == {"stacks": [], "buckets": [], "secrets": [], "groups": [], "networks": []}
+
+
+def image_of_moto() -> str:
+    """The name of an image that moto has: it can't be given others."""
+    return str(cfn_yaml.load(str(ROOT / "etc" / "ec2" / "rproxy.yaml"))["Parameters"]["ImageId"]["Default"])
+
+
+def left() -> dict[str, list[str]]:
+    """What there is at AWS that costs anything."""
+    ask = stacks_of_this
+    return {
+        "stacks": [each["StackName"] for each in ask("cloudformation").describe_stacks()["Stacks"]],
+        "buckets": [each["Name"] for each in ask("s3").list_buckets()["Buckets"]],
+        "secrets": [each["Name"] for each in ask("secretsmanager").list_secrets()["SecretList"]],
+        "groups": [
+            each["AutoScalingGroupName"]
+            for each in ask("autoscaling").describe_auto_scaling_groups()["AutoScalingGroups"]
+        ],
+        "networks": [each["VpcId"] for each in ask("ec2").describe_vpcs()["Vpcs"] if not each["IsDefault"]],
+    }
+
+
+def stacks_of_this(service: str) -> Any:
+    return boto3.client(service, region_name=REGION)
