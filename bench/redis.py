@@ -12,7 +12,7 @@ from bench.processes import Child, Children
 from bench.stage import Bench, find
 
 #: As it is for rproxy: whatever has to last is appended to a file that is synced each second, and nothing is thrown
-#: away (docs/scaling.rst). It is reached at addresses of this machine only, so nobody needs a password.
+#: away (docs/howto/scaling.rst). It is reached at addresses of this machine only, so nobody needs a password.
 CONFIG = """
 port {port}
 bind {host}

@@ -1,8 +1,12 @@
 """How Sphinx builds the documentation: ``make docs``."""
 
 import os
+import re
 import sys
 from pathlib import Path
+from typing import Any
+
+from sphinx.application import Sphinx
 
 from rproxy import __version__
 
@@ -35,7 +39,18 @@ autosectionlabel_prefix_document = True
 autosectionlabel_maxdepth = 2
 
 autodoc_member_order = "bysource"
-autodoc_typehints = "description"
-autodoc_typehints_description_target = "documented"
+autodoc_preserve_defaults = True
+autodoc_typehints_format = "short"
+maximum_signature_line_length = 100
 # Other projects' classes are named and not linked: to find them would take the network.
-nitpick_ignore_regex = [("py:.*", r"(twisted|zope|msgspec)\..*")]
+nitpick_ignore_regex = [("py:.*", r"(collections|twisted)\..*")]
+
+
+def name_interfaces(app: Sphinx, what: str, name: str, obj: object, options: object, *texts: str | None) -> Any:
+    """Have interfaces in signatures named as classes are: they aren't any, and would show as they print themselves."""
+    return tuple(text and re.sub(r"<InterfaceClass ([\w.]+)>", r"~\1", text) for text in texts)
+
+
+def setup(app: Sphinx) -> None:
+    """Tell Sphinx of it."""
+    app.connect("autodoc-process-signature", name_interfaces)

@@ -48,7 +48,7 @@ class Ack:
 class ProxyError(Exception):
     """There is no ACK: the proxy, or the server, said so, or it is the client's own ``connection-lost`` or ``timeout``.
 
-    :ivar code: one of docs/protocol.rst, Error codes.
+    :ivar code: one of docs/reference/protocol.rst, Error codes.
     :ivar delivered: ``"no"`` if no server got the packet, so that it may be sent again; else ``"unknown"``.
     :ivar text: a sentence for people.
     """

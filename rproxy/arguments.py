@@ -10,7 +10,7 @@ from rproxy.packets import MAX_FIELD
 
 
 def is_id(text: str) -> bool:
-    """Whether a text can be an id or a policy (docs/protocol.rst, Packets)."""
+    """Whether a text can be an id or a policy (docs/reference/protocol.rst, Packets)."""
     return 1 <= len(text) <= MAX_FIELD and text.isprintable()
 
 

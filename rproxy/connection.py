@@ -1,8 +1,8 @@
 """One connection to a server: data packets out, answers matched to them by order.
 
 Every data packet that a server ever gets is written by :meth:`UpstreamConnection.write`, which holds the policy check
-(docs/protocol.rst, promise 1). Whatever comes back must be the answer to the oldest packet on the connection; if it is
-not, nothing on the connection can be told apart any more, and it is closed (promise 3).
+(docs/reference/protocol.rst, promise 1). Whatever comes back must be the answer to the oldest packet on the connection;
+if it is not, nothing on the connection can be told apart any more, and it is closed (promise 3).
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rproxy import packets
+from rproxy.audit.trail import Trail
+from rproxy.figures.counters import Counters
 from rproxy.framing import Framer, StreamError
 from rproxy.limits import Limits
-from rproxy.metrics import Counters
-from rproxy.packetlog import ProxyLog
+from rproxy.logs.packets import ProxyLog
 from rproxy.packets import Ack, Error, PacketError
-from rproxy.registration import Address
+from rproxy.registry.registration import Address
 from rproxy.request import Asker, Refusal, Request, Server
-from rproxy.tlsfiles import TLSError
-from rproxy.trail import Trail
+from rproxy.tls.files import TLSError
 
 
 class Pool(Protocol):

@@ -32,7 +32,7 @@ _INSIDE_STRING = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
 
 
 class StreamError(Exception):
-    """The stream can't be trusted any more: answer with :attr:`code` and close it (docs/protocol.rst, The stream).
+    """The stream can't be trusted any more: answer :attr:`code`, close it (docs/reference/protocol.rst, The stream).
 
     :ivar code: ``bad-packet`` or ``too-large``.
     """

@@ -1,7 +1,7 @@
 """Up or down, and how much of its share, from outcomes alone; without sockets, clocks or randomness of its own.
 
-A server goes down after so many failures in a row and comes back only after a probe succeeded (docs/protocol.rst):
-no packet is risked to find out. One that came back takes its full share again by and by.
+A server goes down after so many failures in a row and comes back only after a probe succeeded
+(docs/reference/protocol.rst): no packet is risked to find out. One that came back takes its full share again by and by.
 """
 
 from collections.abc import Callable

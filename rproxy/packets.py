@@ -1,4 +1,4 @@
-"""The four packets: what their fields are, read from and written to JSON (docs/protocol.rst, Packets).
+"""The four packets: what their fields are, read from and written to JSON (docs/reference/protocol.rst, Packets).
 
 Reading has two speeds. :func:`peek_data` and :func:`peek_ack` know only the form that practically every packet has
 (every id a string, no field that the protocol doesn't name) and read it with one msgspec decode and one count of
@@ -61,7 +61,7 @@ class Data(Struct, frozen=True, gc=False):
 class Setup(Struct, frozen=True, gc=False, kw_only=True):
     """A server's registration; one that leaves all of the rest out is a classic server's.
 
-    See docs/protocol.rst, What a modern server adds.
+    See docs/reference/protocol.rst, What a modern server adds.
     """
 
     type: Literal["1"]
@@ -88,7 +88,7 @@ class Ack(Struct, frozen=True, gc=False):
 
 
 class Error(Struct, frozen=True, gc=False):
-    """Not done, and why: ``error`` is a code of docs/protocol.rst, ``payload`` a sentence for people."""
+    """Not done, and why: ``error`` is a code of docs/reference/protocol.rst, ``payload`` a sentence for people."""
 
     type: Literal["3"]
     srcid: _Text

@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 from msgspec import Struct
 
 from rproxy import packets
-from rproxy.tallies import PolicyTally, ServerTally
+from rproxy.figures.tallies import PolicyTally, ServerTally
 
 
 class Asker(Protocol):
@@ -87,7 +87,7 @@ class Request(Struct, eq=False):
     the asker.
 
     A Struct and not attrs: one is made for each packet, and msgspec makes it in a third of the time
-    (docs/performance.rst).
+    (docs/explanation/performance.rst).
     """
 
     #: The packet as it came, which is how it is forwarded.
@@ -123,7 +123,7 @@ class Request(Struct, eq=False):
         return self.unserved if self.server is None else self.server.tally.policy
 
     def refuse(self, code: str, delivered: Literal["no", "unknown"], text: str) -> None:
-        """Answer with an error packet (codes: docs/protocol.rst), unless an answer is there."""
+        """Answer with an error packet (codes: docs/reference/protocol.rst), unless an answer is there."""
         if self.reply is None:
             if self.retried:
                 delivered = "unknown"

@@ -1,4 +1,4 @@
-"""Whose turn it is within a policy: weighted round-robin in the order of registration (docs/protocol.rst, promise 5).
+"""Whose turn it is within a policy: weighted round-robin by registration (docs/reference/protocol.rst, promise 5).
 
 The turns of one round lie on a wheel: a server of weight w stands on it w times, evenly spread, so with equal weights
 the wheel is the order of registration; a server that came back from being down stands there less often for a while. A
@@ -14,9 +14,9 @@ from typing import Protocol
 
 from attrs import define, field
 
-from rproxy.registration import Address, Registration
+from rproxy.figures.tallies import ServerTally
+from rproxy.registry.registration import Address, Registration
 from rproxy.request import Request
-from rproxy.tallies import ServerTally
 
 
 class Target(Protocol):

@@ -1,8 +1,8 @@
 """Which server next: from a policy to its rotation, or into its waiting line.
 
 There is no default server and no fall-through: a request is offered to the members of its own policy's rotation and to
-nobody else (docs/protocol.rst, promise 1). While its line isn't empty every server of the policy is full or down, so a
-new request goes to the end of the line, and a server with room again is served from the line.
+nobody else (docs/reference/protocol.rst, promise 1). While its line isn't empty every server of the policy is full or
+down, so a new request goes to the end of the line, and a server with room again is served from the line.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from rproxy import packets
-from rproxy.happenings import Happened, nothing_happened
+from rproxy.audit.trail import Trail
+from rproxy.figures.counters import Counters
+from rproxy.figures.happenings import Happened, nothing_happened
+from rproxy.figures.tallies import PolicyTally
 from rproxy.health import Health
 from rproxy.limits import CLASSIC_READ, Limits
-from rproxy.metrics import Counters
-from rproxy.packetlog import ProxyLog
+from rproxy.logs.packets import ProxyLog
 from rproxy.policies import EVERYTHING, Policies, Policy
 from rproxy.rates import Bucket
-from rproxy.registration import Address, Key, Registration
+from rproxy.registry.registration import Address, Key, Registration
 from rproxy.request import Allowance, Endings, Refusal, Request
 from rproxy.rotation import Member, Rotation
-from rproxy.tallies import PolicyTally
-from rproxy.trail import Trail
 from rproxy.upstream import Connect, Upstream
 from rproxy.waiting import WaitingLine
 
@@ -52,7 +52,7 @@ class Route:
 
 
 class ForwardError(Exception):
-    """A packet was refused; the codes are those of docs/protocol.rst.
+    """A packet was refused; the codes are those of docs/reference/protocol.rst.
 
     :ivar code: why.
     :ivar delivered: ``no`` or ``unknown``.

@@ -1,4 +1,4 @@
-"""The peers already in the field, rebuilt from their description alone (docs/protocol.rst, "Peers in the field").
+"""The peers already in the field, rebuilt from their description (docs/reference/protocol.rst, "Peers in the field").
 
 They are plain blocking scripts: one read is one packet, whatever TCP made of it, and nobody checks anything. rproxy
 must not disturb them, so they share no code with it and are no better than what they stand for. Where such a script
@@ -67,7 +67,7 @@ class Fault:
 def send(
     host: str, port: int, srcid: str, policy: str, payload: str, *, say: Say = silent, patience: float = PATIENCE
 ) -> Reply:
-    """Be the classic client: one packet out, one read, no goodbye (docs/protocol.rst, "Peers in the field").
+    """Be the classic client: one packet out, one read, no goodbye (docs/reference/protocol.rst, "Peers in the field").
 
     :param patience: seconds to wait for the connection and for the answer; the real one waits for ever.
     :raises OSError: nobody listens, or nothing came in time (``TimeoutError``).
@@ -168,9 +168,9 @@ class Peer:
 class ClassicServer(Peer):
     """A server that registers first and binds afterwards, and serves one connection at a time.
 
-    The source of each quirk is docs/protocol.rst, "Peers in the field": the setup packet has the four classic fields
-    and its connection is closed at once; only then is the port bound, with a backlog of 10; the next connection is only
-    read after the one before is closed; a read of at most 2,048 bytes is one packet.
+    The source of each quirk is docs/reference/protocol.rst, "Peers in the field": the setup packet has the four classic
+    fields and its connection is closed at once; only then is the port bound, with a backlog of 10; the next connection
+    is only read after the one before is closed; a read of at most 2,048 bytes is one packet.
 
     :param proxy: host and port to register at.
     :param port: the port to bind; it can't be 0, for it is registered before it is bound.
@@ -281,9 +281,9 @@ class _Target:
 class ClassicProxy(Peer):
     """The proxy that rproxy replaces: a thread and one read for each connection, one connection for each packet.
 
-    From docs/protocol.rst, "Peers in the field": it routes on ``privPoliId``, reads the answer once and passes it on. A
-    setup packet is added to the policy's list and not answered; a data packet that it can't deliver isn't either. A
-    fault ends the thread of its connection, not the proxy.
+    From docs/reference/protocol.rst, "Peers in the field": it routes on ``privPoliId``, reads the answer once and
+    passes it on. A setup packet is added to the policy's list and not answered; a data packet that it can't deliver
+    isn't either. A fault ends the thread of its connection, not the proxy.
 
     :param port: the port to listen on; 0 takes a free one.
     :ivar port: the port it listens on.

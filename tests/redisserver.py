@@ -9,14 +9,14 @@ import time
 from pathlib import Path
 from shutil import which
 
-from rproxy.tlsfiles import Files
+from rproxy.tls.files import Files
 from tests.namespaces import Host
 
 #: Why there can't be one here; empty if there can.
 MISSING = "" if which("redis-server") and which("redis-cli") else "redis-server isn't installed"
 
 LOOPBACK = "127.0.0.1"
-#: What a user of the store has to be allowed, as docs/scaling.rst says.
+#: What a user of the store has to be allowed, as docs/howto/scaling.rst says.
 ALLOWED = (
     "~{rproxy}:* &{rproxy}:changed +auth +ping +select +role +subscribe +publish +time +eval +evalsha +hget +hmget"
     " +hset +hdel +hlen +hvals +zadd +zcard +zrange +zrangebyscore +zscore +zrem +zremrangebyscore"

@@ -1,4 +1,4 @@
-"""What an attacker may try, and what comes of it; docs/security.rst names each."""
+"""What an attacker may try, and what comes of it; docs/explanation/security.rst names each."""
 
 from __future__ import annotations
 

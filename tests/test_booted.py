@@ -1,4 +1,4 @@
-"""The units under a real systemd, as somebody gets them who does what docs/deploy.rst says.
+"""The units under a real systemd, as somebody gets them who does what docs/howto/deploy.rst says.
 
 All tests share one machine (:mod:`tests.machine`), since installing takes longer than all else.
 """
@@ -162,7 +162,7 @@ class Booted(Machine):
 
 @pytest.fixture(scope="module")
 def booted(wheels: Path) -> Iterator[Booted]:
-    """A machine in which what docs/deploy.rst says was done, and a second pool server of another policy."""
+    """A machine in which what docs/howto/deploy.rst says was done, and a second pool server of another policy."""
     with Booted(binds={"/wheels": wheels}) as booted:
         booted.write("/etc/pip.conf", "[global]\nno-index = true\nfind-links = /wheels\n")
         output = booted.do("Installing")

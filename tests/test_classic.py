@@ -1,4 +1,4 @@
-"""The classic peers are what docs/protocol.rst says of those in the field: the measure for rproxy must be right."""
+"""The classic peers are what docs/reference/protocol.rst says of those in the field: a measure must be right."""
 
 from __future__ import annotations
 
@@ -269,7 +269,7 @@ class ProxyTests(ClassicCase):
 
 
 class TerminalTests(ClassicCase):
-    """As scripts they show what docs/protocol.rst, "What the terminals show", has word for word."""
+    """As scripts they show what docs/reference/protocol.rst, "What the terminals show", has word for word."""
 
     def peer(self, *arguments: str, ready: str) -> Process:
         process = Process([sys.executable, "-m", "tests.classic", *arguments], ready=ready).start()

@@ -2,7 +2,7 @@
 
 Time says little on a machine that others use too, so nothing is timed here. What is counted is what the time is spent
 on: function calls, decodes, writes, Deferreds, delayed calls, log events; and none of it may depend on how many
-clients, servers and policies there are. The figures in time are those of ``bench/`` (docs/performance.rst).
+clients, servers and policies there are. The figures in time are those of ``bench/`` (docs/explanation/performance.rst).
 
 Python itself tells what is called and executed (:func:`sys.setprofile`, :func:`sys.settrace`), so nothing of the
 proxy's is replaced for counting; below it are transports that do nothing.
@@ -30,13 +30,13 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from rproxy import packets
-from rproxy.claims import Claims
 from rproxy.limits import Limits
 from rproxy.proxy import ProxyFactory
-from rproxy.registration import Address
-from rproxy.replica import Replica
+from rproxy.registry.claims import Claims
+from rproxy.registry.registration import Address
 from rproxy.stores.ledger import Ledger
 from rproxy.stores.memory import Memory, MemoryStore
+from rproxy.stores.replica import Replica
 from tests.support import data_packet
 
 #: Packets in one segment of a client that pipelines.
@@ -49,7 +49,8 @@ MANY = 1000
 #
 # When a test says that it is more: look first whether what is new can be done once for a connection, once for what a
 # read brought, or only where somebody asked for it. Where it has to be, raise the number in the same change, say in its
-# message what it buys, and measure what docs/performance.rst tells again. When it is far less, lower the number.
+# message what it buys, and measure what docs/explanation/performance.rst tells again. When it is far less, lower the
+# number.
 KEEP_ALIVE_CALLS = 33  # 32, of which 2 ask for the time, for the figures by policy and server
 PIPELINED_CALLS = 7  # 6.9
 ONE_SHOT_CALLS = 60  # 59

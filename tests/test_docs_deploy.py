@@ -1,4 +1,4 @@
-"""What docs/deploy.rst says of EC2, costs, certificates, backup and packages: its commands run, as far as they can here.
+"""What docs/howto/deploy.rst says of EC2, costs, certificates, backup and packages: its commands run, as far as can be.
 
 Those of EC2 run in the order in which they stand there, by the real aws command, against a moto_server that lets the
 user of the page do only what the page's policy has. Those of one machine are run by tests/test_booted.py.

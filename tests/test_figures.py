@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from rproxy.figures import Figures, PolicyFigures, ServerFigures, add_times, add_up, merge, quantile
-from rproxy.metrics import Counters
-from rproxy.tallies import BOUNDS, OTHERS, Times, new_times, observe
+from rproxy.figures.counters import Counters
+from rproxy.figures.tallies import BOUNDS, OTHERS, Times, new_times, observe
 from tests.test_admin_metrics import figures, process, server
 
 NUMBERS = st.integers(0, 1 << 40)

@@ -9,7 +9,7 @@ class HashingTests(SynchronousTestCase):
     """What deployed peers agree on."""
 
     def test_known(self) -> None:
-        """The hash that docs/protocol.rst shows, and the one of nothing."""
+        """The hash that docs/reference/protocol.rst shows, and the one of nothing."""
         self.assertEqual(sha1_hex("xyz1"), "b0400cf1f3919fdba057dbd2acc52f148fbb43ac")
         self.assertEqual(sha1_hex(""), "da39a3ee5e6b4b0d3255bfef95601890afd80709")
 

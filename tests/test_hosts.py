@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(bool(WHY), reason=WHY)
 
 #: Those that :meth:`Site.start` starts.
 SERVERS: dict[str, tuple[str, ...]] = {"111": ("100", "101"), "222": ("200", "201")}
-#: Seconds within which a server that is down is tried again, and has answered: docs/protocol.rst, Probes.
+#: Seconds within which a server that is down is tried again, and has answered: docs/reference/protocol.rst, Probes.
 PROBE = 60.0
 
 

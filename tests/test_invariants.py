@@ -1,4 +1,4 @@
-"""Whatever happens, in whatever order: what docs/protocol.rst promises holds after each step.
+"""Whatever happens, in whatever order: what docs/reference/protocol.rst promises holds after each step.
 
 A machine makes clients come, ask, break their streams, fall silent and go; servers register, drain, lose their leases,
 refuse, hang, answer, answer wrongly and break; policies change; and time pass. It knows what is registered, what is
@@ -28,7 +28,7 @@ from zope.interface import implementer
 from rproxy.health import LAST_PROBE
 from rproxy.limits import CLASSIC_CONNECTIONS, CLASSIC_READ, Limits
 from rproxy.policies import ClientRule, Policies, Policy, ServerRule, digest
-from rproxy.sweeping import SWEEP
+from rproxy.process.sweeping import SWEEP
 from tests.memory import BIG, Client, MemoryServerHost, Packet, Proxy, ServerConnection, ack, data, encode, setup
 from tests.strategies import spaces
 

@@ -1,4 +1,4 @@
-"""What clients and registering servers see of the proxy: docs/protocol.rst, from their end of the connection."""
+"""What clients and registering servers see of the proxy: docs/reference/protocol.rst, from their end."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ import pytest
 from attrs import evolve, frozen
 
 from rproxy import packets
-from rproxy.tlsfiles import Files
+from rproxy.tls.files import Files
 from tests.authority import Authority
 from tests.classic import sha1_hex
 from tests.documentation import commands
@@ -348,7 +348,7 @@ def test_expired_at_the_start(world: World) -> None:
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="the page's authority is made by openssl, which isn't here")
 def test_documentation(world: World) -> None:
-    """Whoever types what docs/tls.rst shows, in that order, gets what it shows."""
+    """Whoever types what docs/howto/tls.rst shows, in that order, gets what it shows."""
     proxy_port, server_port = str(free_port()), str(free_port())
     shown = (
         (ROOT / "docs" / "howto" / "tls.rst")

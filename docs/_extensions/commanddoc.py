@@ -1,8 +1,8 @@
 """What commands take, read from the code that parses it, as Sphinx shows it.
 
 ``.. service-options:: twistd rproxy`` with ``:options: rproxy.tap.Options`` has the options of a service of twistd:
-those of a ``twisted.python.usage.Options``. ``.. commands:: rproxy.cli.make_parser`` has a section for each command of a
-parser of argparse: what it does, its usage, and all that it takes.
+those of a ``twisted.python.usage.Options``. ``.. commands:: rproxy.cli.make_parser`` has a section for each command of
+a parser of argparse: what it does, its usage, and all that it takes.
 
 A help text is shown as it is: none of it is read as markup.
 """

@@ -8,9 +8,9 @@ import msgspec
 
 from rproxy import __version__
 from rproxy.admin.answers import Change, Changed, Explained, Failed
-from rproxy.controlling import DONE
+from rproxy.control import DONE
 from rproxy.figures import Figures
-from rproxy.happenings import Happening
+from rproxy.figures.happenings import Happening
 from rproxy.packets import MAX_FIELD
 
 API = "/api/v1"
@@ -21,7 +21,7 @@ _DOES = {
     "resume": "Undo a drain",
     "revoke": "End the server's registrations; it may register again",
 }
-#: Text that can be an id or a policy (docs/protocol.rst, Packets), but for its characters.
+#: Text that can be an id or a policy (docs/reference/protocol.rst, Packets), but for its characters.
 _ID = {"type": "string", "minLength": 1, "maxLength": MAX_FIELD}
 
 

@@ -1,7 +1,7 @@
 """The text that Prometheus reads, made of tables of metrics by its own library, a piece at a time.
 
-The library takes some microseconds a line (docs/performance.rst), and nothing else happens meanwhile. So a family of
-metrics is given to it in pieces of :data:`ROWS` rows, and whoever wants the text decides when to go on.
+The library takes some microseconds a line (docs/explanation/performance.rst), and nothing else happens meanwhile. So a
+family of metrics is given to it in pieces of :data:`ROWS` rows, and whoever wants the text decides when to go on.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from prometheus_client.metrics_core import (
 )
 from prometheus_client.registry import Collector
 
-from rproxy.tallies import BOUNDS, Times, count_of
+from rproxy.figures.tallies import BOUNDS, Times, count_of
 
 #: What the text is.
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4

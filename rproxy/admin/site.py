@@ -33,7 +33,8 @@ To see the dashboard from another machine, have the browser ask as one of the pr
     ssh -L {port}:127.0.0.1:{port} HOST
 
 and open http://127.0.0.1:{port}/ there; the admin listener has to be at a port of loopback, as --admin {port} has it.
-Or put a proxy before it that does TLS and sends the token, and give its name by --admin-host (docs/operating.rst).
+Or put a proxy before it that does TLS and sends the token, and give its name by --admin-host
+(docs/reference/admin.rst).
 """
 #: What proxies say that hand on another's request.
 _FORWARDED = ("Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP")

@@ -1,4 +1,4 @@
-"""The lines of an audit trail, and the chain that they make (docs/audit.rst, The lines).
+"""The lines of an audit trail, and the chain that they make (docs/reference/audit.rst, The lines).
 
 A line is one JSON object. Its last field, ``hash``, is made of the hash of the line before and of all that stands in
 front of it, as it was written: nothing is encoded anew to be verified.

@@ -1,6 +1,6 @@
 """``rproxy ec2``: the CloudFormation templates of ``etc/ec2``, brought up, looked at and taken down.
 
-Whatever is done can be done with the aws command as well (docs/deploy.rst), and ``up --dry-run`` prints how.
+Whatever is done can be done with the aws command as well (docs/howto/deploy.rst), and ``up --dry-run`` prints how.
 
 ``templates``, ``parameters``, ``events``, ``plans``, ``showing`` and ``equivalents`` only decide and know nothing of
 AWS. ``clouds`` is the way there: it alone imports boto3, and says in a sentence what goes wrong. ``stacks``,

@@ -2,7 +2,8 @@
 
 Without a policies file every policy exists as soon as somebody serves it, and all that is asked of a server is that it
 registers from one of the networks that ``--register-from`` names. With a file, a policy that isn't in it doesn't exist
-(docs/policies.rst). What is here are values and the answers that they give; nothing reads, waits or remembers.
+(docs/reference/policies.rst). What is here are values and the answers that they give; nothing reads, waits or
+remembers.
 """
 
 from __future__ import annotations

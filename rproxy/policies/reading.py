@@ -1,6 +1,6 @@
 """The policies file: from TOML to :class:`rproxy.policies.Policies`, or to the line with the mistake.
 
-Its form is in docs/policies.rst. Files that it names are relative to it.
+Its form is in docs/reference/policies.rst. Files that it names are relative to it.
 """
 
 from __future__ import annotations

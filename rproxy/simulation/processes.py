@@ -183,7 +183,7 @@ def _kill(children: Iterable[Child]) -> None:
 
 
 def _registration_of(server: Server) -> re.Pattern[str]:
-    """The proxy's line that says that a server is registered (docs/protocol.rst, What the terminals show)."""
+    """The proxy's line that says that a server is registered (docs/reference/protocol.rst, What the terminals show)."""
     return re.compile(rf"Received setup message from server id {re.escape(server.server_id)} ip ")
 
 

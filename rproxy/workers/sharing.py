@@ -18,7 +18,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 #: How many connections a worker accepts in one turn: those that come at once are to go to whoever is idle. With four or
-#: sixty-four a connection cost as much, and a burst was shared worse (docs/performance.rst, Several workers).
+#: sixty-four a connection cost as much, and a burst was shared worse (docs/explanation/performance.rst, Several
+#: workers).
 ACCEPTS = 1
 
 

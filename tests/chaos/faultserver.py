@@ -1,9 +1,9 @@
 """A server that keeps a journal and does wrong when it is ordered to: ``python -S -m tests.chaos.faultserver``.
 
 It knows nothing of rproxy and starts within a few hundredths of a second. Without ``--pipeline`` it is one of the old
-kind (docs/protocol.rst, "Peers in the field"): it registers once and then binds its port, serves one connection at a
-time, and takes each read for one packet. With it, it holds a lease for each policy, takes connections as they come,
-and drains on SIGTERM.
+kind (docs/reference/protocol.rst, "Peers in the field"): it registers once and then binds its port, serves one
+connection at a time, and takes each read for one packet. With it, it holds a lease for each policy, takes connections
+as they come, and drains on SIGTERM.
 
 Orders come in a file, one a line; each is for the next packet that comes, whichever that is:
 

@@ -1,4 +1,4 @@
-"""What in a history breaks a promise (docs/protocol.rst), or shows that the run tested nothing.
+"""What in a history breaks a promise (docs/reference/protocol.rst), or shows that the run tested nothing.
 
 It knows no process and no socket, so its own tests make histories up. Each check is a function that gives violations;
 :func:`judge` makes all of them.
