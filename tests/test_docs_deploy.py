@@ -114,8 +114,9 @@ def shell(aws: Aws, tmp_path: Path) -> Shell:
 
 
 def as_moto_knows_them(document: dict[str, Any]) -> dict[str, Any]:
-    """A policy for moto, which knows actions, and for most of them neither resources nor conditions."""
+    """A policy for moto, which knows actions, but neither resources nor conditions, and those of S3 by wrong names."""
     allowed = [{"Effect": each["Effect"], "Action": each["Action"], "Resource": "*"} for each in document["Statement"]]
+    allowed.append({"Effect": "Allow", "Action": "s3:*", "Resource": "*"})
     return {"Version": document["Version"], "Statement": allowed}
 
 
@@ -127,7 +128,7 @@ def test_ec2(aws: Aws, shell: Shell) -> None:
     first = "An account, and who may do it"
     (shell.folder / "rproxy-ec2.json").write_text(json.dumps(as_moto_knows_them(policy())))
     printed = shell.run(commands(first))
-    key = json.loads(printed[printed.index("{") :])["AccessKey"]
+    key = json.loads(printed[printed.rindex('{\n    "AccessKey"') :])["AccessKey"]
     user = {"AWS_ACCESS_KEY_ID": key["AccessKeyId"], "AWS_SECRET_ACCESS_KEY": key["SecretAccessKey"]}
     rest = commands("EC2").removeprefix(commands(first)).replace(DEBIAN, image_of_moto())
     aws.post("/moto-api/reset-auth", b"0")
@@ -157,18 +158,17 @@ def image_of_moto() -> str:
 
 def left() -> dict[str, list[str]]:
     """What there is at AWS that costs anything."""
-    ask = stacks_of_this
     return {
-        "stacks": [each["StackName"] for each in ask("cloudformation").describe_stacks()["Stacks"]],
-        "buckets": [each["Name"] for each in ask("s3").list_buckets()["Buckets"]],
-        "secrets": [each["Name"] for each in ask("secretsmanager").list_secrets()["SecretList"]],
+        "stacks": [each["StackName"] for each in client("cloudformation").describe_stacks()["Stacks"]],
+        "buckets": [each["Name"] for each in client("s3").list_buckets()["Buckets"]],
+        "secrets": [each["Name"] for each in client("secretsmanager").list_secrets()["SecretList"]],
         "groups": [
             each["AutoScalingGroupName"]
-            for each in ask("autoscaling").describe_auto_scaling_groups()["AutoScalingGroups"]
+            for each in client("autoscaling").describe_auto_scaling_groups()["AutoScalingGroups"]
         ],
-        "networks": [each["VpcId"] for each in ask("ec2").describe_vpcs()["Vpcs"] if not each["IsDefault"]],
+        "networks": [each["VpcId"] for each in client("ec2").describe_vpcs()["Vpcs"] if not each["IsDefault"]],
     }
 
 
-def stacks_of_this(service: str) -> Any:
+def client(service: str) -> Any:
     return boto3.client(service, region_name=REGION)
