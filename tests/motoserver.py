@@ -90,7 +90,9 @@ def _know_defaults() -> None:
     usual = CloudFormationBackend._resolve_update_parameters
 
     def resolve(self: Any, instance: Any, incoming_params: list[dict[str, str]]) -> Any:
-        known = [each for each in incoming_params if "ParameterValue" in each or each["ParameterKey"] in instance.parameters]
+        known = [
+            each for each in incoming_params if "ParameterValue" in each or each["ParameterKey"] in instance.parameters
+        ]
         return usual(self, instance, known)
 
     setattr(CloudFormationBackend, "_resolve_update_parameters", resolve)  # noqa: B010 # as above
