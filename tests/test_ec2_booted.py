@@ -223,7 +223,7 @@ class TestOneProxy:
         # The pool server is made once more; the proxy would ask No-IP again.
         made = (
             (pair[0], "rproxy.service", "send_logs rproxy.service", "Running the reverse proxy on port 8100"),
-            (pair[1], "rpoolserver@101.service", "be_pool", "registered"),
+            (pair[1], "rpoolserver@101.service", "be_pool", "Registered for privacy policy 222"),
         )
         for each, unit, make, logged in made:
             each.write("/usr/local/bin/amazon-cloudwatch-agent-ctl", '#!/bin/sh\necho "$@" >/srv/agent\n', 0o755)
