@@ -109,7 +109,7 @@ class Shell:
             env={**self.env, **more},
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=500,
             check=False,
         )
         assert ended.returncode == 0, ended.stdout[-4000:] + ended.stderr[-4000:]
@@ -138,7 +138,7 @@ def as_moto_knows_them(document: dict[str, Any]) -> dict[str, Any]:
 
 
 @needs_aws
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 def test_ec2(aws: Aws, shell: Shell) -> None:
     """All commands, in their order, as a user who may do what the page gives them; and then nothing is left."""
     boto3.client("route53", region_name=REGION).create_hosted_zone(Name="example.org", CallerReference="1")
