@@ -12,7 +12,7 @@ from rproxy import __version__
 
 sys.path.insert(0, str(Path(__file__).parent / "_extensions"))
 # What argparse takes for the width of the terminal: usages are to be the same wherever they are built.
-os.environ["COLUMNS"] = "110"
+os.environ["COLUMNS"] = "90"
 
 project = "rproxy"
 author = "The rproxy developers"
