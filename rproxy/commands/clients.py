@@ -16,8 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what it takes."""
     parser.description = (
         f"List the client addresses, {MOST_CLIENTS} at most, that take up most of a running proxy: those with the most"
-        " UNANSWERED bytes first, then those with the most CONNECTIONS. An address is one of IPv4 or a /64 of IPv6. HELD"
-        " BACK is how many of its connections wait because it sends more than it may (--rate-limit,"
+        " UNANSWERED bytes first, then those with the most CONNECTIONS. An address is one of IPv4 or a /64 of IPv6."
+        " HELD BACK is how many of its connections wait because it sends more than it may (--rate-limit,"
         " --max-bytes-per-address); REFUSED is how many were refused and aren't closed yet; LEASES is how many hold"
         " registrations of servers."
     )
