@@ -138,7 +138,7 @@ class Figures(Struct, kw_only=True):
     #: How many addresses clients have connections from. One that several processes have is counted once if each shows
     #: it in ``clients``, else up to once for each of them.
     client_addresses: int = 0
-    #: The heaviest of them, :data:`MOST_CLIENTS` at most: those with the most unanswered bytes, then those with the most
+    #: The heaviest, :data:`MOST_CLIENTS` at most: those with the most unanswered bytes, then those with the most
     #: connections. Of several processes these are the heaviest of what each shows, added up.
     clients: list[ClientFigures] = field(default_factory=list)
     #: The numbers of workers that didn't answer in time, or are being replaced: their part is left out.

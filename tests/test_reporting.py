@@ -315,8 +315,8 @@ class ClientTests(ReportingCase):
         self.assertEqual(self.clients(), [("10.9.0.1", 1, size, 0, 0, 0), ("2001:db8::/64", 2, 0, 0, 0, 0)])
         server.connection.answer(1)
         self.assertEqual(self.clients()[0], ("10.9.0.1", 1, size // 2, 0, 0, 0))
-        few.close()
-        many.close()
+        few.reset()
+        many.reset()
         self.assertEqual(self.clients(), [("2001:db8::/64", 1, 0, 0, 0, 0)])
 
     def test_limits(self) -> None:
