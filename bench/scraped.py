@@ -20,16 +20,16 @@ from twisted.internet.task import Clock
 
 from rproxy import packets
 from rproxy.admin.scraping import Scrapes, make_cooperator
-from rproxy.claims import Claims
-from rproxy.collecting import THRESHOLD
+from rproxy.control.reporting import Reporter
 from rproxy.figures import Figures
-from rproxy.lag import Lag
 from rproxy.limits import Limits
 from rproxy.packets import Setup
 from rproxy.policies import Peer
+from rproxy.process.collecting import THRESHOLD
+from rproxy.process.lag import Lag
 from rproxy.proxy import ProxyFactory
-from rproxy.replica import Replica
-from rproxy.reporting import Reporter
+from rproxy.registry.claims import Claims
+from rproxy.stores.replica import Replica
 
 #: Servers of one policy.
 EACH = 50
@@ -93,7 +93,7 @@ class Shown:
         self._reporter = reporter
 
     def figures(self) -> Deferred[Figures]:
-        """See :class:`rproxy.controlling.Control`."""
+        """See :class:`rproxy.control.Control`."""
         return succeed(self._reporter.figures())
 
 

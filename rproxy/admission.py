@@ -8,14 +8,14 @@ from typing import Literal
 from twisted.logger import Logger
 
 from rproxy import packets
-from rproxy.happenings import Happened, nothing_happened
-from rproxy.metrics import Counters
+from rproxy.audit.trail import Trail
+from rproxy.figures.counters import Counters
+from rproxy.figures.happenings import Happened, nothing_happened
+from rproxy.logs.quiet import QuietLog
 from rproxy.packets import PROXY_ID, Setup
 from rproxy.policies import Peer, Policies, digest
-from rproxy.quietlog import QuietLog
-from rproxy.registration import Registration
 from rproxy.registry import ConflictError, Registry, TooManyError
-from rproxy.trail import Trail
+from rproxy.registry.registration import Registration
 
 
 class Admission:
@@ -35,7 +35,7 @@ class Admission:
         self._registry = registry
         self._counters = counters
         self._trail = trail
-        #: See :class:`rproxy.happenings.Happenings`.
+        #: See :class:`rproxy.figures.happenings.Happenings`.
         self.happened: Happened = nothing_happened
         #: Says which setup packets were refused.
         self.log_refusal = QuietLog(seconds, self._logger.warn, "refused setup messages")

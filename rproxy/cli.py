@@ -13,8 +13,19 @@ import sys
 from collections.abc import Sequence
 from typing import Protocol
 
-from rproxy import __version__, audit, ec2, packetfiles, sending, simulation
-from rproxy.commands import changing, clients, completing, explaining, installing, servers, status, top
+from rproxy import __version__, audit, ec2, simulation
+from rproxy.commands import (
+    changing,
+    clients,
+    completing,
+    explaining,
+    installing,
+    packetfiles,
+    sending,
+    servers,
+    status,
+    top,
+)
 from rproxy.policies import checking
 
 

@@ -21,15 +21,15 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rproxy import packets
+from rproxy.audit.trail import Trail
+from rproxy.figures.counters import Counters
 from rproxy.framing import Framer, StreamError
 from rproxy.limits import Limits
-from rproxy.metrics import Counters
-from rproxy.packetlog import ProxyLog
+from rproxy.logs.packets import ProxyLog
 from rproxy.packets import Ack, Error, PacketError
-from rproxy.registration import Address
+from rproxy.registry.registration import Address
 from rproxy.request import Asker, Refusal, Request, Server
-from rproxy.tlsfiles import TLSError
-from rproxy.trail import Trail
+from rproxy.tls.files import TLSError
 
 
 class Pool(Protocol):

@@ -29,19 +29,19 @@ from zope.interface import implementer
 from rproxy import packets
 from rproxy.addresses import ClientAddress
 from rproxy.admission import Admission
+from rproxy.figures.counters import Counters
 from rproxy.framing import Framer, StreamError
+from rproxy.hostports import format_address
 from rproxy.limits import Limits
 from rproxy.lingering import shut_writing
-from rproxy.listening import format_address
-from rproxy.metrics import Counters
-from rproxy.packetlog import ProxyLog
+from rproxy.logs.packets import ProxyLog
+from rproxy.logs.quiet import QuietLog
 from rproxy.packets import Data, PacketError, Setup
-from rproxy.peers import peer_names
 from rproxy.policies import Peer, Policies
-from rproxy.quietlog import QuietLog
-from rproxy.registration import Registration
 from rproxy.registry import Registry
+from rproxy.registry.registration import Registration
 from rproxy.request import Asker, Endings, Refusal, Request
+from rproxy.tls.peers import peer_names
 
 #: Policies that a connection remembers it may ask for; what is beyond that is looked up for each packet.
 ALLOWED = 100

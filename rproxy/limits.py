@@ -49,7 +49,7 @@ class Limits:
     idle_timeout: float = field(default=300.0, validator=gt(0))
     #: From the first byte of a packet to its last (``proxy``).
     packet_timeout: float = field(default=30.0, validator=gt(0))
-    #: From a connection to the end of the header that another proxy puts before it (``fronted``).
+    #: From a connection to the end of the header that another proxy puts before it (``fronting``).
     header_timeout: float = field(default=5.0, validator=gt(0))
     #: Refuse a packet whose ``payloadsize`` is wrong, instead of counting it (``proxy``, ``upstream``).
     strict: bool = False
@@ -66,7 +66,7 @@ class Limits:
     #: Registrations of one host; and of its connections where only servers come in, those that hold no lease
     #: (``registry``, ``downstream``).
     registrations_per_host: int = field(default=2_000, validator=ge(1))
-    #: A registration without a lease ends when its server was down for so long (``forgetting``).
+    #: A registration without a lease ends when its server was down for so long (``registry.forgetting``).
     forget_after: float = field(default=24 * 3600.0, validator=gt(0))
     #: From being told to stop to having what is in flight answered (``proxyservice``).
     drain_timeout: float = field(default=30.0, validator=gt(0))

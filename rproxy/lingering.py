@@ -14,7 +14,7 @@ def shut_writing(transport: Connection) -> None:
     """Shut the writing side once what was written is sent.
 
     One that can't be shut one way (TLS) is closed whole: its own closing handshake lingers, for as long as
-    :data:`rproxy.handshaking.CLOSE_TIMEOUT`.
+    :data:`rproxy.tls.handshaking.CLOSE_TIMEOUT`.
     """
     if ISSLTransport.providedBy(transport):
         transport.loseConnection()

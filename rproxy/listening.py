@@ -1,10 +1,9 @@
-"""Where a process listens, and what it says when it can't; and the address forms that options have in common."""
+"""Where a process listens, what describes that, and what is said when it can't be."""
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from ipaddress import ip_address
 from typing import Any, cast
 
 from twisted.application.service import Service
@@ -13,7 +12,7 @@ from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IReactorCore, IStreamServerEndpoint
 from twisted.python.failure import Failure
 
-from rproxy.tlsfiles import Files, split_listen
+from rproxy.tls.files import Files, split_listen
 
 #: Connections that the kernel holds ready until they are accepted. Twisted's default of 50 is soon full when each
 #: packet is a connection, and who finds it full tries again only after a second. The kernel has its own bound
@@ -115,7 +114,7 @@ def parse_listen(text: str, *, ipv6: bool = False, tls: Files | None = None) -> 
 
     :param text: a port number, for that TCP port on all interfaces, 0 for any free one; or a description already, such
         as ``tcp:5000:interface=127.0.0.1``, which comes back as it is. One of TLS has the form that
-        :func:`rproxy.tlsfiles.split_listen` reads.
+        :func:`rproxy.tls.files.split_listen` reads.
     :param ipv6: whether a port number means IPv6 too, rather than IPv4 only.
     :param tls: the files of a TLS endpoint that names none.
     :raises ValueError: it is neither; the text says what is wrong.
@@ -137,48 +136,3 @@ def parse_listen(text: str, *, ipv6: bool = False, tls: Files | None = None) -> 
             " endpoint, such as tcp:5000:interface=127.0.0.1"
         ) from None
     return text
-
-
-def parse_address(text: str, default_host: str = "127.0.0.1") -> tuple[str, int]:
-    """Return the host and port of ``[HOST:]PORT``; an IPv6 address stands in brackets, as in ``[::1]:8000``.
-
-    :raises ValueError: it is no such address; the text says what is wrong.
-    """
-    host, colon, port = text.rpartition(":")
-    if not colon:
-        host = default_host
-    elif host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
-        raise ValueError(f"{text!r} can be read in two ways: put an IPv6 address in brackets, as in [::1]:8000")
-    if not host or host != host.strip() or not (port.isascii() and port.isdigit() and len(port) <= 5):
-        raise ValueError(f"{text!r} is no address: give HOST:PORT or PORT, such as 127.0.0.1:8000 or 8000")
-    if not 1 <= int(port) <= 65535:
-        raise ValueError(f"{text!r} has no valid port: give one from 1 to 65535")
-    return host, int(port)
-
-
-def add_address(addresses: list[tuple[str, int]], text: str) -> None:
-    """Add another address to those that an option had before.
-
-    :param text: the address, in the form that :func:`parse_address` reads.
-    :raises ValueError: it is none, or it is there already; the text says so.
-    """
-    address = parse_address(text)
-    if _normal(address) in map(_normal, addresses):
-        raise ValueError(f"{text} is given twice")
-    addresses.append(address)
-
-
-def _normal(address: tuple[str, int]) -> tuple[str, int]:
-    """Return an address in the one form that all ways to write it have in common."""
-    host, port = address
-    try:
-        return str(ip_address(host)), port
-    except ValueError:
-        return host.lower().removesuffix("."), port
-
-
-def format_address(host: str, port: int) -> str:
-    """Return the address in the form that :func:`parse_address` reads."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -17,13 +17,13 @@ from rproxy.arguments import identifier, whole
 from rproxy.audit.keys import KeyFileError, read_key
 from rproxy.limits import Limits
 from rproxy.listening import parse_listen
-from rproxy.logservice import OPTION as LOG_FORMAT
-from rproxy.logservice import check_format
+from rproxy.logs.service import OPTION as LOG_FORMAT
+from rproxy.logs.service import check_format
 from rproxy.networks import parse_network
 from rproxy.policies import PRIVATE, Policies, Policy
 from rproxy.policies.reading import PoliciesError, read
 from rproxy.stores.urls import MemoryUrl, RedisUrl, SqliteUrl, parse_registry, read_password
-from rproxy.tlsfiles import Files, client_files, split_listen
+from rproxy.tls.files import Files, client_files, split_listen
 
 _DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(Limits)}
 _PORT = "8000"

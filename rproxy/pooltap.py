@@ -16,23 +16,24 @@ from twisted.internet.endpoints import HostnameEndpoint
 from twisted.python import usage
 
 from rproxy.arguments import is_id
-from rproxy.handling import Handler, Handling
 from rproxy.hashing import sha1_hex
-from rproxy.leasing import DEFAULT_LEASE, DRAIN_TIMEOUT, Offer
+from rproxy.hostports import add_address, format_address
 from rproxy.limits import Limits
-from rproxy.listening import ListenerService, add_address, format_address, parse_listen
-from rproxy.logservice import OPTION as LOG_FORMAT
-from rproxy.logservice import LoggedService, check_format
-from rproxy.notifying import pool_status, read_manager
+from rproxy.listening import ListenerService, parse_listen
+from rproxy.logs.service import OPTION as LOG_FORMAT
+from rproxy.logs.service import LoggedService, check_format
 from rproxy.packets import MAX_FIELD
-from rproxy.poolserver import DEFAULT_PIPELINE, PoolServerFactory
-from rproxy.poolservice import CLOSE_TIMEOUT, Address, PoolService
-from rproxy.registrar import Registrar
-from rproxy.signals import ReloadService, SignalService
-from rproxy.sweeping import SweepService
-from rproxy.systemd import Notifier, SystemdService
-from rproxy.tls import SWEEP_LOGS, Keyring
-from rproxy.tlsfiles import CertificatesError, client_files, split_listen
+from rproxy.pool.handling import Handler, Handling
+from rproxy.pool.leasing import DEFAULT_LEASE, DRAIN_TIMEOUT, Offer
+from rproxy.pool.registrar import Registrar
+from rproxy.pool.server import DEFAULT_PIPELINE, PoolServerFactory
+from rproxy.pool.service import CLOSE_TIMEOUT, Address, PoolService
+from rproxy.process.signals import ReloadService, SignalService
+from rproxy.process.sweeping import SweepService
+from rproxy.systemd.messages import pool_status, read_manager
+from rproxy.systemd.service import Notifier, SystemdService
+from rproxy.tls.files import CertificatesError, client_files, split_listen
+from rproxy.tls.keyring import SWEEP_LOGS, Keyring
 
 #: What a stop may take beyond its own bounds, in seconds.
 GRACE = 3.0

@@ -15,21 +15,21 @@ from twisted.logger import Logger
 
 from rproxy.addresses import Addresses, ClientAddress
 from rproxy.admission import Admission
-from rproxy.claims import Claims
+from rproxy.audit.trail import Trail
 from rproxy.downstream import Connection, ProxyProtocol
-from rproxy.happenings import Happened, nothing_happened
+from rproxy.figures.counters import Counters
+from rproxy.figures.happenings import Happened, nothing_happened
 from rproxy.limits import Limits
-from rproxy.metrics import Counters
-from rproxy.packetlog import ProxyLog
+from rproxy.logs.packets import ProxyLog
+from rproxy.logs.quiet import QuietLog
 from rproxy.policies import EVERYTHING, Policies
-from rproxy.quietlog import QuietLog
-from rproxy.registration import Registration
 from rproxy.registry import Registry
-from rproxy.replica import Replica
+from rproxy.registry.claims import Claims
+from rproxy.registry.registration import Registration
+from rproxy.registry.standing import Observer
 from rproxy.request import Asker, Endings, Request
 from rproxy.routing import Router
-from rproxy.standing import Observer
-from rproxy.trail import Trail
+from rproxy.stores.replica import Replica
 from rproxy.upstream import Connect
 
 _logger = Logger()

@@ -9,10 +9,10 @@ from twisted.internet.defer import Deferred, TimeoutError, gatherResults, maybeD
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from rproxy.figures.counters import Counters
 from rproxy.listening import ListenerService
-from rproxy.metrics import Counters
+from rproxy.process.sweeping import SweepService
 from rproxy.proxy import ProxyFactory
-from rproxy.sweeping import SweepService
 
 _logger = Logger()
 

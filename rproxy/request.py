@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 from msgspec import Struct
 
 from rproxy import packets
-from rproxy.tallies import PolicyTally, ServerTally
+from rproxy.figures.tallies import PolicyTally, ServerTally
 
 
 class Asker(Protocol):

@@ -14,9 +14,9 @@ from typing import Protocol
 
 from attrs import define, field
 
-from rproxy.registration import Address, Registration
+from rproxy.figures.tallies import ServerTally
+from rproxy.registry.registration import Address, Registration
 from rproxy.request import Request
-from rproxy.tallies import ServerTally
 
 
 class Target(Protocol):

@@ -17,18 +17,18 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from rproxy import packets
-from rproxy.happenings import Happened, nothing_happened
+from rproxy.audit.trail import Trail
+from rproxy.figures.counters import Counters
+from rproxy.figures.happenings import Happened, nothing_happened
+from rproxy.figures.tallies import PolicyTally
 from rproxy.health import Health
 from rproxy.limits import CLASSIC_READ, Limits
-from rproxy.metrics import Counters
-from rproxy.packetlog import ProxyLog
+from rproxy.logs.packets import ProxyLog
 from rproxy.policies import EVERYTHING, Policies, Policy
 from rproxy.rates import Bucket
-from rproxy.registration import Address, Key, Registration
+from rproxy.registry.registration import Address, Key, Registration
 from rproxy.request import Allowance, Endings, Refusal, Request
 from rproxy.rotation import Member, Rotation
-from rproxy.tallies import PolicyTally
-from rproxy.trail import Trail
 from rproxy.upstream import Connect, Upstream
 from rproxy.waiting import WaitingLine
 

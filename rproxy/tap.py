@@ -16,42 +16,42 @@ from twisted.internet.interfaces import IListeningPort, IStreamClientEndpoint, I
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
-from rproxy.accessfile import AccessWriter
-from rproxy.accesslog import AccessLog
 from rproxy.admin.service import attend
 from rproxy.audit.appending import TrailFile
-from rproxy.claims import Claims
-from rproxy.collecting import CollectorService
-from rproxy.controlling import LocalControl
+from rproxy.audit.recording import Recorder
+from rproxy.audit.trail import Trail
+from rproxy.control import LocalControl
+from rproxy.control.reporting import Reporter
 from rproxy.downstream import ClientProtocol, ServerProtocol
-from rproxy.forgetting import LOOKS, Forgetter
-from rproxy.fronted import FrontedFactory
-from rproxy.happenings import Happenings
-from rproxy.lag import Lag
+from rproxy.figures.happenings import Happenings
+from rproxy.fronting.protocol import FrontedFactory
 from rproxy.limits import Limits
 from rproxy.listening import ListenerService
-from rproxy.logservice import LoggedService
-from rproxy.notifying import read_manager
-from rproxy.openfiles import OpenFilesService
+from rproxy.logs.access import AccessLog
+from rproxy.logs.accessfile import AccessWriter
+from rproxy.logs.packets import ProxyLog
+from rproxy.logs.service import LoggedService
 from rproxy.options import Options
-from rproxy.packetlog import ProxyLog
 from rproxy.policies.reading import PoliciesError
+from rproxy.process.collecting import CollectorService
+from rproxy.process.lag import Lag
+from rproxy.process.openfiles import OpenFilesService
+from rproxy.process.signals import ReloadService, SignalService
+from rproxy.process.sweeping import SWEEP, SweepService
 from rproxy.proxy import Entrance, ProxyFactory
 from rproxy.proxyservice import ProxyService
-from rproxy.recording import Recorder
-from rproxy.registration import Address
-from rproxy.replica import Replica
-from rproxy.reporting import Reporter
-from rproxy.signals import ReloadService, SignalService
+from rproxy.registry.claims import Claims
+from rproxy.registry.forgetting import LOOKS, Forgetter
+from rproxy.registry.registration import Address
 from rproxy.sockets import SocketGroup
 from rproxy.stores import Store, StoreRefusedError
 from rproxy.stores.opening import check_registry, open_registry
+from rproxy.stores.replica import Replica
 from rproxy.stores.urls import MemoryUrl
-from rproxy.sweeping import SWEEP, SweepService
-from rproxy.systemd import NOBODY, Notifier, ProxyStatus, SystemdService
-from rproxy.tls import SWEEP_LOGS, Keyring
-from rproxy.tlsfiles import CertificatesError, split_listen
-from rproxy.trail import Trail
+from rproxy.systemd.messages import read_manager
+from rproxy.systemd.service import NOBODY, Notifier, ProxyStatus, SystemdService
+from rproxy.tls.files import CertificatesError, split_listen
+from rproxy.tls.keyring import SWEEP_LOGS, Keyring
 from rproxy.workers.parent import make_parent, patience_with
 
 __all__ = ["Options", "makeService"]

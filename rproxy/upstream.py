@@ -18,15 +18,15 @@ from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from rproxy.audit.trail import Trail
 from rproxy.connection import RecordedConnection, UpstreamConnection
+from rproxy.figures.counters import Counters
 from rproxy.health import FULL_SHARE, Health
 from rproxy.limits import CLASSIC_READ, Limits
-from rproxy.metrics import Counters
-from rproxy.packetlog import ProxyLog
-from rproxy.registration import Address, Key, Registration
+from rproxy.logs.packets import ProxyLog
+from rproxy.registry.registration import Address, Key, Registration
 from rproxy.request import Request
 from rproxy.rotation import Member
-from rproxy.trail import Trail
 
 #: How to reach an address, and whether by TLS.
 Connect = Callable[[Address, bool], IStreamClientEndpoint]

@@ -18,8 +18,8 @@ from twisted.internet.protocol import Factory
 from twisted.logger import globalLogBeginner
 
 from rproxy.options import Options
+from rproxy.process.sweeping import SWEEP, SweepService
 from rproxy.sockets import SocketGroup
-from rproxy.sweeping import SWEEP, SweepService
 from rproxy.tap import make_proxy
 from rproxy.workers.balancing import Board
 from rproxy.workers.channel import Channel

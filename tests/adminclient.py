@@ -20,13 +20,13 @@ from rproxy.admin.routes import Routes
 from rproxy.admin.scraping import Scrapes, make_cooperator
 from rproxy.admin.site import AdminResource, AdminSite
 from rproxy.admin.streaming import Streams
-from rproxy.controlling import Control, LocalControl
-from rproxy.happenings import Happenings
-from rproxy.lag import Lag
-from rproxy.replica import Replica
-from rproxy.reporting import Reporter
+from rproxy.control import Control, LocalControl
+from rproxy.control.reporting import Reporter
+from rproxy.figures.happenings import Happenings
+from rproxy.process.lag import Lag
 from rproxy.stores.ledger import Ledger
 from rproxy.stores.memory import Memory, MemoryStore
+from rproxy.stores.replica import Replica
 from tests.memory import Proxy
 
 TOKEN = "0123456789abcdef"

@@ -14,8 +14,8 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
-from rproxy.records import NOBODY, Record
-from rproxy.registration import Registration
+from rproxy.registry.records import NOBODY, Record
+from rproxy.registry.registration import Registration
 from rproxy.stores import Message, News, Position, Store
 
 #: Seconds: too short to be still there, and too long to be over, by the end of a test.

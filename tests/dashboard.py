@@ -28,8 +28,8 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Site
 
 from rproxy.figures import ClientFigures, Figures, PolicyFigures, ProcessFigures, ServerFigures, StoreFigures
-from rproxy.happenings import Happening
-from rproxy.tallies import new_times, observe
+from rproxy.figures.happenings import Happening
+from rproxy.figures.tallies import new_times, observe
 from tests.support import PATIENCE, ROOT, Process
 
 STATIC = ROOT / "rproxy" / "admin" / "static"

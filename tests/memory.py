@@ -34,15 +34,15 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
-from rproxy.claims import Claims
 from rproxy.downstream import ClientProtocol, ServerProtocol
 from rproxy.limits import Limits
 from rproxy.policies import EVERYTHING, Policies
+from rproxy.process.sweeping import SWEEP
 from rproxy.proxy import Entrance, ProxyFactory
-from rproxy.registration import Address
-from rproxy.replica import Replica
+from rproxy.registry.claims import Claims
+from rproxy.registry.registration import Address
 from rproxy.stores import Store
-from rproxy.sweeping import SWEEP
+from rproxy.stores.replica import Replica
 
 Packet = dict[str, Any]
 

@@ -85,9 +85,23 @@ def _keep_what_stays() -> None:
     setattr(CloudFormationBackend, "delete_stack", delete_stack)  # noqa: B010 # mypy refuses the assignment
 
 
+def _know_defaults() -> None:
+    """Have a change keep a parameter that a stack has by default, which moto forgets if a change set made the stack."""
+    usual = CloudFormationBackend._resolve_update_parameters
+
+    def resolve(self: Any, instance: Any, incoming_params: list[dict[str, str]]) -> Any:
+        known = [
+            each for each in incoming_params if "ParameterValue" in each or each["ParameterKey"] in instance.parameters
+        ]
+        return usual(self, instance, known)
+
+    setattr(CloudFormationBackend, "_resolve_update_parameters", resolve)  # noqa: B010 # as above
+
+
 if __name__ == "__main__":
     for _method in {method for method, _ in FATES.values()}:
         _with_fates(_method)
     _keep_what_stays()
+    _know_defaults()
     with cloud():
         main(["-H", "127.0.0.1", "-p", "0"])

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from shutil import which
 
-from rproxy.tlsfiles import Files
+from rproxy.tls.files import Files
 from tests.namespaces import Host
 
 #: Why there can't be one here; empty if there can.

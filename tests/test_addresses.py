@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from rproxy.addresses import Addresses, ClientAddress
 from rproxy.limits import Limits
 from rproxy.networks import is_within, parse_network
-from rproxy.sweeping import SWEEP
+from rproxy.process.sweeping import SWEEP
 from tests.memory import BIG, Client, ProxyCase, data, encode
 
 HERE, THERE = "10.1.0.1", "10.1.0.2"

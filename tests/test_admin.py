@@ -20,9 +20,9 @@ from rproxy.admin.exposition import CONTENT_TYPE
 from rproxy.admin.files import read_files
 from rproxy.admin.guarding import Asked, Guard, read_token
 from rproxy.admin.streaming import MOST, PATIENCE
-from rproxy.controlling import DONE, ControlError
+from rproxy.control import DONE, ControlError
 from rproxy.figures import Figures
-from rproxy.happenings import Happening
+from rproxy.figures.happenings import Happening
 from tests.adminclient import ELSEWHERE, TOKEN, UNIX, Admin, control_of, hang_up
 from tests.memory import ProxyCase
 

@@ -13,8 +13,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from rproxy.admin.exposition import ROWS
 from rproxy.admin.metrics import PARTS, STATES, make_metrics
 from rproxy.figures import ClientFigures, Figures, PolicyFigures, ProcessFigures, ServerFigures, StoreFigures
-from rproxy.metrics import Counters
-from rproxy.tallies import BOUNDS, new_times, observe
+from rproxy.figures.counters import Counters
+from rproxy.figures.tallies import BOUNDS, new_times, observe
 from tests.support import PATIENCE
 
 PROMTOOL = shutil.which("promtool")

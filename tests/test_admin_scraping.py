@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from rproxy.admin.exposition import ROWS
 from rproxy.admin.scraping import Scrapes, make_cooperator
-from rproxy.controlling import Control, ControlError
+from rproxy.control import Control, ControlError
 from rproxy.figures import Figures, PolicyFigures
 from tests.adminclient import Admin, hang_up, read_reply
 from tests.test_admin_metrics import figures, server, text_of
@@ -56,7 +56,7 @@ class Shown:
     asked: int = 0
 
     def figures(self) -> Deferred[Figures]:
-        """See :class:`rproxy.controlling.Control`."""
+        """See :class:`rproxy.control.Control`."""
         self.asked += 1
         return self.answers.pop(0) if self.answers else succeed(many(1, str(self.asked)))
 

@@ -12,8 +12,8 @@ from rproxy.limits import Limits
 from rproxy.networks import parse_network
 from rproxy.packets import Setup
 from rproxy.policies import ClientRule, Peer, Policies, Policy, ServerRule, digest
+from rproxy.process.sweeping import SWEEP
 from rproxy.request import Request
-from rproxy.sweeping import SWEEP
 from tests.memory import CLIENT_HOST, HOST, Client, MemoryServerHost, Proxy, ProxyCase, data, setup
 
 ABROAD = "203.0.113.7"

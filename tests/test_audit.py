@@ -36,11 +36,11 @@ from rproxy.audit.lines import (
     stamp,
 )
 from rproxy.audit.reading import ReadError, find_end
+from rproxy.audit.trail import REFUSED_LINES, REFUSED_PERIOD, ROOM, SHARED, Trail
+from rproxy.figures.tallies import PolicyTally, ServerTally
 from rproxy.packets import Setup
-from rproxy.registration import Registration
+from rproxy.registry.registration import Registration
 from rproxy.request import Refusal, Request
-from rproxy.tallies import PolicyTally, ServerTally
-from rproxy.trail import REFUSED_LINES, REFUSED_PERIOD, ROOM, SHARED, Trail
 from tests.test_cli import CommandCase
 
 SECRET = b"0123456789abcdef"

@@ -377,6 +377,46 @@ def test_tls(booted: Booted, tmp_path: Path) -> None:
     assert "Hash of payload is correct" in booted.run(*send, *tls)
 
 
+def test_renewal(booted: Booted) -> None:
+    """What an ACME client runs puts both files in place, and has the proxy take them by a restart."""
+    (hook,) = code_blocks(section(DEPLOY, "Renewing certificates"), "sh")
+    booted.write("/tmp/lineage/fullchain.pem", "a certificate")
+    booted.write("/tmp/lineage/privkey.pem", "a key")
+    booted.write("/tmp/hook", hook, 0o755)
+    before = booted.show(PROXY, "MainPID")
+    booted.run("env", "RENEWED_LINEAGE=/tmp/lineage", "/tmp/hook")
+    assert booted.run("cat", "/etc/rproxy/proxy.crt", "/etc/rproxy/proxy.key") == "a certificatea key"
+    assert booted.run("stat", "--format=%a", "/etc/rproxy/proxy.key").strip() == "600"
+    assert booted.show(PROXY, "MainPID") not in {"0", before}
+    booted.run("rm", "/etc/rproxy/proxy.crt", "/etc/rproxy/proxy.key")
+
+
+def test_backup(booted: Booted) -> None:
+    """What was saved comes back, settings and registrations, without the servers' help."""
+    saving, restoring = code_blocks(section(DEPLOY, "Backup and restoring"), "sh")
+    booted.run("sh", "-ec", saving)
+    # They can't register again now.
+    booted.run("systemctl", "kill", "--signal=STOP", SERVER, OTHER)
+    stop, rest = restoring.split("\n", 1)
+    booted.run("sh", "-c", stop)
+    booted.run("sh", "-c", "rm -r /etc/rproxy/rproxy.conf /var/lib/private/rproxy/*")
+    booted.run("sh", "-ec", rest)
+    booted.wait_for(COMMAND, "servers", until=r"^111 +100 (.*\n)*222 +101 ")
+    booted.run("test", "-f", "/etc/rproxy/rproxy.conf")
+    booted.run("systemctl", "kill", "--signal=CONT", SERVER, OTHER)
+    assert "Hash of payload is correct" in booted.send()
+    assert "Unable to" not in booted.log(PROXY)
+
+
+def test_package(booted: Booted) -> None:
+    """The tree of a package has the units where packages have them."""
+    booted.do("The layout, and packages")
+    files = booted.run("sh", "-c", "cd /debian/rproxy && find . -type f | sort").split()
+    assert "./usr/lib/systemd/system/rproxy.service" in files
+    assert "./etc/rproxy/rproxy.conf" in files
+    assert not [file for file in files if file.startswith("./etc/systemd")]
+
+
 def test_removing(booted: Booted) -> None:
     """Nothing is left, and nothing is broken."""
     booted.run("systemctl", "disable", "--now", OTHER)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rproxy import packets
-from rproxy.tlsfiles import Files
+from rproxy.tls.files import Files
 from tests.authority import Authority
 from tests.support import Group, Twistd, data_packet
 from tests.test_tls_endtoend import HOST, TLSTalk, World

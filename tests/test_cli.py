@@ -18,9 +18,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from rproxy import __version__, packets
 from rproxy.cli import COMMANDS, main, make_parser
 from rproxy.client import PASSING, RESEND, Client
+from rproxy.commands.sending import JsonTerminal, Outgoing, Terminal, client_maker, read_outgoing, send_all
 from rproxy.hashing import sha1_hex
 from rproxy.packets import Data
-from rproxy.sending import JsonTerminal, Outgoing, Terminal, client_maker, read_outgoing, send_all
 from tests.endpoints import Peer
 from tests.transports import lose
 

@@ -15,11 +15,11 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from rproxy import packets
 from rproxy.client import MAX_REFUSALS, PASSING, RECONNECT, RESEND, Answer, Client, ProxyError, is_correct
-from rproxy.failover import HEAD_START, REST, FailoverEndpoint
-from rproxy.handling import Handling
+from rproxy.client.failover import HEAD_START, REST, FailoverEndpoint
 from rproxy.hashing import sha1_hex
 from rproxy.packets import Ack, Data, Error
-from rproxy.poolserver import PoolServerFactory
+from rproxy.pool.handling import Handling
+from rproxy.pool.server import PoolServerFactory
 from tests.endpoints import Peer
 from tests.transports import connect, lose
 

@@ -28,7 +28,7 @@ from rproxy.commands import asking
 from rproxy.commands.showing import columns, duration, milliseconds, plain, server_row, size, status
 from rproxy.commands.top import make_table
 from rproxy.figures import Figures
-from rproxy.tallies import new_times, observe
+from rproxy.figures.tallies import new_times, observe
 from tests.support import PATIENCE, Talk, Twistd, data_packet, environment, free_port, run, wait_for
 
 HOST = "127.0.0.1"

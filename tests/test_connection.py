@@ -12,9 +12,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from rproxy.connection import UpstreamConnection
+from rproxy.figures.counters import Counters
 from rproxy.limits import Limits
-from rproxy.metrics import Counters
-from rproxy.tlsfiles import TLSError
+from rproxy.tls.files import TLSError
 from tests import memory
 from tests.memory import BIG, Client, Packet, ProxyCase, ServerConnection, ack, data, encode
 

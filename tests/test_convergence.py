@@ -12,15 +12,15 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 import tests.strategies  # noqa: F401  # the profile that Hypothesis runs under
-from rproxy.claims import Claims, find_standing
 from rproxy.packets import Setup
 from rproxy.policies import Peer
-from rproxy.records import NOBODY
-from rproxy.registration import Key, Registration
 from rproxy.registry import ConflictError, Registry, TooManyError
-from rproxy.replica import MOST_PENDING, Replica
-from rproxy.standing import Observer
+from rproxy.registry.claims import Claims, find_standing
+from rproxy.registry.records import NOBODY
+from rproxy.registry.registration import Key, Registration
+from rproxy.registry.standing import Observer
 from rproxy.stores import PRESENCE
+from rproxy.stores.replica import MOST_PENDING, Replica
 from tests.links import Link, SharedStore
 
 HOSTS = ("10.0.0.1", "10.0.0.2")

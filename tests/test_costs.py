@@ -30,13 +30,13 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from rproxy import packets
-from rproxy.claims import Claims
 from rproxy.limits import Limits
 from rproxy.proxy import ProxyFactory
-from rproxy.registration import Address
-from rproxy.replica import Replica
+from rproxy.registry.claims import Claims
+from rproxy.registry.registration import Address
 from rproxy.stores.ledger import Ledger
 from rproxy.stores.memory import Memory, MemoryStore
+from rproxy.stores.replica import Replica
 from tests.support import data_packet
 
 #: Packets in one segment of a client that pipelines.

@@ -19,7 +19,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.select import Select
 
 from rproxy.figures import Figures, StoreFigures, quantile
-from rproxy.tallies import BOUNDS, new_times, observe
+from rproxy.figures.tallies import BOUNDS, new_times, observe
 from tests.chaos import agreement, oracle, plan, running
 from tests.chaos.views import Admin
 from tests.dashboard import TOKEN, StandIn, answer, forget, make_client, make_figures, make_process, make_server

@@ -23,10 +23,10 @@ from twisted.internet.task import Clock, deferLater
 from twisted.internet.threads import deferToThread
 
 from rproxy.client import Client, is_correct
-from rproxy.handling import Handling
-from rproxy.leasing import Offer
-from rproxy.poolserver import PoolServerFactory
-from rproxy.registrar import OLD_PROXY_INTERVAL, Registrar
+from rproxy.pool.handling import Handling
+from rproxy.pool.leasing import Offer
+from rproxy.pool.registrar import OLD_PROXY_INTERVAL, Registrar
+from rproxy.pool.server import PoolServerFactory
 from tests.classic import ClassicProxy, ClassicServer, Peer, Reply, send, sha1_hex
 from tests.support import (
     POLL_SECONDS,

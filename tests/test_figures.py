@@ -21,8 +21,8 @@ from rproxy.figures import (
     merge,
     quantile,
 )
-from rproxy.metrics import Counters
-from rproxy.tallies import BOUNDS, OTHERS, Times, new_times, observe
+from rproxy.figures.counters import Counters
+from rproxy.figures.tallies import BOUNDS, OTHERS, Times, new_times, observe
 from tests.test_admin_metrics import figures, process, server
 
 NUMBERS = st.integers(0, 1 << 40)

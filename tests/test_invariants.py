@@ -28,7 +28,7 @@ from zope.interface import implementer
 from rproxy.health import LAST_PROBE
 from rproxy.limits import CLASSIC_CONNECTIONS, CLASSIC_READ, Limits
 from rproxy.policies import ClientRule, Policies, Policy, ServerRule, digest
-from rproxy.sweeping import SWEEP
+from rproxy.process.sweeping import SWEEP
 from tests.memory import BIG, Client, MemoryServerHost, Packet, Proxy, ServerConnection, ack, data, encode, setup
 from tests.strategies import spaces
 

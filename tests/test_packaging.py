@@ -1,7 +1,7 @@
 """What holds the project together and no module's own test would notice: plugins, imports, sample packets."""
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -20,79 +20,43 @@ ORDER = (
     "networks",
     "rates",
     "addresses",
-    "quietlog",
-    "tlsfiles",
+    "hostports",
     "lingering",
     "counting",
-    "sweeping",
-    "listening",
-    "signals",
-    "collecting",
-    "openfiles",
+    "process",
     "sockets",
-    "peers",
-    "certificates",
-    "handshaking",
-    "verifying",
-    "tls",
     "framing",
     "packets",
     "arguments",
-    "packetfiles",
-    "audit",
-    "loglines",
-    "logservice",
     "hashing",
     "backoff",
-    "happenings",
-    "tallies",
-    "metrics",
+    "figures",
     "policies",
     "health",
-    "registration",
-    "records",
-    "stores",
-    "claims",
-    "standing",
     "registry",
-    "forgetting",
     "request",
-    "replica",
-    "trail",
-    "recording",
-    "accesslog",
-    "accessfile",
+    "audit",
+    "logs",
+    "tls",
+    "listening",
+    "stores",
     "rotation",
     "waiting",
-    "packetlog",
-    "proxyheader",
     "connection",
     "upstream",
     "routing",
     "admission",
     "downstream",
     "proxy",
-    "figures",
-    "lag",
-    "reporting",
-    "controlling",
-    "notifying",
+    "control",
     "systemd",
     "admin",
-    "fronted",
+    "fronting",
     "proxyservice",
-    "handling",
-    "poolserver",
-    "leasing",
-    "registrar",
-    "poolservice",
-    "failover",
-    "exchanging",
+    "pool",
     "client",
-    "sending",
-    "simulation",
-    "units",
     "commands",
+    "simulation",
     "ec2",
     "cli",
     "options",
@@ -102,49 +66,64 @@ ORDER = (
     "pooltap",
 )
 
-#: The rooms that decide and do no input or output: they know nothing of Twisted, so that no test of them needs it.
+#: What decides and does no input or output: it knows nothing of Twisted, so that no test of it needs that. A room
+#: stands for all that is in it but for its :data:`EDGES`.
 PURE = frozenset(
     {
         "addresses",
         "arguments",
         "audit",
         "backoff",
+        "commands.packetfiles",
+        "figures",
         "framing",
+        "fronting.header",
         "hashing",
         "health",
+        "hostports",
         "limits",
-        "metrics",
+        "logs.access",
+        "logs.quiet",
         "networks",
-        "notifying",
-        "packetfiles",
         "packets",
         "policies",
-        "proxyheader",
-        "quietlog",
         "rates",
-        "claims",
-        "figures",
-        "forgetting",
-        "happenings",
-        "records",
-        "registration",
         "registry",
         "request",
         "rotation",
-        "standing",
-        "tallies",
-        "trail",
-        "tlsfiles",
-        "units",
+        "systemd.messages",
+        "systemd.units",
+        "tls.files",
         "waiting",
     }
 )
 
+#: Where the rooms of the pure core meet threads, files and sockets.
+EDGES = frozenset({"audit.recording"})
+
 
 def room_of(path: Path) -> str:
     """The room that a source file is in; ``""`` for the package's own ``__init__``."""
-    name = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    return "" if name == "__init__" else name
+    return module_of(path).partition(".")[0]
+
+
+def module_of(path: Path) -> str:
+    """A source file's dotted name within the package; a package's own is its ``__init__``'s."""
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").removesuffix(".")
+
+
+#: All modules, each with its source file.
+MODULES = {module_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def is_pure(module: str) -> bool:
+    """Whether a module is of the pure core."""
+    return module not in EDGES and not PURE.isdisjoint({module, module.partition(".")[0]})
+
+
+def with_packages(modules: Iterable[str]) -> set[str]:
+    """Modules, and the packages that they are in, whose ``__init__`` is imported before them."""
+    return {".".join(module.split(".")[:depth]) for module in modules for depth in range(1, module.count(".") + 2)}
 
 
 def imports_of(path: Path) -> Iterator[tuple[str, ...]]:
@@ -163,7 +142,12 @@ def imports_of(path: Path) -> Iterator[tuple[str, ...]]:
 
 def rooms_imported(path: Path) -> set[str]:
     """The rooms that a source file imports from."""
-    return {name[1] for name in imports_of(path) if name[0] == "rproxy" and len(name) > 1} & {*ORDER}
+    return {module.partition(".")[0] for module in modules_imported(path)} & {*ORDER}
+
+
+def modules_imported(path: Path) -> set[str]:
+    """The modules that a source file imports, and their packages; what is no module's name is a name in one."""
+    return with_packages(".".join(name[1:]) for name in imports_of(path) if name[0] == "rproxy") & {*MODULES} - {""}
 
 
 class PluginTests(SynchronousTestCase):
@@ -192,7 +176,7 @@ class PluginTests(SynchronousTestCase):
 class ImportTests(SynchronousTestCase):
     """Imports point one way."""
 
-    sources = sorted(PACKAGE.rglob("*.py"))
+    sources = tuple(MODULES.values())
 
     def test_every_module_has_a_place(self) -> None:
         """A new module is put into ``ORDER``."""
@@ -210,13 +194,17 @@ class ImportTests(SynchronousTestCase):
             self.assertFalse(later, f"{path.relative_to(ROOT)} imports what stands after it in ORDER: {later}")
 
     def test_pure_core_imports_no_twisted(self) -> None:
-        """Neither by themselves nor by way of a room that does."""
-        for path in self.sources:
-            if room_of(path) in PURE:
-                name = path.relative_to(ROOT)
-                self.assertNotIn("twisted", {imported[0] for imported in imports_of(path)}, f"in {name}")
-                impure = rooms_imported(path) - PURE
-                self.assertFalse(impure, f"{name} is of the pure core, and {impure} may import Twisted")
+        """Neither by themselves nor by way of a module that does."""
+        core = with_packages(module for module in MODULES if is_pure(module)) - {""}
+        for module in core:
+            path = MODULES[module]
+            self.assertNotIn("twisted", {imported[0] for imported in imports_of(path)}, f"in {module}")
+            impure = modules_imported(path) - core
+            self.assertFalse(impure, f"{module} is of the pure core, and {impure} may import Twisted")
+
+    def test_pure_names_are_there(self) -> None:
+        """What is named pure, or excepted from that, is in the code."""
+        self.assertEqual((PURE | EDGES) - {*MODULES}, set())
 
 
 class PackageDataTests(SynchronousTestCase):

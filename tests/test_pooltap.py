@@ -19,8 +19,8 @@ from rproxy.hashing import sha1_hex
 from rproxy.limits import Limits
 from rproxy.listening import BACKLOG
 from rproxy.pooltap import Options, make_service
-from rproxy.tls import Keyring
-from rproxy.tlsfiles import Files
+from rproxy.tls.files import Files
+from rproxy.tls.keyring import Keyring
 from tests.transports import connect, packets_in
 
 REQUIRED = ("--id", "100", "--pp", "111")

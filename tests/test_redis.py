@@ -22,7 +22,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from rproxy.counting import Count
-from rproxy.records import NOBODY, Record
+from rproxy.registry.records import NOBODY, Record
 from rproxy.stores import (
     ENDS,
     LEASED_ENDS,
@@ -40,8 +40,8 @@ from rproxy.stores.redis.link import TIMEOUT, Dialer, Link
 from rproxy.stores.redis.script import EXCHANGE, FORMAT, keys
 from rproxy.stores.redis.session import Session
 from rproxy.stores.urls import RedisUrl
-from rproxy.tls import Keyring
-from rproxy.tlsfiles import Files
+from rproxy.tls.files import Files
+from rproxy.tls.keyring import Keyring
 from tests.authority import Authority
 from tests.contract import LONG, Process, StoreContract, record, registration, until
 from tests.redisserver import ALLOWED, LOOPBACK, MISSING, RedisServer

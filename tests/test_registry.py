@@ -14,13 +14,13 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 import tests.strategies  # noqa: F401  # the profile that Hypothesis runs under
-from rproxy.claims import Claims
 from rproxy.packets import Setup
 from rproxy.policies import Peer, digest
-from rproxy.records import NOBODY, Record
-from rproxy.registration import Key, Registration
 from rproxy.registry import ConflictError, Registry, TooManyError
-from rproxy.standing import Observer
+from rproxy.registry.claims import Claims
+from rproxy.registry.records import NOBODY, Record
+from rproxy.registry.registration import Key, Registration
+from rproxy.registry.standing import Observer
 
 EAST, WEST = "10.0.0.1", "10.0.0.2"
 

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 import tests.strategies  # noqa: F401  # the profile that Hypothesis runs under
+from rproxy.figures.tallies import PolicyTally, ServerTally
 from rproxy.health import FULL_SHARE
-from rproxy.registration import Registration
+from rproxy.registry.registration import Registration
 from rproxy.request import Request
 from rproxy.rotation import Member, Rotation
-from rproxy.tallies import PolicyTally, ServerTally
 
 
 class Client:

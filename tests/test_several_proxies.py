@@ -15,7 +15,7 @@ from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.threads import deferToThread
 
 from rproxy.client import Client
-from rproxy.failover import FailoverEndpoint
+from rproxy.client.failover import FailoverEndpoint
 from tests.namespaces import Host, Network, obstacle
 from tests.support import Group, Process, Talk, Twistd, data_packet, free_port, run, script
 from tests.test_restart import HANDLERS, Stream, journals

@@ -6,9 +6,9 @@ from typing import Any
 
 from rproxy.limits import Limits
 from rproxy.policies import EVERYTHING, Policies, Policy
-from rproxy.registration import Registration
-from rproxy.replica import MOST_ASKED_BYTES
-from rproxy.sweeping import SWEEP
+from rproxy.process.sweeping import SWEEP
+from rproxy.registry.registration import Registration
+from rproxy.stores.replica import MOST_ASKED_BYTES
 from tests.links import Link, SharedStore
 from tests.memory import HOST, MemoryReactor, Proxy, ProxyCase, setup
 

@@ -7,11 +7,11 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from rproxy.figures.tallies import PolicyTally, ServerTally
 from rproxy.health import FULL_SHARE
-from rproxy.registration import Registration
+from rproxy.registry.registration import Registration
 from rproxy.request import Request
 from rproxy.rotation import Member, Rotation
-from rproxy.tallies import PolicyTally, ServerTally
 from tests.memory import Client, Proxy, ProxyCase
 
 

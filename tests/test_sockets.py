@@ -49,7 +49,10 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
 from zope.interface import implementer
 
-from rproxy.sockets import ACCEPTS, COURTESY, INSISTENCE, PAUSE, READ, SocketGroup
+from rproxy.sockets import SocketGroup
+from rproxy.sockets.connections import READ
+from rproxy.sockets.ports import COURTESY, INSISTENCE, PAUSE
+from rproxy.sockets.turns import ACCEPTS
 from tests.support import FAULT, PATIENCE, Talk, Twistd, data_packet, run, wait_for
 
 #: More than the kernels of both ends hold together.

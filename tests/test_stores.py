@@ -8,7 +8,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from rproxy.records import NOBODY
+from rproxy.registry.records import NOBODY
 from rproxy.stores import ENDS, LEASED_ENDS, PRESENCE, Message, News, Position, Store
 from rproxy.stores.ledger import Ledger
 from rproxy.stores.memory import Memory, MemoryStore

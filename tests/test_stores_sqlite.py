@@ -28,7 +28,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 import tests.strategies  # noqa: F401  # the profile that Hypothesis runs under
-from rproxy.records import NOBODY, Record
+from rproxy.registry.records import NOBODY, Record
 from rproxy.stores import (
     ENDS,
     LEASED_ENDS,

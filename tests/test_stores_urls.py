@@ -19,8 +19,8 @@ from rproxy.stores.memory import MemoryStore
 from rproxy.stores.opening import check_registry, open_registry
 from rproxy.stores.sqlite import SqliteStore
 from rproxy.stores.urls import MemoryUrl, RedisUrl, SqliteUrl, parse_registry, read_password
-from rproxy.tls import Keyring
-from rproxy.tlsfiles import Files
+from rproxy.tls.files import Files
+from rproxy.tls.keyring import Keyring
 
 A = (("a.example", 6379),)
 SENTINELS = (("a", 26379), ("b", 5000))

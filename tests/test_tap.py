@@ -25,13 +25,13 @@ from zope.interface import implementer
 
 from rproxy import packets
 from rproxy.audit.keys import Key
-from rproxy.claims import Claims
 from rproxy.limits import Limits
 from rproxy.policies import PRIVATE, Policies, Policy
 from rproxy.proxy import ProxyFactory
+from rproxy.registry.claims import Claims
 from rproxy.stores.urls import MemoryUrl, RedisUrl, SqliteUrl
 from rproxy.tap import Options, makeService, reload_policies
-from rproxy.tlsfiles import Files
+from rproxy.tls.files import Files
 
 LOOPBACK = "tcp:0:interface=127.0.0.1"
 

@@ -21,15 +21,15 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from rproxy import pooltap, tap
-from rproxy.claims import Claims
 from rproxy.client import Client, ProxyError
 from rproxy.downstream import ServerProtocol
-from rproxy.handshaking import CLOSE_TIMEOUT, HANDSHAKE_TIMEOUT
 from rproxy.limits import Limits
+from rproxy.process.sweeping import SweepService
 from rproxy.proxy import Entrance, ProxyFactory
-from rproxy.sweeping import SweepService
-from rproxy.tls import Files, Keyring, tls_endpoint
-from rproxy.tlsfiles import CertificatesError
+from rproxy.registry.claims import Claims
+from rproxy.tls.files import CertificatesError
+from rproxy.tls.handshaking import CLOSE_TIMEOUT, HANDSHAKE_TIMEOUT
+from rproxy.tls.keyring import Files, Keyring, tls_endpoint
 from tests.authority import Authority
 from tests.support import run
 

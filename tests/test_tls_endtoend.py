@@ -15,7 +15,7 @@ import pytest
 from attrs import evolve, frozen
 
 from rproxy import packets
-from rproxy.tlsfiles import Files
+from rproxy.tls.files import Files
 from tests.authority import Authority
 from tests.classic import sha1_hex
 from tests.support import FAULT, ROOT, Group, Talk, Twistd, data_packet, free_port, run, script

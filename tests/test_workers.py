@@ -21,13 +21,13 @@ from twisted.logger import capturedLogs, formatEvent
 from twisted.test.iosim import FakeTransport, IOPump, connect
 from twisted.trial.unittest import SynchronousTestCase
 
-from rproxy.metrics import Counters
+from rproxy.audit.recording import PATIENCE as PATIENCE_OF_TRAILS
+from rproxy.figures.counters import Counters
 from rproxy.options import Options
 from rproxy.proxyservice import CLOSE_TIMEOUT
-from rproxy.recording import PATIENCE as PATIENCE_OF_TRAILS
-from rproxy.replica import STOP_TIMEOUT
+from rproxy.stores.replica import STOP_TIMEOUT
 from rproxy.stores.urls import SqliteUrl, parse_registry
-from rproxy.systemd import NOBODY
+from rproxy.systemd.service import NOBODY
 from rproxy.workers import parent as parent_module
 from rproxy.workers.channel import Channel, ChannelError
 from rproxy.workers.parent import Parent, make_parent, patience_with, values_of

@@ -11,9 +11,9 @@ from twisted.test.iosim import FakeTransport, IOPump, connect
 from twisted.trial.unittest import SynchronousTestCase
 
 from rproxy.figures import PolicyFigures
+from rproxy.figures.tallies import MOST_POLICIES, OTHERS, new_times
 from rproxy.limits import Limits
 from rproxy.packets import MAX_FIELD
-from rproxy.tallies import MOST_POLICIES, OTHERS, new_times
 from rproxy.workers.channel import Channel, ChannelError, Handler
 from tests.test_admin_metrics import figures, server
 

@@ -11,12 +11,12 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from rproxy.controlling import FRESH, ControlError, LocalControl
+from rproxy.control import FRESH, ControlError, LocalControl
 from rproxy.figures import Figures, PolicyFigures
-from rproxy.happenings import Happening
-from rproxy.metrics import Counters
+from rproxy.figures.counters import Counters
+from rproxy.figures.happenings import Happening
+from rproxy.figures.tallies import OTHERS, count_of, new_times
 from rproxy.policies import Peer
-from rproxy.tallies import OTHERS, count_of, new_times
 from rproxy.workers import remembering
 from rproxy.workers.channel import ChannelError
 from rproxy.workers.controlling import MOST, SECONDS, WorkersControl

@@ -8,7 +8,7 @@ from typing import Any
 from twisted.logger import Logger, LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from rproxy.loglines import line_of
+from rproxy.logs.lines import line_of
 from rproxy.workers.relaying import LINES, LONGEST, LineReader, LineSender, log_sockets
 
 

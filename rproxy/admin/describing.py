@@ -8,9 +8,9 @@ import msgspec
 
 from rproxy import __version__
 from rproxy.admin.answers import Change, Changed, Explained, Failed
-from rproxy.controlling import DONE
+from rproxy.control import DONE
 from rproxy.figures import Figures
-from rproxy.happenings import Happening
+from rproxy.figures.happenings import Happening
 from rproxy.packets import MAX_FIELD
 
 API = "/api/v1"

@@ -20,7 +20,7 @@ from prometheus_client.metrics_core import (
 )
 from prometheus_client.registry import Collector
 
-from rproxy.tallies import BOUNDS, Times, count_of
+from rproxy.figures.tallies import BOUNDS, Times, count_of
 
 #: What the text is.
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4

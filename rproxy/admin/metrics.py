@@ -1,8 +1,8 @@
 """What Prometheus is told: a table of all metrics (docs/metrics.rst), each with where it stands in the figures.
 
 How many lines there are is bounded: by the servers that are registered at the time, and by the policies that are told
-apart (:mod:`rproxy.tallies`). The policies beyond that are one, with the label ``policy=""``. Of times, servers have
-sums and counts only, because classes for each server would be most of the text.
+apart (:mod:`rproxy.figures.tallies`). The policies beyond that are one, with the label ``policy=""``. Of times, servers
+have sums and counts only, because classes for each server would be most of the text.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def make_metrics(figures: Figures) -> Iterator[bytes]:
 
 
 def _counter(name: str) -> Values:
-    """One of :class:`rproxy.metrics.Counters`, by its name."""
+    """One of :class:`rproxy.figures.counters.Counters`, by its name."""
     return one(lambda figures: figures.counters[name])
 
 

@@ -16,10 +16,10 @@ from rproxy.admin.describing import describe
 from rproxy.admin.exposition import CONTENT_TYPE
 from rproxy.admin.files import File
 from rproxy.admin.scraping import Scrapes
-from rproxy.controlling import DONE, Control, ControlError
+from rproxy.control import DONE, Control, ControlError
+from rproxy.control.reporting import Explanation
 from rproxy.packets import MAX_FIELD
 from rproxy.policies import Peer
-from rproxy.reporting import Explanation
 
 JSON = "application/json"
 

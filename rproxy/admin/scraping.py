@@ -13,7 +13,7 @@ from twisted.internet.task import Cooperator
 from twisted.python.failure import Failure
 
 from rproxy.admin.metrics import make_metrics
-from rproxy.controlling import Control
+from rproxy.control import Control
 from rproxy.figures import Figures
 
 #: After how many seconds of a turn it is for others to go on, once a piece is done.
@@ -48,7 +48,7 @@ class Scrapes:
     def text(self) -> Deferred[bytes]:
         """The text. It may be cancelled; when all have, there is nothing more to do.
 
-        It fails as :meth:`rproxy.controlling.Control.figures` does.
+        It fails as :meth:`rproxy.control.Control.figures` does.
         """
         reader: Deferred[bytes] = Deferred(self._leave)
         self._waiting.append(reader)

@@ -17,7 +17,7 @@ from rproxy.admin.routes import Routes
 from rproxy.admin.scraping import Scrapes, make_cooperator
 from rproxy.admin.site import AdminResource, AdminSite
 from rproxy.admin.streaming import Streams
-from rproxy.controlling import Control
+from rproxy.control import Control
 from rproxy.listening import ListenerService
 
 _logger = Logger()

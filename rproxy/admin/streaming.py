@@ -17,9 +17,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from rproxy.controlling import Control, ControlError
+from rproxy.control import Control, ControlError
 from rproxy.figures import Figures
-from rproxy.happenings import Happening
+from rproxy.figures.happenings import Happening
 
 #: Seconds between two figures.
 INTERVAL = 1.0

@@ -1,4 +1,5 @@
-"""The commands that ask and tell a running proxy, by its admin listener (docs/operating.rst), and shell completion.
+"""The smaller commands of ``rproxy``: what asks and tells a running proxy, sends packets, and installs units.
 
-``asking`` is the way there and back, ``showing`` makes what is answered text; each of the others is a command.
+``asking`` is the way to a proxy's admin listener (docs/operating.rst) and back, ``showing`` makes what is answered
+text; each of the others is a command. ``packetfiles`` also reads packets for others; ``completing`` is for shells.
 """

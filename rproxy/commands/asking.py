@@ -64,7 +64,7 @@ def admin_address(text: str) -> Address:
 
     :raises ArgumentTypeError: it is none.
     """
-    from rproxy.listening import parse_address
+    from rproxy.hostports import parse_address
 
     kind, _, path = text.partition(":")
     if kind == "unix" and path:

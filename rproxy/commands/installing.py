@@ -10,8 +10,8 @@ import sysconfig
 from pathlib import Path
 
 import rproxy
-from rproxy import units
-from rproxy.units import Place
+from rproxy.systemd import units
+from rproxy.systemd.units import Place
 
 _NEXT = """\
 Next:
@@ -44,7 +44,7 @@ def install(twistd: Path, parts: list[Path], prefix: Path, *, dry_run: bool) -> 
     """Put everything in place for an installation, say so, and return the exit code.
 
     :param twistd: the installation's.
-    :param parts: see :func:`rproxy.units.obstacle`.
+    :param parts: see :func:`rproxy.systemd.units.obstacle`.
     """
     why = units.obstacle(twistd, parts)
     if not why and prefix == Path("/") and os.geteuid() != 0 and not dry_run:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from rproxy.figures import ClientFigures, Figures, PolicyFigures, ProcessFigures, ServerFigures, quantile
-from rproxy.tallies import BOUNDS, Times
+from rproxy.figures.tallies import BOUNDS, Times
 
 SERVER_COLUMNS = (
     "POLICY",

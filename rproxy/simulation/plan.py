@@ -9,7 +9,7 @@ from pathlib import Path
 
 from attrs import frozen
 
-from rproxy.packetfiles import make_packets, parse_packet, read_packet
+from rproxy.commands.packetfiles import make_packets, parse_packet, read_packet
 from rproxy.packets import Data
 
 #: Where packets are looked for unless told otherwise, and how many are generated if there are none.

@@ -1,7 +1,7 @@
 """Where registrations outlive a process and span several: stores of records behind one small interface.
 
-A store knows nothing of servers or policies. It keeps records (:mod:`rproxy.records`), the newest of each key; ends
-those whose lease runs out, by a clock of its own that all its processes share; and tells each process what changed
+A store knows nothing of servers or policies. It keeps records (:mod:`rproxy.registry.records`), the newest of each key;
+ends those whose lease runs out, by a clock of its own that all its processes share; and tells each process what changed
 since it last asked. All of that is one :meth:`Store.exchange`, done as one piece: so a store is easy to get right, and
 costs a process one round trip however much it has to say.
 """
@@ -14,7 +14,7 @@ from typing import Protocol
 from attrs import field, frozen
 from twisted.internet.defer import Deferred
 
-from rproxy.records import Record, RecordKey
+from rproxy.registry.records import Record, RecordKey
 
 #: Seconds for which an end is remembered, so that whoever was away hears of it: of a record with a lease, which its
 #: holder would renew if it still stood, and of one without, which any process that still knows it would put back.
@@ -54,8 +54,8 @@ class Message:
 
     :ivar process: which process it is; it counts as there for :data:`PRESENCE` seconds.
     :ivar since: None to be told everything.
-    :ivar records: each is kept if it replaces what the store has of its key (:meth:`rproxy.records.Record.replaces`).
-        A lease begins with its whole length.
+    :ivar records: each is kept if it replaces what the store has of its key
+        (:meth:`rproxy.registry.records.Record.replaces`). A lease begins with its whole length.
     :ivar renewed: how many seconds the leases of these still have, at most.
     :ivar leaves: whether the process counts as gone from now on.
     """

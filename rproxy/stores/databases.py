@@ -12,7 +12,7 @@ from sqlite3 import Connection
 
 from attrs import frozen
 
-from rproxy.records import RecordError
+from rproxy.registry.records import RecordError
 from rproxy.stores import MOST_ENDS, StoreError, StoreRefusedError
 from rproxy.stores.files import (
     APPLICATION,

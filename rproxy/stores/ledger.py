@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from attrs import define, field
 
-from rproxy.records import NOBODY, Record, RecordKey
+from rproxy.registry.records import NOBODY, Record, RecordKey
 from rproxy.stores import ENDS, LEASED_ENDS, MOST_ENDS, PRESENCE, Message, News, Position
 
 

@@ -12,7 +12,7 @@ from rproxy.stores.ledger import Ledger
 from rproxy.stores.memory import Memory, MemoryStore
 from rproxy.stores.sqlite import SqliteStore
 from rproxy.stores.urls import MemoryUrl, RedisUrl, SqliteUrl
-from rproxy.tls import Keyring
+from rproxy.tls.keyring import Keyring
 
 
 def check_registry(url: MemoryUrl | SqliteUrl | RedisUrl) -> None:

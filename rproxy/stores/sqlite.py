@@ -21,7 +21,7 @@ from uuid import UUID
 from attrs import define, field
 from twisted.internet.defer import Deferred, fail, succeed
 
-from rproxy.records import RecordError
+from rproxy.registry.records import RecordError
 from rproxy.stores import Message, News, StoreError
 from rproxy.stores.databases import Database, open_database
 from rproxy.stores.worker import Worker

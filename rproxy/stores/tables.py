@@ -16,7 +16,7 @@ from typing import Any
 
 from attrs import define, field, frozen
 
-from rproxy.records import NOBODY, Record, RecordError, RecordKey, decode, encode
+from rproxy.registry.records import NOBODY, Record, RecordError, RecordKey, decode, encode
 from rproxy.stores import ENDS, LEASED_ENDS, MOST_ENDS, PRESENCE, Message, News, Position, StoreError
 
 #: For how long a process counts from the time when it was written that it is there. It is written a third of

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 from attrs import field, frozen
 
-from rproxy.tlsfiles import SYSTEM, Files
+from rproxy.tls.files import SYSTEM, Files
 
 _FORMS = "give memory:, sqlite:PATH, redis://HOST:PORT/DB or redis+sentinel://HOST:PORT,HOST:PORT/SERVICE/DB"
 _REDIS = re.compile(r"redis(?P<tls>s?)(?P<sentinel>\+sentinel)?://(?P<rest>.*)", re.DOTALL | re.IGNORECASE)

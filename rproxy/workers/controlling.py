@@ -17,12 +17,12 @@ import msgspec
 from twisted.internet.defer import Deferred, DeferredLock
 from twisted.python.failure import Failure
 
-from rproxy.controlling import ControlError, matching
+from rproxy.control import ControlError, matching
+from rproxy.control.reporting import Explanation
 from rproxy.figures import Figures
-from rproxy.happenings import Happening
+from rproxy.figures.happenings import Happening
 from rproxy.policies import Peer
-from rproxy.registration import Key
-from rproxy.reporting import Explanation
+from rproxy.registry.registration import Key
 from rproxy.workers.merging import Merged
 from rproxy.workers.processes import Process
 from rproxy.workers.remembering import Memory
@@ -67,7 +67,7 @@ class _Shared(Generic[T]):
 
 
 class WorkersControl:
-    """See :class:`rproxy.controlling.Control`."""
+    """See :class:`rproxy.control.Control`."""
 
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from msgspec.structs import replace
 
-from rproxy.happenings import MOST, Happening
+from rproxy.figures.happenings import MOST, Happening
 from rproxy.workers.processes import Process
 
 #: Told by each worker, with what they are taken for.
@@ -67,7 +67,7 @@ class Merged:
         return sorted(self._lately, key=lambda happening: happening.time)
 
     def listen(self, listener: Callable[[Happening], object]) -> Callable[[], None]:
-        """See :meth:`rproxy.happenings.Happenings.listen`."""
+        """See :meth:`rproxy.figures.happenings.Happenings.listen`."""
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 

@@ -21,21 +21,21 @@ from twisted.internet.error import ReactorNotRunning
 from twisted.internet.interfaces import IListeningPort
 
 from rproxy.admin.service import attend
+from rproxy.audit.recording import PATIENCE
 from rproxy.listening import ListenerService
 from rproxy.options import Options
 from rproxy.policies.reading import PoliciesError
+from rproxy.process.signals import ReloadService, SignalService
+from rproxy.process.sweeping import SweepService
 from rproxy.proxy import say_registering, say_running
 from rproxy.proxyservice import CLOSE_TIMEOUT
-from rproxy.recording import PATIENCE
-from rproxy.replica import STOP_TIMEOUT
-from rproxy.signals import ReloadService, SignalService
 from rproxy.stores import StoreRefusedError
 from rproxy.stores.opening import check_registry
+from rproxy.stores.replica import STOP_TIMEOUT
 from rproxy.stores.urls import MemoryUrl, SqliteUrl
-from rproxy.sweeping import SweepService
-from rproxy.systemd import Notifier
-from rproxy.tls import Keyring
-from rproxy.tlsfiles import CertificatesError, absolute_files, absolute_listen, split_listen
+from rproxy.systemd.service import Notifier
+from rproxy.tls.files import CertificatesError, absolute_files, absolute_listen, split_listen
+from rproxy.tls.keyring import Keyring
 from rproxy.workers.balancing import make_board
 from rproxy.workers.controlling import INTERVAL, WorkersControl
 from rproxy.workers.sharing import NobodyFactory

@@ -19,7 +19,7 @@ from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from rproxy.loglines import Line, line_of
+from rproxy.logs.lines import Line, line_of
 
 #: The longest text of a line, in characters: up to six bytes each in JSON, and the socket takes no more than 208 KiB
 #: at once (net.core.wmem_default, which may be set to less).

@@ -12,8 +12,8 @@ from attrs import define, field
 from msgspec.structs import replace
 
 from rproxy.figures import Figures, PolicyFigures, ServerFigures, add_counters, add_times, add_up, merge
-from rproxy.registration import Key
-from rproxy.tallies import MOST_POLICIES, MOST_SERVERS, OTHERS, new_times
+from rproxy.figures.tallies import MOST_POLICIES, MOST_SERVERS, OTHERS, new_times
+from rproxy.registry.registration import Key
 from rproxy.workers.processes import Process
 
 

@@ -11,8 +11,8 @@ from twisted.internet.defer import Deferred, TimeoutError, maybeDeferred, succee
 from twisted.internet.error import ReactorNotRunning
 from twisted.logger import Logger
 
-from rproxy.controlling import LocalControl
-from rproxy.metrics import Counters
+from rproxy.control import LocalControl
+from rproxy.figures.counters import Counters
 from rproxy.policies import Peer
 from rproxy.workers.channel import Channel, ChannelError, Handler
 

@@ -18,7 +18,7 @@ from twisted.internet.interfaces import IProcessTransport
 from twisted.internet.protocol import Factory, ProcessProtocol
 from twisted.python.failure import Failure
 
-from rproxy.registration import Key
+from rproxy.registry.registration import Key
 from rproxy.workers.channel import Channel, ChannelError
 from rproxy.workers.relaying import LineReader, log_sockets, relay
 
@@ -58,7 +58,7 @@ class Told(Protocol):
         """It accepts."""
 
     def counted(self, counters: Mapping[str, Any]) -> None:
-        """It leaves, and has counted this; see :meth:`rproxy.metrics.Counters.snapshot`."""
+        """It leaves, and has counted this; see :meth:`rproxy.figures.counters.Counters.snapshot`."""
 
     def ended(self, how: str) -> None:
         """It is no more; ``how`` is the rest of a sentence that begins with its name."""

@@ -23,9 +23,9 @@ from twisted.python.failure import Failure
 
 from rproxy.backoff import Backoff
 from rproxy.counting import Count
-from rproxy.metrics import Counters
+from rproxy.figures.counters import Counters
+from rproxy.process.sweeping import SweepService
 from rproxy.proxyservice import say_stopped
-from rproxy.sweeping import SweepService
 from rproxy.workers.channel import ChannelError
 from rproxy.workers.processes import Process
 from rproxy.workers.spawning import Told

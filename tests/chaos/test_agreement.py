@@ -12,8 +12,8 @@ from attrs import evolve
 from rproxy.admin.metrics import make_metrics
 from rproxy.figures import Figures as Shown
 from rproxy.figures import PolicyFigures, ProcessFigures, ServerFigures, StoreFigures
-from rproxy.metrics import Counters
-from rproxy.tallies import BOUNDS, observe
+from rproxy.figures.counters import Counters
+from rproxy.figures.tallies import BOUNDS, observe
 from tests.chaos import agreement, comparing
 from tests.chaos.clients import encode
 from tests.chaos.history import End, Reading

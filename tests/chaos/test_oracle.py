@@ -570,7 +570,7 @@ class OracleTests(HistoryCase):
     def test_tracebacks(self) -> None:
         """In the proxy's log, or in a server's."""
         self.history.proxies[0].log += "\nTraceback (most recent call last):"
-        self.history.logs["s3"] = "[rproxy.handling#critical] The handler failed"
+        self.history.logs["s3"] = "[rproxy.pool.handling#critical] The handler failed"
 
         self.assert_found("log")
 

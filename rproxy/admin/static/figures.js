@@ -1,6 +1,6 @@
 // What the figures mean: rates and quantiles of the last seconds, and who is in trouble. Knows nothing of the page.
 
-/** The upper bounds of the classes of times, in seconds: those of rproxy/tallies.py, which a test compares. */
+/** The upper bounds of the classes of times, in seconds: those of rproxy/figures/tallies.py, which a test compares. */
 export const BOUNDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 
 /** Over how many seconds rates and quantiles are taken. */

@@ -18,13 +18,13 @@ from attrs import define, evolve, field
 from twisted.internet.defer import Deferred
 
 from rproxy.counting import Count
-from rproxy.records import RecordError
+from rproxy.registry.records import RecordError
 from rproxy.stores import MOST_ENDS, Message, News, StoreError, StoreRefusedError
 from rproxy.stores.redis.link import Dialer
 from rproxy.stores.redis.script import EXCHANGE, FORMAT, LOOK, arguments, channel, keys, looked, news
 from rproxy.stores.redis.session import Session, connect
 from rproxy.stores.urls import RedisUrl
-from rproxy.tls import Keyring
+from rproxy.tls.keyring import Keyring
 
 __all__ = ["RedisStore"]
 

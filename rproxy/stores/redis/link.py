@@ -23,8 +23,8 @@ from txredisapi import BaseRedisProtocol, RedisError, ResponseError
 from rproxy.counting import Count
 from rproxy.stores import StoreError, StoreRefusedError
 from rproxy.stores.redis.script import FOREIGN, Script
-from rproxy.tls import Keyring
-from rproxy.tlsfiles import CertificatesError, Files
+from rproxy.tls.files import CertificatesError, Files
+from rproxy.tls.keyring import Keyring
 
 #: Seconds for a connection with its handshake, and for an answer.
 TIMEOUT = 3.0

@@ -30,7 +30,7 @@ from hashlib import sha1
 
 from attrs import field, frozen
 
-from rproxy.records import NOBODY, Record, RecordError, RecordKey, decode, encode
+from rproxy.registry.records import NOBODY, Record, RecordError, RecordKey, decode, encode
 from rproxy.stores import ENDS, LEASED_ENDS, PRESENCE, Message, News, Position
 
 #: The form of what is kept. Another one has another number.

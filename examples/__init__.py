@@ -1,0 +1,1 @@
+"""What users of rproxy may begin with; see README.rst. None of it is installed."""

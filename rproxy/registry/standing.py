@@ -1,0 +1,253 @@
+"""What stands, by all claims that are known: one server under each key, and one key at each place.
+
+What stands depends on the claims alone, not on the order in which they were heard of: so processes that know the same
+agree. A claim that counts on its key (:func:`rproxy.registry.claims.find_standing`) stands, unless a newer one that
+counts on another key is at its place. One that lost its place, or whose key another host has, is ended by who may end
+it; until then it only doesn't count.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Sequence
+
+from attrs import define, evolve, field
+
+from rproxy.registry.claims import Claim, Claims, Place, find_standing
+from rproxy.registry.records import NOBODY, Record, RecordKey
+from rproxy.registry.registration import Key, Registration
+
+_DISPLACED = "another server has its address"
+
+
+@define
+class Observer:
+    """Whoever is to know what happens; each callable is called when the registry is done with it.
+
+    :ivar registered: a setup packet made this registration, which may replace one of its key.
+    :ivar renewed: a setup packet renewed the lease of one.
+    :ivar found: likewise, by what another process told.
+    :ivar seen: another process heard anew of one that stands, on the same terms.
+    :ivar ended: one ended and wasn't replaced.
+    :ivar over: one stands no more, replaced ones too, and why, when the others know.
+    :ivar displaced: an owner's registration became another's.
+    :ivar conflicted: an owner's registration ended, because another host's was there before it, at another process.
+    :ivar refused: what another process told isn't allowed here, and why.
+    :ivar refuses: why a registration isn't allowed; None if it is.
+    :ivar hold: those of these registrations whose servers can be kept to the connections that there are.
+    :ivar changed: other processes are to be told this.
+    """
+
+    registered: Callable[[Registration], object]
+    ended: Callable[[Registration], object]
+    renewed: Callable[[RecordKey], object] = lambda key: None
+    found: Callable[[Registration], object] = lambda registration: None
+    seen: Callable[[Registration], object] = lambda registration: None
+    over: Callable[[Registration, str], object] = lambda registration, why: None
+    displaced: Callable[[Hashable], object] = lambda owner: None
+    conflicted: Callable[[Hashable, Registration], object] = lambda owner, registration: None
+    refused: Callable[[Registration, str], object] = lambda registration, why: None
+    refuses: Callable[[Registration], str | None] = lambda registration: None
+    hold: Callable[[Sequence[Registration]], Sequence[Registration]] = lambda registrations: ()
+    changed: Callable[[Record], object] = lambda record: None
+
+
+@define
+class Entry:
+    """What stands under a key."""
+
+    registration: Registration
+    claim: Claim
+    #: Of the claim, when it was looked at last: its record's version, and whether it was held.
+    version: int
+    held: bool = False
+    #: Whether this process holds a lease on the key, be it the one that counts or not.
+    backed: bool = False
+
+    @property
+    def place(self) -> Place:
+        """Where the server is."""
+        return self.registration.policy, self.registration.address
+
+
+@define
+class Standing:
+    """What stands by ``claims``, for ``observer``.
+
+    :param most: how many registrations there may be; further ones wait until others end.
+    """
+
+    claims: Claims
+    observer: Observer
+    most: int
+    entries: dict[Key, Entry] = field(factory=dict, init=False)
+    #: How many each host has.
+    of_host: Counter[str] = field(factory=Counter, init=False)
+    #: Whether there was no room for one.
+    crowded: bool = field(default=False, init=False)
+    _at: dict[Place, Key] = field(factory=dict, init=False)
+    _number: int = field(default=0, init=False)
+
+    def occupant(self, place: Place) -> Key | None:
+        """Who is there."""
+        return self._at.get(place)
+
+    def candidate(self, key: Key) -> tuple[Claim | None, list[Claim]]:
+        """Which claim counts on a key, wherever the server is, and those that it is in conflict with."""
+        claim, conflicting = find_standing(self.claims.on(key), self._is_allowed)
+        entry = self.entries.get(key)
+        if claim is None and entry is not None and entry.claim.held:
+            held = self.claims.get(key, entry.claim.record.holder)
+            claim = entry.claim if held is entry.claim and self._is_allowed(entry.registration) else None
+        return claim, conflicting
+
+    def _is_allowed(self, registration: Registration) -> bool:
+        return self.observer.refuses(registration) is None
+
+    def next_number(self) -> int:
+        """For one more registration."""
+        self._number += 1
+        return self._number
+
+    def settle(self, keys: Iterable[Key], why: str, fresh: Registration | None = None) -> None:
+        """Have what counts stand.
+
+        :param keys: those whose claims have changed.
+        :param why: what stands until now ends, if nothing does any more.
+        :param fresh: what a setup packet said just now, which is news whatever stands.
+        """
+        asked = set(keys)
+        todo = list(dict.fromkeys(keys))[::-1]
+        waiting: set[Key] = set()
+        while todo:
+            key = todo.pop()
+            claim = self._choose(key)
+            occupant = key if claim is None else self._at.get(claim.place, key)
+            if occupant != key and occupant in waiting:
+                # They change places.
+                self._end(occupant, _DISPLACED)
+            elif occupant != key:
+                waiting.add(key)
+                todo += [key, occupant]
+                continue
+            waiting.discard(key)
+            news = None
+            if fresh is not None and fresh.key == key:
+                news, fresh = fresh, None
+            left = self._stand(key, claim, why if key in asked else _DISPLACED, news)
+            if left is not None:
+                # What it stood in the way of.
+                others = (other for other in self.claims.keys_at(left) if other not in self.entries)
+                todo += [other for other in others if other != key and other not in waiting]
+
+    def withdraw(self, key: Key, holder: str, version: int | None = None) -> Hashable:
+        """End a claim that is this process's to end, for all of them.
+
+        :param version: None to end just this one, so that what nobody here knows of yet stays.
+        :returns: its owner, if any.
+        """
+        claim = self.claims.drop(key, holder)
+        if claim is None:
+            return None
+        self.observer.changed(claim.record.ended(version))
+        return claim.owner
+
+    def _choose(self, key: Key) -> Claim | None:
+        """Find the claim that stands; end those that lose by this, where that is for this process to do."""
+        while True:
+            claim, conflicting = self.candidate(key)
+            for each in conflicting:
+                self._refuse(each)
+            for each in self.claims.on(key):
+                if each.held and each is not claim:
+                    each.held, each.lapsed = False, True
+            if claim is None:
+                return None
+            if not self._is_taken(claim):
+                self._replace_lease(claim)
+                return claim
+            if self.claims.is_others(claim):
+                return None
+            self._displace(key, claim.record.holder)
+
+    def _replace_lease(self, claim: Claim) -> None:
+        """A later registration without a lease took the place of the lease that is held here, for good."""
+        own = self.claims.own(claim.key)
+        if claim.record.holder == NOBODY and own is not None and own.order < claim.order:
+            self._displace(claim.key, own.record.holder)
+
+    def _displace(self, key: Key, holder: str) -> None:
+        owner = self.withdraw(key, holder)
+        if owner is not None:
+            self.observer.displaced(owner)
+
+    def _is_taken(self, claim: Claim) -> bool:
+        """Whether a newer server is at its place."""
+        for key in self.claims.keys_at(claim.place):
+            other = None if key == claim.key else self.candidate(key)[0]
+            if other is not None and other.place == claim.place and other.order > claim.order:
+                return True
+        return False
+
+    def _refuse(self, claim: Claim) -> None:
+        """Another host was first; whoever holds this claim ends it."""
+        if claim.record.holder == self.claims.holder:
+            owner = self.withdraw(claim.key, claim.record.holder)
+            if owner is not None:
+                self.observer.conflicted(owner, claim.registration)
+
+    def _stand(self, key: Key, claim: Claim | None, why: str, fresh: Registration | None) -> Place | None:
+        """Have a claim stand, or none; returns the place that became free."""
+        entry = self.entries.get(key)
+        if claim is None:
+            return None if entry is None else self._end(key, why)
+        if fresh is not None:
+            backed = self.claims.own(key) is not None
+            return self._enter(Entry(fresh, claim, claim.record.version, backed=backed), self.observer.registered)
+        if entry is None and len(self.entries) >= self.most:
+            self.crowded = True
+            return None
+        backed = self.claims.own(key) is not None
+        unbacked = entry is not None and entry.backed and not backed and self.claims.is_others(claim)
+        if entry is None or unbacked or not _same_terms(entry.registration, claim.registration):
+            registration = evolve(claim.registration, number=self.next_number())
+            return self._enter(Entry(registration, claim, claim.record.version, backed=backed), self.observer.found)
+        is_news = claim.record.version > entry.version or (entry.held and not claim.held)
+        entry.claim, entry.version, entry.held, entry.backed = claim, claim.record.version, claim.held, backed
+        if is_news:
+            self.observer.seen(entry.registration)
+        return None
+
+    def _enter(self, entry: Entry, tell: Callable[[Registration], object]) -> Place | None:
+        registration = entry.registration
+        before = self.entries.get(registration.key)
+        if before is not None:
+            self._at.pop(before.place, None)
+        self._count(registration.host, 1)
+        if before is not None:
+            self._count(before.registration.host, -1)
+        self.entries[registration.key] = entry
+        self._at[entry.place] = registration.key
+        tell(registration)
+        if before is None:
+            return None
+        self.observer.over(before.registration, "replaced")
+        return before.place if before.place != entry.place else None
+
+    def _end(self, key: Key, why: str) -> Place:
+        entry = self.entries.pop(key)
+        self._count(entry.registration.host, -1)
+        del self._at[entry.place]
+        self.observer.ended(entry.registration)
+        self.observer.over(entry.registration, why)
+        return entry.place
+
+    def _count(self, host: str, by: int) -> None:
+        self.of_host[host] += by
+        if not self.of_host[host]:
+            del self.of_host[host]
+
+
+def _same_terms(one: Registration, other: Registration) -> bool:
+    """Whether they differ in nothing that matters to packets."""
+    return evolve(one, number=0, lease=None) == evolve(other, number=0, lease=None)
