@@ -135,9 +135,11 @@ class Addresses:
 
         They are those with the most unanswered bytes, then with the most connections, then with the most refused ones.
         """
-        found = [item for item in self._known.items() if item[1].has_clients]
+        # No list of all of them: the garbage collector would look through it.
+        found = (item for item in self._known.items() if item[1].has_clients)
         chosen = nlargest(most, found, key=lambda item: (item[1].bytes, item[1].connections, item[1].refused))
-        return len(found), [(_text_of(group), address) for group, address in chosen]
+        number = sum(address.has_clients for address in self._known.values())
+        return number, [(_text_of(group), address) for group, address in chosen]
 
     def sweep(self) -> None:
         """Let those that wait read on, where there is room again."""

@@ -91,7 +91,7 @@ def test_commands(running: Running) -> None:
         code, out, err = running.run("status")
         assert (code, err) == (0, "")
         assert "is ready\n1 packets: 1 acked, 0 refused, 0 whose client was gone, 0 in flight" in out
-        assert "1 client addresses" in out
+        assert "\nClients at 1 address\n" in out
         code, out, _ = running.run("clients")
         assert (code, out.splitlines()[1].split()) == (0, [HOST, "1", "0", "B", "0", "0", "1"])
         assert out.splitlines()[2:] == ["1 of 1 addresses"]

@@ -145,7 +145,8 @@ def missing(figures: Figures) -> list[str]:
 def status(figures: Figures) -> list[str]:
     """Return the lines of ``rproxy status``."""
     lines = [f"rproxy {plain(figures.version)} is {plain(figures.state)}", summary(figures)]
-    lines += [f"{figures.client_addresses} client addresses", *missing(figures), ""]
+    number = figures.client_addresses
+    lines += [f"Clients at {number} address{'' if number == 1 else 'es'}", *missing(figures), ""]
     if figures.policies:
         lines += [*columns(POLICY_COLUMNS, map(policy_row, figures.policies)), ""]
     return lines + columns(_PROCESS_COLUMNS, map(_process_row, figures.processes))
