@@ -37,21 +37,24 @@ MOST_OF_A_POLICY = 6144
 #: An image that moto doesn't know.
 DEBIAN = "/aws/service/debian/release/12/latest/amd64"
 
-#: Stand in for commands of the page. Older versions of aws don't know the variable that names another AWS. The plugin
-#: for sessions isn't there, nobody types a key, no packet gets to an instance, and tests don't install.
-COMMANDS = {
-    "aws": """\
+#: Has moto look at what the user may do only after so many more calls.
+ALLOW = f"""\
 allow() {{
-    {python} -c 'if True:
+    {sys.executable} -c 'if True:
         import sys, urllib.request as web
         to, data = sys.argv[1:]
         web.urlopen(web.Request(to, data.encode(), {{"Content-Type": "text/plain"}}))' \\
         "$AWS_ENDPOINT_URL/moto-api/reset-auth" "$1"
 }}
-case "$1 $2" in
+"""
+#: Stand in for commands of the page. Older versions of aws don't know the variable that names another AWS. The plugin
+#: for sessions isn't there, nobody types a key, no packet gets to an instance, and tests don't install.
+COMMANDS = {
+    "aws": """\
+{allow}case "$1 $2" in
     "configure "|"ssm start-session") exit;;
     # moto takes everybody's signature for wrong there.
-    "route53 "*) allow 1000000000; {aws} --endpoint-url "$AWS_ENDPOINT_URL" "$@"; allow 0; exit;;
+    "route53 "*) allow 1000000000; {aws} --endpoint-url "$AWS_ENDPOINT_URL" "$@" || exit; allow 0; exit;;
 esac
 exec {aws} --endpoint-url "$AWS_ENDPOINT_URL" "$@"
 """,
@@ -60,6 +63,10 @@ exec {aws} --endpoint-url "$AWS_ENDPOINT_URL" "$@"
     import sys
     from rproxy.cli import make_parser
     make_parser().parse_args(sys.argv[1:])' "$@"
+{allow}case "$*" in
+    # moto makes and deletes what it is taught of several proxies by keys of its own, which it would refuse.
+    *" wide"*) allow 1000000000; {python} -m rproxy.cli "$@" || exit; allow 0; exit;;
+esac
 exec {python} -m rproxy.cli "$@"
 """,
     "pip": """\
@@ -90,7 +97,7 @@ class Shell:
         (folder / "etc").symlink_to(ROOT / "etc")
         for name, text in COMMANDS.items():
             path = folder / "bin" / name
-            path.write_text("#!/bin/sh\n" + text.format(aws=AWS, python=sys.executable))
+            path.write_text("#!/bin/sh\n" + text.format(aws=AWS, python=sys.executable, allow=ALLOW))
             path.chmod(0o755)
         self.env = {**env, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "AWS_REGION": REGION, "AWS_PAGER": ""}
 
@@ -102,7 +109,7 @@ class Shell:
             env={**self.env, **more},
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=500,
             check=False,
         )
         assert ended.returncode == 0, ended.stdout[-4000:] + ended.stderr[-4000:]
@@ -131,7 +138,7 @@ def as_moto_knows_them(document: dict[str, Any]) -> dict[str, Any]:
 
 
 @needs_aws
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 def test_ec2(aws: Aws, shell: Shell) -> None:
     """All commands, in their order, as a user who may do what the page gives them; and then nothing is left."""
     boto3.client("route53", region_name=REGION).create_hosted_zone(Name="example.org", CallerReference="1")

@@ -161,6 +161,14 @@ class TestOneProxy:
         assert f"ec2 create-tags --resources {POOL_ID} --tags Key=rproxy:number,Value=1" in pool.asked
         assert pool.asked[-1].endswith(f"--logical-resource-id PoolGroup --unique-id {POOL_ID} --status SUCCESS")
 
+    def test_what_runs_does_so_after_a_reboot(self, pair: tuple[Instance, Instance]) -> None:
+        """User data is for the first boot alone."""
+        proxy, pool = pair
+
+        units = ("rproxy.socket", "rproxy.service", "rproxy-no-ip.service")
+        assert proxy.run("systemctl", "is-enabled", *units).split() == ["enabled"] * 3
+        assert pool.run("systemctl", "is-enabled", "rpoolserver@101.service").split() == ["enabled"]
+
     def test_packets_go_through(self, pair: tuple[Instance, Instance]) -> None:
         """From a client, to the proxy, to the pool server, which registered by the name of the proxy's address."""
         proxy, pool = pair
@@ -189,7 +197,9 @@ class TestOneProxy:
 
     def test_services_have_no_way_to_the_role(self, pair: tuple[Instance, Instance]) -> None:
         """The machine has no metadata and may not enforce this; but systemd is told."""
-        for each, unit in zip(pair, ("rproxy.service", "rpoolserver@101.service"), strict=True):
+        proxy, pool = pair
+        services = (proxy, "rproxy.service"), (proxy, "rproxy-no-ip.service"), (pool, "rpoolserver@101.service")
+        for each, unit in services:
             denied = each.run("systemctl", "show", "--property=IPAddressDeny", "--value", unit)
             assert "169.254.169.254" in denied
 
@@ -209,19 +219,26 @@ class TestOneProxy:
 
     def test_the_journal_goes_to_a_file_for_cloudwatch(self, pair: tuple[Instance, Instance]) -> None:
         """Debian has no agent of CloudWatch, so here one is asked that only writes down what it is asked for."""
-        proxy, _ = pair
-        proxy.write("/usr/local/bin/amazon-cloudwatch-agent-ctl", '#!/bin/sh\necho "$@" >/srv/agent\n', 0o755)
         functions = "sed '/^trap /d; /^install_packages$/,$d' /usr/local/sbin/rproxy-bootstrap"
-        proxy.run("bash", "-ec", f'eval "$({functions})"; LOG_GROUP=/rproxy/packets; send_logs')
+        # The pool server is made once more; the proxy would ask No-IP again.
+        made = (
+            (pair[0], "rproxy.service", "send_logs rproxy.service", "Running the reverse proxy on port 8100"),
+            (pair[1], "rpoolserver@101.service", "be_pool", "Registered for privacy policy 222"),
+        )
+        for each, unit, make, logged in made:
+            each.write("/usr/local/bin/amazon-cloudwatch-agent-ctl", '#!/bin/sh\necho "$@" >/srv/agent\n', 0o755)
+            each.run("bash", "-ec", f'eval "$({functions})"; LOG_GROUP=/rproxy/packets; {make}')
 
-        proxy.wait_for("cat", "/var/log/rproxy.json", until="Running the reverse proxy on port 8100")
-        lines = [json.loads(line) for line in proxy.run("cat", "/var/log/rproxy.json").splitlines()]
-        assert {line["_SYSTEMD_UNIT"] for line in lines if "_SYSTEMD_UNIT" in line} <= {"rproxy.service", "init.scope"}
-        told = json.loads(proxy.run("cat", "/etc/rproxy/cloudwatch.json"))
-        (collected,) = told["logs"]["logs_collected"]["files"]["collect_list"]
-        assert collected["file_path"] == "/var/log/rproxy.json"
-        assert collected["log_group_name"] == "/rproxy/packets"
-        assert proxy.run("cat", "/srv/agent").split()[-2:] == ["-c", "file:/etc/rproxy/cloudwatch.json"]
+            each.wait_for("cat", "/var/log/rproxy.json", until=logged)
+            lines = [json.loads(line) for line in each.run("cat", "/var/log/rproxy.json").splitlines()]
+            assert {line["_SYSTEMD_UNIT"] for line in lines if "_SYSTEMD_UNIT" in line} <= {unit, "init.scope"}
+            # By a pattern it would get nothing of a unit that isn't known to the journal yet.
+            assert f" --unit={unit}\n" in each.run("systemctl", "cat", "rproxy-journal.service")
+            told = json.loads(each.run("cat", "/etc/rproxy/cloudwatch.json"))
+            (collected,) = told["logs"]["logs_collected"]["files"]["collect_list"]
+            assert collected["file_path"] == "/var/log/rproxy.json"
+            assert collected["log_group_name"] == "/rproxy/packets"
+            assert each.run("cat", "/srv/agent").split()[-2:] == ["-c", "file:/etc/rproxy/cloudwatch.json"]
 
     def test_what_cannot_be_made_is_told_and_switched_off(self, pair: tuple[Instance, Instance]) -> None:
         """As when a pool server is to send logs, and its image has nothing for it."""

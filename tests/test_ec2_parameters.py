@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
 from twisted.trial.unittest import SynchronousTestCase
 
 from rproxy.cli import make_parser
@@ -31,8 +34,22 @@ class ChosenTests(SynchronousTestCase):
         for choice in CHOICES:
             value = values.get(choice.option, "some")
             arguments = [choice.option] if choice.take is None else [choice.option, value]
-            self.assertEqual(self.chosen(*arguments), {choice.parameter: "yes" if choice.take is None else value})
+            chosen = self.chosen(*arguments)
+            self.assertEqual(chosen.pop(choice.parameter), "yes" if choice.take is None else value)
+            self.assertEqual(chosen, {WHEEL: ""} if choice.option == "--requirement" else {})
         self.assertEqual(self.chosen(), {})
+
+    def test_release(self) -> None:
+        """One for an index takes the place of the wheel that a stack has, and isn't given beside another one."""
+        self.assertEqual(
+            self.chosen("--parameter", "ReleaseRequirement=rproxy==2"), {"ReleaseRequirement": "rproxy==2", WHEEL: ""}
+        )
+        folder = TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        wheel = Path(folder.name) / "rproxy-2-py3-none-any.whl"
+        wheel.touch()
+        for other in ("--wheel", str(wheel)), ("--parameter", f"{WHEEL}=s3://b/rproxy.whl"):
+            self.assertRaises(UsageError, self.chosen, "--requirement", "rproxy==2", *other)
 
     def test_any(self) -> None:
         """What has no option of its own, also with an equals sign in it, or empty."""

@@ -1,5 +1,6 @@
 """The templates of ``etc/ec2/``: what comes of them in an AWS on this machine, asked for there."""
 
+import re
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -160,7 +161,7 @@ def complaints(template: str, given: Mapping[str, str]) -> list[str]:
 
 @both
 def test_sensible_parameters_are_taken(template: str) -> None:
-    assert complaints(template, {}) == []
+    assert complaints(template, {"IndexUrl": "https://index.example/simple/"}) == []
     assert complaints(template, {**WHEEL, **SSH, "HostedZoneId": "Z1", "RecordName": "a.example.org"}) == []
 
 
@@ -176,10 +177,13 @@ def test_sensible_parameters_are_taken(template: str) -> None:
         (ONE, {"SshFrom": "192.0.2.0/24"}, "SshFrom and KeyName"),
         (SCALE, {"KeyName": "key"}, "SshFrom and KeyName"),
         (SCALE, {"ProxyPort": "8001"}, "any but 8001"),
+        # What PyPI has by that name would be installed.
+        (ONE, {"ReleaseWheel": ""}, "another project"),
+        (SCALE, {"ReleaseWheel": "", "ReleaseRequirement": "rproxy==2.0"}, "another project"),
     ],
 )
 def test_nonsense_is_refused(template: str, given: dict[str, str], words: str) -> None:
-    (why,) = complaints(template, given)
+    (why,) = complaints(template, {**WHEEL, **given})
 
     assert words in why
 
@@ -447,6 +451,23 @@ def test_user_data_is_for_cloud_init(template: str) -> None:
         assert f"WHEEL='{WHEEL['ReleaseWheel']}'" in instance["content"]
         assert f"GROUP={output}" in instance["content"]
     assert "POLICIES='111,222,333'" in stack.user_data("PoolGroup")
+
+
+@both
+def test_user_data_fits_whatever_parameters_are(template: str) -> None:
+    """EC2 takes no more, and says so only when the stack is half made: so what is in there has a length at most."""
+    text = read(template)
+    longest = {name: "x" * each["MaxLength"] for name, each in text["Parameters"].items() if "MaxLength" in each}
+    words = {name for name, each in text["Parameters"].items() if each["Type"] == "String"}
+    for resource in ("ProxyTemplate", "PoolTemplate"):
+        user_data = str(text["Resources"][resource]["Properties"]["LaunchTemplateData"]["UserData"])
+        assert words & {*re.findall(r"\$\{(\w+)\}", user_data)} <= longest.keys()
+
+    stack = Stack(template, {**longest, "LogsToCloudWatch": "yes"})
+    # The stack's name is in the names of other things too.
+    spare = 4 * (128 - len(STACK))
+    for output in ("ProxyGroup", "PoolGroup"):
+        assert len(stack.user_data(output)) + spare <= USER_DATA
 
 
 def test_pool_servers_find_the_proxy_by_the_name_of_its_address() -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import tempfile
@@ -257,6 +258,25 @@ class InstallTests(SynchronousTestCase):
         self.assertIn("/etc/systemd/system/rproxy.socket: as it should be", lines)
         self.assertIn("/etc/rproxy/rproxy.conf: kept", lines)
         self.assertEqual((service.read_bytes(), settings.read_text()), (right, "RPROXY_OPTIONS=--strict\n"))
+
+    def test_masked(self) -> None:
+        """What a link leads to isn't touched: a unit that was masked leads to a device that all need."""
+        device, masked = self.prefix / "null", self.prefix / SYSTEM / "rproxy.service"
+        device.touch(0o666)
+        device.chmod(0o666)
+        masked.parent.mkdir(parents=True)
+        masked.symlink_to(device)
+        lines = self.install()
+        self.assertIn("/etc/systemd/system/rproxy.service: kept, as it is a link", lines)
+        self.assertEqual((device.read_bytes(), device.stat().st_mode & 0o777), (b"", 0o666))
+
+    def test_tight_mask(self) -> None:
+        """Services get to their settings, though whoever installs keeps what they make to themselves."""
+        before = os.umask(0o077)
+        self.addCleanup(os.umask, before)
+        self.install()
+        self.assertEqual((self.prefix / "etc/rproxy").stat().st_mode & 0o777, 0o755)
+        self.assertEqual(os.umask(0o077), 0o077)
 
     def test_dry_run(self) -> None:
         """It says the same, and does nothing."""

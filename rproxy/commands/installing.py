@@ -37,7 +37,12 @@ def run(args: argparse.Namespace) -> int:
     """Do it, and return the exit code: 1 where it can't be done."""
     twistd = Path(sysconfig.get_path("scripts")) / "twistd"
     parts = [Path(sys.executable), Path(os.__file__), Path(rproxy.__file__)]
-    return install(twistd, parts, args.prefix, dry_run=args.dry_run)
+    # The services are other users, and have to get to what is written, whatever whoever runs this keeps to themselves.
+    mask = os.umask(0o022)
+    try:
+        return install(twistd, parts, args.prefix, dry_run=args.dry_run)
+    finally:
+        os.umask(mask)
 
 
 def install(twistd: Path, parts: list[Path], prefix: Path, *, dry_run: bool) -> int:
@@ -82,6 +87,9 @@ def _has_settings(folder: Path) -> bool:
 
 
 def _difference(path: Path, place: Place, has_settings: bool) -> str:
+    if path.is_symlink():
+        # What it leads to isn't to be written: systemctl mask has a unit lead to /dev/null.
+        return "kept, as it is a link"
     if not path.exists():
         return "left out, as there are settings" if place.is_operators and has_settings else "written"
     if place.is_operators:

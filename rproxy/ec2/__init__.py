@@ -2,10 +2,10 @@
 
 Whatever is done can be done with the aws command as well (docs/deploy.rst), and ``up --dry-run`` prints how.
 
-``templates``, ``parameters``, ``events``, ``plans``, ``showing`` and ``equivalents`` only decide and know nothing of
-AWS. ``clouds`` is the way there: it alone imports boto3, and says in a sentence what goes wrong. ``stacks``,
-``buckets`` and ``groups`` ask and tell AWS about one kind of thing each, and give plain values back. ``watching``
-follows a stack until it has settled. ``raising``, ``looking`` and ``removing`` are the three commands.
+``templates``, ``parameters``, ``events``, ``showing`` and ``equivalents`` only decide and know nothing of AWS.
+``clouds`` is the way there: it alone imports boto3, and says in a sentence what goes wrong. ``stacks``, ``buckets`` and
+``groups`` ask and tell AWS about one kind of thing each, and give plain values back. ``watching`` follows a stack until
+it has settled. ``raising`` and ``removing`` are two of the commands; ``running`` has the third, and calls them.
 
 Only the options are here: whatever else the commands need is imported when they run.
 """

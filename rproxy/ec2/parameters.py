@@ -60,22 +60,24 @@ CHOICES = (
     Choice("--image", "ImageId", str, "IMAGE", "what instances start from: what the template's ImageId takes"),
     Choice("--ssh-from", "SshFrom", _network, "CIDR", "the network that ssh is open to; Session Manager needs none"),
     Choice("--key-name", "KeyName", str, "KEY", "the key pair for ssh"),
-    Choice("--requirement", "ReleaseRequirement", str, "TEXT", "the rproxy that pip installs, as in rproxy==1.0"),
-    Choice("--index-url", "IndexUrl", str, "URL", "where pip finds packages"),
+    Choice("--requirement", "ReleaseRequirement", str, "TEXT", "the rproxy of --index-url, as in rproxy==1.0"),
+    Choice("--index-url", "IndexUrl", str, "URL", "where pip finds packages [default: PyPI, which has no rproxy]"),
     Choice("--record", "RecordName", str, "NAME", "the proxy's name in Route 53, with --zone"),
     Choice("--zone", "HostedZoneId", str, "ID", "the hosted zone of that name"),
     Choice("--noip-host", "NoIpHostname", str, "NAME", "the proxy's name at No-IP, with --noip-secret"),
     Choice("--noip-secret", "NoIpSecretArn", str, "ARN", "the secret that has the user and the password for it"),
     Choice("--cloudwatch", "LogsToCloudWatch", None, "", "keep the logs in CloudWatch too"),
 )
-#: What ``--wheel`` stands for.
-WHEEL = "ReleaseWheel"
+#: What ``--wheel`` stands for, and what counts only without it.
+WHEEL, REQUIREMENT = "ReleaseWheel", "ReleaseRequirement"
 
 
 def chosen(args: argparse.Namespace) -> dict[str, str]:
     """Return the parameters that the arguments give, ``--wheel`` apart.
 
-    :raises UsageError: one is given twice.
+    Who names a release for an index is through with the wheel that the stack had, which would go before.
+
+    :raises UsageError: one is given twice, or two releases are.
     """
     given: dict[str, str] = {}
 
@@ -94,6 +96,10 @@ def chosen(args: argparse.Namespace) -> dict[str, str]:
         add(name, value)
     if args.wheel is not None and WHEEL in given:
         raise UsageError(f"{WHEEL} is given twice, by --wheel and --parameter")
+    if REQUIREMENT in given:
+        if args.wheel is not None or given.get(WHEEL):
+            raise UsageError(f"the release is a wheel or a requirement: give {WHEEL} or {REQUIREMENT}")
+        given[WHEEL] = ""
     return given
 
 

@@ -1,4 +1,4 @@
-"""From arguments to one of the three commands, and from how it ends to an exit code."""
+"""From arguments to one of the three commands, ``status`` itself, and from how a command ends to an exit code."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import os
 import sys
 import time
 
-from rproxy.ec2 import parameters
-from rproxy.ec2.clouds import connect, refusals
+from rproxy.ec2 import parameters, showing
+from rproxy.ec2.clouds import Cloud, connect, refusals
 from rproxy.ec2.errors import FailedError, UsageError
-from rproxy.ec2.looking import look
+from rproxy.ec2.events import failures, last_operation
+from rproxy.ec2.groups import GROUP, instances
 from rproxy.ec2.raising import Raising, Wish
 from rproxy.ec2.removing import Removing
+from rproxy.ec2.stacks import Stacks
 from rproxy.ec2.terminal import Terminal
 
 DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -50,6 +52,22 @@ def _run(args: argparse.Namespace, terminal: Terminal) -> int:
             removing = Removing(cloud, terminal, args.name, time.sleep)
             return removing.remove(_always if args.yes else _ask, wait=not args.no_wait)
         return look(cloud, terminal, args.name)
+
+
+def look(cloud: Cloud, terminal: Terminal, name: str) -> int:
+    """Show a stack, and return the exit code: 1 if what was last asked of it failed.
+
+    :raises FailedError: there is none.
+    """
+    stacks = Stacks(cloud.cloudformation)
+    stack = stacks.find(name)
+    if stack is None:
+        raise FailedError(f"there is no stack {name} in {cloud.region}")
+    groups = {physical: logical for logical, kind, physical in stacks.resources(stack.id) if kind == GROUP and physical}
+    found = instances(cloud, groups)
+    failed = failures(last_operation(stacks.events(stack.id)))
+    terminal.end(showing.status_lines(stack, found, failed), showing.status_value(stack, found, failed))
+    return 1 if stack.has_failed else 0
 
 
 def _always(question: str) -> bool:
