@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 
 settings.register_profile("steady", deadline=None, derandomize=True, max_examples=100)
 settings.register_profile("explore", deadline=None, derandomize=False, max_examples=3000)
+# For tests that are run hundreds of times, python -m tests.mutation.
+settings.register_profile("brief", deadline=None, derandomize=True, max_examples=20)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
 
 #: The white space of RFC 8259.

@@ -31,6 +31,8 @@ from tests.support import ROOT
 ENOUGH = 90
 #: Bytes: a mutant that loops and collects ends here, and not with the machine's memory.
 MEMORY = 4 << 30
+#: How pytest ends where a test has failed.
+KILLED = 1
 #: Where the copies are that are mutated.
 BUILD = ROOT / "build" / "mutation"
 
@@ -43,15 +45,23 @@ class Subject:
     tests: tuple[str, ...]
 
 
+# What a router and its upstreams do for others: revoke, hold to limits, share servers with other proxies, drain.
+_ON_THE_WAY = (
+    "tests/test_slow_start.py",
+    "tests/test_sharing.py",
+    "tests/test_admission.py",
+    "tests/test_reporting.py::ExplainTests",
+    "tests/test_proxyservice.py::DrainTests",
+)
 SUBJECTS = {
     "framing": Subject(("rproxy/framing.py",), ("tests/test_framing.py",)),
     "packets": Subject(("rproxy/packets.py",), ("tests/test_packets.py",)),
     "health": Subject(("rproxy/health.py",), ("tests/test_health.py",)),
-    "routing": Subject(
-        ("rproxy/routing.py",),
-        ("tests/test_routing.py", "tests/test_retrying.py", "tests/test_waiting.py", "tests/test_slow_start.py"),
+    "routing": Subject(("rproxy/routing.py",), ("tests/test_routing.py", "tests/test_retrying.py", *_ON_THE_WAY)),
+    "upstream": Subject(
+        ("rproxy/upstream.py",),
+        ("tests/test_upstream.py", "tests/test_connection.py", "tests/test_routing.py", *_ON_THE_WAY),
     ),
-    "upstream": Subject(("rproxy/upstream.py",), ("tests/test_upstream.py", "tests/test_connection.py")),
     "registry": Subject(("rproxy/registry.py",), ("tests/test_registry.py", "tests/test_claims.py")),
 }
 
@@ -99,13 +109,10 @@ class Result:
 
 
 def _copy(subject: Subject, folder: Path) -> None:
-    """A tree for mutmut to work in, which mutates nothing of this one."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    """Bring the tree that mutmut works in to what this one is; it mutates nothing here."""
     for name in ("rproxy", "tests", "twisted", "etc", "pktfiles"):
-        shutil.copytree(
-            ROOT / name, folder / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__", "dropin.cache")
-        )
+        unwanted = shutil.ignore_patterns("__pycache__", "dropin.cache", "etc" if name == "rproxy" else "")
+        shutil.copytree(ROOT / name, folder / name, ignore=unwanted, dirs_exist_ok=True)
     for name in ("conftest.py", "setup.cfg", "pyproject.toml"):
         shutil.copy(ROOT / name, folder)
     with (folder / "pyproject.toml").open("a") as file:
@@ -113,12 +120,23 @@ def _copy(subject: Subject, folder: Path) -> None:
         file.write(CONFIGURATION.format(sources=json.dumps(subject.sources), tests=json.dumps(subject.tests)))
 
 
+def _forget(folder: Path) -> None:
+    """Have those tried again that weren't killed; mutmut itself tries those again whose function has changed."""
+    for path in folder.glob("mutants/rproxy/**/*.meta"):
+        found = json.loads(path.read_text())
+        codes = found["exit_code_by_key"]
+        found["exit_code_by_key"] = {mutant: code if code == KILLED else None for mutant, code in codes.items()}
+        path.write_text(json.dumps(found))
+
+
 def _mutmut(folder: Path, *arguments: str) -> str:
     """Run mutmut there, and return what it printed.
 
     :raises subprocess.CalledProcessError: it failed, such as when a test does so without any mutant.
     """
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment = {"HYPOTHESIS_PROFILE": "brief", **os.environ}
+    # It names the code that isn't mutated.
+    environment.pop("PYTHONPATH", None)
     return subprocess.run(
         [sys.executable, "-m", "mutmut", *arguments],
         cwd=folder,
@@ -130,8 +148,12 @@ def _mutmut(folder: Path, *arguments: str) -> str:
     ).stdout
 
 
-def _try(name: str, jobs: int) -> Result:
+def _try(name: str, jobs: int, again: bool) -> Result:
     folder = BUILD / name
+    if again:
+        _forget(folder)
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
     _copy(SUBJECTS[name], folder)
     _mutmut(folder, "run", "--max-children", str(jobs))
     _mutmut(folder, "export-cicd-stats")
@@ -143,9 +165,14 @@ def _try(name: str, jobs: int) -> Result:
 
 def main() -> int:
     """Return 0 if enough mutants were killed, else 1."""
-    parser = argparse.ArgumentParser(prog="python -m tests.mutation", description="Change the code, and see tests fail.")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.mutation", description="Change the code, and see tests fail."
+    )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(SUBJECTS)} (default: all)")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes at a time (default: one a core)")
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count() or 1, help="processes at a time (default: one a core)"
+    )
+    parser.add_argument("--again", action="store_true", help="only what wasn't killed when it was tried last")
     options = parser.parse_args()
     unknown = set(options.names) - set(SUBJECTS)
     if unknown:
@@ -154,7 +181,7 @@ def main() -> int:
     poor = 0
     for name in options.names or SUBJECTS:
         try:
-            result = _try(name, options.jobs)
+            result = _try(name, options.jobs, options.again)
         except subprocess.CalledProcessError as error:
             print(error.stdout, file=sys.stderr)
             return 1
