@@ -526,6 +526,7 @@ class PeekManyTests(SynchronousTestCase):
             *(wire(DATA, srcid=1), wire(DATA, x=1), wire(DATA, "payload"), wire(DATA)[:-1], with_raw(b'"x":"1"')),
             *(with_raw(b'"srcid":"2"'), with_raw(b'"payload":"y"'), with_raw(b'"payloadsize":1,"payloadsize":"4"')),
             *(wire(DATA, payload='"'), wire(DATA, payload="\\"), wire(DATA, payload="é"), wire(DATA, srcid="a\x7f")),
+            wire(DATA, srcid="DEL").replace(b"DEL", b"\x7f"),
             *(wire(DATA, srcid="\x07"), wire(DATA, privPoliId="\n"), wire(DATA, payload="}"), wire(DATA, payload="}{")),
             *(
                 wire(DATA, payload="x").replace(b"x", b"\xff"),
