@@ -808,40 +808,48 @@ class ForwardTests(ProxyCase):
         router = self.world.factory.router
         endings = Endings()
         router.endings = (endings,)
-        answered, refused, cancelled = self.forward(), self.forward("222"), self.forward()
-        self.assertEqual(
-            {"111": 2}, Counter(caller.request.policy for caller in router.callers if not caller.request.reply)
-        )
-        cancelled.cancel()
-        self.failureResultOf(cancelled, CancelledError)
-        self.world.pump()
-        self.assert_refused(refused, "no-server", "no")
-        self.server.answer()
-        self.successResultOf(answered)
-        self.world.advance(1)
-        self.assertEqual([("gone", "111", ""), ("ended", "222", ""), ("ended", "111", "")], endings.seen)
+        for _ in range(2):
+            answered, refused, cancelled = self.forward(), self.forward("222"), self.forward()
+            self.assertEqual(3, len(router.callers))
+            cancelled.cancel()
+            self.failureResultOf(cancelled, CancelledError)
+            self.world.pump()
+            self.assert_refused(refused, "no-server", "no")
+            self.world.reactor.advance(0.125)
+            self.server.answer()
+            self.successResultOf(answered)
+            self.world.advance(1)
+        self.assertEqual([("gone", "111", ""), ("ended", "222", ""), ("ended", "111", "")] * 2, endings.seen)
         counters = self.world.factory.counters
-        self.assertEqual((3, 1, 1), (counters.received, counters.acked, counters.client_gone))
-        self.assertEqual({"no-server": 1}, {code: count for code, count in counters.refused.items() if count})
+        self.assertEqual((6, 2, 2), (counters.received, counters.acked, counters.client_gone))
+        self.assertEqual({"no-server": 2}, {code: count for code, count in counters.refused.items() if count})
         tally = router.routes["111"].tally
-        self.assertEqual((1, {}), (tally.client_gone, {code: count for code, count in tally.refused.items() if count}))
+        self.assertEqual((2, {}), (tally.client_gone, {code: count for code, count in tally.refused.items() if count}))
+        [member] = router.routes["111"].rotation.members
+        self.assertEqual([0.125, 0.125], member.noted)
         self.assertEqual(set(), router.callers)
 
     def test_refused_with_its_policy(self) -> None:
         """What is refused is counted under its policy too."""
-        forwarded = self.forward()
-        self.world.pump()
-        self.server.connection.close()
-        self.assert_refused(forwarded, "server-lost", "unknown")
+        for _ in range(2):
+            forwarded = self.forward()
+            self.world.pump()
+            self.server.open[0].close()
+            self.assert_refused(forwarded, "server-lost", "unknown")
+            self.world.advance(1)
         tally = self.world.factory.router.routes["111"].tally
-        self.assertEqual({"server-lost": 1}, {code: count for code, count in tally.refused.items() if count})
+        self.assertEqual({"server-lost": 2}, {code: count for code, count in tally.refused.items() if count})
 
     def test_cancelled_before_it_is_told(self) -> None:
         """Who goes away in the turn in which the answer comes counts as gone, and only so."""
+        router = self.world.factory.router
+        endings = Endings()
+        router.endings = (endings,)
         forwarded = self.forward("222")
         forwarded.cancel()
         self.failureResultOf(forwarded, CancelledError)
         self.world.pump()
+        self.assertEqual([("gone", "222", "")], endings.seen)
         counters = self.world.factory.counters
         self.assertEqual((1, 0), (counters.client_gone, sum(counters.refused.values())))
 

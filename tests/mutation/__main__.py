@@ -57,7 +57,13 @@ SUBJECTS = {
     "framing": Subject(("rproxy/framing.py",), ("tests/test_framing.py",)),
     "packets": Subject(("rproxy/packets.py",), ("tests/test_packets.py",)),
     "health": Subject(("rproxy/health.py",), ("tests/test_health.py",)),
-    "routing": Subject(("rproxy/routing.py",), ("tests/test_routing.py", "tests/test_retrying.py", *_ON_THE_WAY)),
+    "routing": Subject(
+        ("rproxy/routing.py",),
+        (
+            *("tests/test_routing.py", "tests/test_retrying.py", "tests/test_upstream.py"),
+            *("tests/test_reporting.py::PolicyTests", *_ON_THE_WAY),
+        ),
+    ),
     "upstream": Subject(
         ("rproxy/upstream.py",),
         ("tests/test_upstream.py", "tests/test_connection.py", "tests/test_routing.py", *_ON_THE_WAY),
