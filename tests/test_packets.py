@@ -562,6 +562,46 @@ class PeekManyTests(SynchronousTestCase):
                 self.assertEqual(list(iter(framer.next, None)), found)
 
 
+class WordsTests(SynchronousTestCase):
+    """The sender is told in words what is wrong."""
+
+    def assert_told(self, words: str, raw: bytes) -> None:
+        refused: PacketError = self.assertRaises(PacketError, decode, raw)
+        self.assertEqual((words, "1"), (str(refused), refused.destid))
+
+    def test_no_packet(self) -> None:
+        for words, raw in (
+            ('type must be "0" (data), "1" (setup), "2" (ACK) or "3" (error)', wire(DATA, type="9")),
+            ('type must be "0" (data), "1" (setup), "2" (ACK) or "3" (error)', wire(DATA, "type")),
+            ('delivered must be "no" or "unknown"', wire(ERROR, srcid="1", delivered="x")),
+            ("policy has characters that can't be printed", wire(DATA, privPoliId="\n")),
+            ("a number is out of range", with_raw(b'"x":1e400')),
+            ("a key stands twice", with_raw(b'"payload":"x"')),
+            ("half of a surrogate pair is no text", with_raw(rb'"x":"\ud800"')),
+            ("privPoliId and privPolyId at once: which policy counts?", wire(DATA, privPolyId="111")),
+        ):
+            self.assert_told(words, raw)
+        for kind, raw in (
+            ("data packet", wire(DATA, "payload")),
+            ("setup packet", wire(SETUP, "listenport", id="1")),
+            ("ACK", wire(ACK, "payload", srcid="1")),
+            ("error packet", wire(ERROR, "payload", srcid="1")),
+        ):
+            missing = "listenport" if kind == "setup packet" else "payload"
+            self.assert_told(f"no {kind}: Object missing required field `{missing}`", raw)
+
+    def test_no_json(self) -> None:
+        for words, raw in (
+            ("a packet is a JSON object", b"[]"),
+            ("not JSON: NaN is no JSON", b'{"a":NaN}'),
+            ("not JSON: -Infinity is no JSON", b'{"a":1,"a":-Infinity}'),
+        ):
+            refused: StreamError = self.assertRaises(StreamError, decode, raw)
+            self.assertEqual(("bad-packet", words), (refused.code, str(refused)))
+        refused = self.assertRaises(StreamError, decode, b"{")
+        self.assertEqual(("bad-packet", "not JSON: Expect"), (refused.code, str(refused)[:16]))
+
+
 class SenderTests(SynchronousTestCase):
     """A packet's error is for its sender, as far as it can be read who that is."""
 
