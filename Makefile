@@ -15,10 +15,10 @@ endif
 VERSION := $(or $(shell $(or $(PYTHON),false) $(VERSION_OF) 2>/dev/null),-unsuitable)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint mutants bench clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/installed ## Run a proxy, pool servers and clients on this machine, and see how packets are spread
 	$(BIN)/rproxy simulate
@@ -32,6 +32,10 @@ lint: $(VENV)/installed-dev ## Check style and types only
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+# What is mutated, and options, are given by MUTANTS: make mutants MUTANTS='framing packets --again'
+mutants: $(VENV)/installed-dev ## Change framing, packets, health, routing, upstream, registry, and see tests fail: an hour
+	$(BIN)/python -m tests.mutation $(MUTANTS)
 
 # The command's options are given by BENCH: make bench BENCH='--quick --only shapes'
 bench: $(VENV)/installed ## Measure what a message costs, beside HAProxy and NATS where they are installed
