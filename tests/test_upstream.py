@@ -9,6 +9,7 @@ from typing import Any
 from twisted.internet.error import ConnectionRefusedError
 
 from tests.memory import HOST, MemoryServerHost, Proxy, ProxyCase, setup
+from tests.support import ROOT
 
 
 class ClassicServerTests(ProxyCase):
@@ -496,7 +497,7 @@ class PipelineTests(ProxyCase):
 
         def count(frame: FrameType, event: str, argument: object) -> None:
             nonlocal calls
-            calls += event == "call" and "/rproxy/" in frame.f_code.co_filename
+            calls += event == "call" and frame.f_code.co_filename.startswith(f"{ROOT}/rproxy/")
 
         client = self.world.client()
         sys.setprofile(count)
