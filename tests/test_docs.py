@@ -49,12 +49,13 @@ METRICS = ROOT / "docs" / "metrics.rst"
 ARCHITECTURE = ROOT / "docs" / "architecture.rst"
 SCALING = ROOT / "docs" / "scaling.rst"
 LOGS = ROOT / "docs" / "logs.rst"
-PAGES = (README, ROOT / "CHANGELOG.rst", *sorted((ROOT / "docs").glob("*.rst")))
+PAGES = (README, ROOT / "CHANGELOG.rst", ROOT / "CONTRIBUTING.rst", *sorted((ROOT / "docs").glob("*.rst")))
 
 #: Options that the pages name and that are those of other commands.
 FOREIGN = frozenset(
     {"--pidfile", "--uid", "--logfile", "--logger", "--syslog"}
     | {"--now", "--unit", "--upgrade"}
+    | {"--no-install-recommends", "--annotate", "--short", "--ignored", "--only", "--quick"}
     | {"--signal", "--kill-whom", "--enable-optimizations", "--seed", "--seeds", "--seconds"}
 )
 
