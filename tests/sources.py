@@ -9,8 +9,8 @@ from pathlib import Path
 
 from tests.support import ROOT
 
-#: Tests that need nothing but what rproxy itself does, for a minute of what ``make test`` does.
-QUICK = ("tests.test_packaging", "tests.test_routing", "tests.test_proxy", "tests.test_poolserver", "tests.test_cli")
+#: Tests that need nothing but what rproxy itself needs, and take some seconds: a little of all that there are.
+QUICK = ("tests.test_packaging", "tests.test_routing", "tests.test_proxy", "tests.test_tap", "tests.test_cli")
 
 
 def sources() -> list[str]:
