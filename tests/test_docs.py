@@ -55,8 +55,8 @@ PAGES = (README, ROOT / "CHANGELOG.rst", ROOT / "CONTRIBUTING.rst", *sorted((ROO
 FOREIGN = frozenset(
     {"--pidfile", "--uid", "--logfile", "--logger", "--syslog"}
     | {"--now", "--unit", "--upgrade"}
-    | {"--no-install-recommends", "--annotate", "--short", "--ignored", "--only", "--quick"}
     | {"--signal", "--kill-whom", "--enable-optimizations", "--seed", "--seeds", "--seconds"}
+    | {"--no-install-recommends", "--annotate", "--short", "--ignored", "--only", "--quick"}
 )
 
 
