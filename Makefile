@@ -15,7 +15,7 @@ endif
 VERSION := $(or $(shell $(or $(PYTHON),false) $(VERSION_OF) 2>/dev/null),-unsuitable)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint mutants bench clean
+.PHONY: help demo test lint mutants bench dist clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,13 @@ mutants: $(VENV)/installed-dev ## Change framing, packets, health, routing, upst
 # The command's options are given by BENCH: make bench BENCH='--quick --only shapes'
 bench: $(VENV)/installed ## Measure what a message costs, beside HAProxy and NATS where they are installed
 	$(BIN)/python bench/run.py $(BENCH)
+
+# The wheel is built from the source archive, so whatever that lacks is missed here.
+dist: $(VENV)/installed-dev ## Build the source archive and the wheel into dist/, and check them
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/check-wheel-contents dist/*.whl
 
 clean: ## Remove what was made here, .venv included
 	rm -rf $(VENV) build dist *.egg-info _trial_temp* twisted/plugins/dropin.cache __pycache__

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
 from twisted.internet.error import ConnectionRefusedError
 from twisted.logger import LogEvent, capturedLogs, formatEvent
 
-from rproxy.registration import Registration
+from rproxy.registry.registration import Registration
 from rproxy.rotation import Member
 from rproxy.routing import upstream_of
 from tests.memory import HOST, MemoryServerHost, Proxy, ProxyCase, setup
+from tests.support import ROOT
 
 
 class ClassicServerTests(ProxyCase):
@@ -500,7 +502,7 @@ class PipelineTests(ProxyCase):
 
         def count(frame: FrameType, event: str, argument: object) -> None:
             nonlocal calls
-            calls += event == "call" and "/rproxy/" in frame.f_code.co_filename
+            calls += event == "call" and frame.f_code.co_filename.startswith(f"{ROOT}/rproxy/")
 
         client = self.world.client()
         sys.setprofile(count)
@@ -709,6 +711,7 @@ class RefusalTests(ProxyCase):
 
     def test_while_a_connection_is_made(self) -> None:
         """It takes as many as will have room on the connections that are being made."""
+        wanted: dict[str, Any]
         for wanted, room in (({"pipeline": 2}, 2), ({"pipeline": 2, "connections": 3}, 6), ({}, 8)):
             self.world.register("100", "111", 6000 + room, **wanted)
             self.world.server_at((HOST, 6000 + room)).hang()
@@ -755,7 +758,7 @@ class TellingTests(ProxyCase):
     def setUp(self) -> None:
         self.world = self.proxy(timeout=1, max_timeouts=1)
 
-    def told(self, events: list[LogEvent]) -> list[tuple[str, str, str, int, str | None]]:
+    def told(self, events: Sequence[LogEvent]) -> list[tuple[str, str, str, int, str | None]]:
         names = ("server-down", "server-up")
         return [
             (event["log_level"].name, event["event"], event["host"], event["port"], formatEvent(event))
