@@ -15,10 +15,10 @@ endif
 VERSION := $(or $(shell $(or $(PYTHON),false) $(VERSION_OF) 2>/dev/null),-unsuitable)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint docs bench clean
+.PHONY: help demo test lint docs mutants bench dist clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/installed ## Run a proxy, pool servers and clients on this machine, and see how packets are spread
 	$(BIN)/rproxy simulate
@@ -37,9 +37,20 @@ lint: $(VENV)/installed-dev ## Check style and types only
 docs: $(VENV)/installed-dev ## Build the documentation into build/docs; a warning is an error
 	$(BIN)/python -m sphinx -q -W --keep-going -n docs build/docs
 
+# What is mutated, and options, are given by MUTANTS: make mutants MUTANTS='framing packets --again'
+mutants: $(VENV)/installed-dev ## Change framing, packets, health, routing, upstream, registry, and see tests fail: an hour
+	$(BIN)/python -m tests.mutation $(MUTANTS)
+
 # The command's options are given by BENCH: make bench BENCH='--quick --only shapes'
 bench: $(VENV)/installed ## Measure what a message costs, beside HAProxy and NATS where they are installed
 	$(BIN)/python bench/run.py $(BENCH)
+
+# The wheel is built from the source archive, so whatever that lacks is missed here.
+dist: $(VENV)/installed-dev ## Build the source archive and the wheel into dist/, and check them
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/check-wheel-contents dist/*.whl
 
 clean: ## Remove what was made here, .venv included
 	rm -rf $(VENV) build dist *.egg-info _trial_temp* twisted/plugins/dropin.cache __pycache__

@@ -8,6 +8,8 @@ turns, until :meth:`Addresses.sweep` finds room. One that has no connection, and
 from __future__ import annotations
 
 from collections.abc import Callable
+from heapq import nlargest
+from ipaddress import IPv6Network
 from socket import AF_INET6, inet_ntoa, inet_pton
 from typing import Protocol
 
@@ -24,6 +26,10 @@ def prefix_of(host: str) -> str | bytes:
     # A link's name may stand behind a percent sign.
     packed = inet_pton(AF_INET6, host.partition("%")[0])
     return inet_ntoa(packed[12:]) if packed.startswith(_MAPPED) else packed[:_PREFIX]
+
+
+def _text_of(group: str | bytes) -> str:
+    return group if isinstance(group, str) else str(IPv6Network((group.ljust(16, b"\0"), 8 * _PREFIX)))
 
 
 class Waiter(Protocol):
@@ -88,6 +94,11 @@ class ClientAddress:
             waiter.deliver()
         self.waiting = before | self.waiting
 
+    @property
+    def has_clients(self) -> bool:
+        """Whether there are connections of clients, be they refused ones; registered servers are none."""
+        return self.connections > 0 or self.refused > 0
+
     def is_idle(self, now: float) -> bool:
         """Whether it has nothing here, and would begin anew with no more than it may send already."""
         return not (self.connections or self.leases or self.refused) and self.bucket.refill(now) >= self.bucket.burst
@@ -118,6 +129,17 @@ class Addresses:
         if known is None:
             known = self._known[group] = ClientAddress(self, self._seconds())
         return known
+
+    def heaviest(self, most: int) -> tuple[int, list[tuple[str, ClientAddress]]]:
+        """How many addresses have clients, and so many of them at most, as text: the heaviest.
+
+        They are those with the most unanswered bytes, then with the most connections, then with the most refused ones.
+        """
+        # No list of all of them: the garbage collector would look through it.
+        found = (item for item in self._known.items() if item[1].has_clients)
+        chosen = nlargest(most, found, key=lambda item: (item[1].bytes, item[1].connections, item[1].refused))
+        number = sum(address.has_clients for address in self._known.values())
+        return number, [(_text_of(group), address) for group, address in chosen]
 
     def sweep(self) -> None:
         """Let those that wait read on, where there is room again."""

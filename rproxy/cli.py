@@ -14,7 +14,18 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from rproxy import __version__, audit, ec2, simulation
-from rproxy.commands import changing, completing, explaining, installing, packetfiles, sending, servers, status, top
+from rproxy.commands import (
+    changing,
+    clients,
+    completing,
+    explaining,
+    installing,
+    packetfiles,
+    sending,
+    servers,
+    status,
+    top,
+)
 from rproxy.policies import checking
 
 
@@ -37,6 +48,7 @@ COMMANDS: tuple[tuple[str, str, Command], ...] = (
     ("audit", "check an audit trail, and ask it who received what", audit),
     ("status", "show how a running proxy is", status),
     ("servers", "list the servers of a running proxy, and how each is", servers),
+    ("clients", "list the client addresses that take up most of a running proxy", clients),
     ("explain", "say what would become of a packet at a running proxy, and why", explaining),
     ("drain", "give a server nothing new", changing.DRAIN),
     ("resume", "undo a drain", changing.RESUME),

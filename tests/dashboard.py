@@ -27,7 +27,7 @@ from twisted.web.http import Request
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Site
 
-from rproxy.figures import Figures, PolicyFigures, ProcessFigures, ServerFigures, StoreFigures
+from rproxy.figures import ClientFigures, Figures, PolicyFigures, ProcessFigures, ServerFigures, StoreFigures
 from rproxy.figures.happenings import Happening
 from rproxy.figures.tallies import new_times, observe
 from tests.support import PATIENCE, ROOT, Process
@@ -73,6 +73,12 @@ def make_process(**changes: Any) -> ProcessFigures:
         "store": StoreFigures(name="memory"),
     }
     return ProcessFigures(**{**given, **changes})
+
+
+def make_client(address: str, **changes: int) -> ClientFigures:
+    """An address with a client; ``changes`` are fields of it."""
+    given = {"connections": 1, "unanswered_bytes": 0, "held_back": 0, "refused": 0, "leases": 0}
+    return ClientFigures(address=address, **{**given, **changes})
 
 
 def make_figures(*servers: ServerFigures, **changes: Any) -> Figures:

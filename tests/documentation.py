@@ -20,7 +20,7 @@ DOCS = ROOT / "docs"
 TUTORIAL = DOCS / "tutorial.rst"
 PROTOCOL = DOCS / "reference" / "protocol.rst"
 #: What a code forge shows: plain reStructuredText, with links to files.
-PLAIN = (README, ROOT / "CHANGELOG.rst", ROOT / "examples" / "README.rst")
+PLAIN = (README, *(ROOT / name for name in ("CHANGELOG.rst", "CONTRIBUTING.rst", "examples/README.rst")))
 #: All that people read, those that Sphinx builds too.
 PAGES = (*PLAIN, *sorted(DOCS.rglob("*.rst")))
 

@@ -29,6 +29,10 @@ for (const policy of document.querySelectorAll('tbody.policy')) {
         found[`server ${head.name}/${server.id}`] = server;
     }
 }
+for (const row of document.querySelectorAll('#clients tr')) {
+    const client = fieldsOf(row);
+    found[`client ${client.address}`] = client;
+}
 for (const row of document.querySelectorAll('#processes tr')) {
     const process = fieldsOf(row);
     found[`process ${process.name}`] = process;
@@ -75,6 +79,21 @@ def server_fields(server: dict[str, Any], processes: int) -> Fields:
     }
 
 
+def client_fields(client: dict[str, Any]) -> Fields:
+    """The fields of the row of a client's address."""
+    size, unit = client["unanswered_bytes"], "B"
+    for larger in ("KiB", "MiB", "GiB"):
+        if size >= 1024:
+            size, unit = size / 1024, larger
+    return {
+        "address": client["address"],
+        "connections": count(client["connections"]),
+        "unanswered": f"{size} B" if unit == "B" else f"{size:.1f} {unit}",
+        "heldBack": "yes" if client["held_back"] else "no",
+        "refused": count(client["refused"]),
+    }
+
+
 def process_fields(process: dict[str, Any]) -> Fields:
     """The fields of a process's row."""
     number, pid, store = process["number"], process["pid"], process["store"]
@@ -107,6 +126,8 @@ def page_fields(figures: dict[str, Any]) -> dict[str, Fields]:
         found[f"policy {policy['name']}"] = policy_fields(policy)
         for server in policy["servers"]:
             found[f"server {policy['name']}/{server['id']}"] = server_fields(server, len(figures["processes"]))
+    for client in figures["clients"]:
+        found[f"client {client['address']}"] = client_fields(client)
     for process in figures["processes"]:
         fields = process_fields(process)
         found[f"process {fields['name']}"] = fields

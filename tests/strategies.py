@@ -11,11 +11,15 @@ import os
 from collections.abc import Iterator, Mapping
 from itertools import cycle
 
-from hypothesis import settings
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 
 settings.register_profile("steady", deadline=None, derandomize=True, max_examples=100)
 settings.register_profile("explore", deadline=None, derandomize=False, max_examples=3000)
+# For tests that are run hundreds of times to see whether they fail, and not by what: python -m tests.mutation.
+settings.register_profile(
+    "brief", deadline=None, derandomize=True, max_examples=20, phases=[Phase.explicit, Phase.generate]
+)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
 
 #: The white space of RFC 8259.

@@ -31,6 +31,10 @@ ROOT = Path(__file__).resolve().parent.parent
 POLL_SECONDS = 0.01
 #: Seconds for a process to start or to stop, before it is taken for hung.
 PATIENCE = 20.0
+#: What systemd tells a service; the tests may be run by one, and it isn't meant for what they start.
+SYSTEMDS = frozenset(
+    {"LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID", "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "JOURNAL_STREAM"}
+)
 #: What no log may have.
 FAULT = re.compile(r"Traceback|Unhandled|#(?:critical|error)\]")
 #: What twistd's log format puts in front of a message.
@@ -78,9 +82,10 @@ def script(name: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """Return the variables of this process, with the project to import from."""
+    """Return the variables of this process, without what systemd tells it, and with the project to import from."""
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    kept = {name: value for name, value in os.environ.items() if name not in SYSTEMDS}
+    return {**kept, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def run(argv: Sequence[str], cwd: Path | None = None, stdin: str = "") -> subprocess.CompletedProcess[str]:

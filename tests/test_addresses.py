@@ -85,6 +85,31 @@ class AddressesTests(SynchronousTestCase):
         self.assertIsNot(addresses.of(None), addresses.of(None))
         self.assertEqual(len(addresses), 0)
 
+    def test_the_heaviest(self) -> None:
+        """By unanswered bytes, then by connections, then by refused ones; of IPv6 they are networks."""
+        addresses = self.addresses()
+        for host, number, connections, refused in (
+            ("10.0.0.1", 0, 1, 0),
+            ("10.0.0.2", 0, 0, 3),
+            ("2001:db8:0:1::7", 5, 1, 0),
+            ("::ffff:10.0.0.3", 0, 2, 0),
+            ("::1", 0, 2, 1),
+        ):
+            address = addresses.of(host)
+            address.bytes, address.connections, address.refused = number, connections, refused
+        found, heaviest = addresses.heaviest(9)
+        shown = [text for text, _ in heaviest]
+        self.assertEqual(shown, ["2001:db8:0:1::/64", "::/64", "10.0.0.3", "10.0.0.1", "10.0.0.2"])
+        self.assertIs(heaviest[0][1], addresses.of("2001:db8:0:1::8"))
+        self.assertEqual((found, addresses.heaviest(2)), (5, (5, heaviest[:2])))
+
+    def test_who_has_clients(self) -> None:
+        """Registered servers aren't clients, nor is who left."""
+        addresses = self.addresses()
+        addresses.of(HERE).leases = 1
+        addresses.of(THERE).connections = 0
+        self.assertEqual(addresses.heaviest(9), (0, []))
+
     def test_the_rate(self) -> None:
         """So many at once, and then as many a second; what isn't used isn't kept for more than a second."""
         address = self.addresses(rate_limit=10.0).of(HERE)

@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from rproxy.admin.exposition import ROWS
 from rproxy.admin.metrics import PARTS, STATES, make_metrics
-from rproxy.figures import Figures, PolicyFigures, ProcessFigures, ServerFigures, StoreFigures
+from rproxy.figures import ClientFigures, Figures, PolicyFigures, ProcessFigures, ServerFigures, StoreFigures
 from rproxy.figures.counters import Counters
 from rproxy.figures.tallies import BOUNDS, new_times, observe
 from tests.support import PATIENCE
@@ -191,6 +191,13 @@ class NumberTests(SynchronousTestCase):
         """So many, and none where all are there."""
         for missing in ([], [2], [1, 3]):
             self.assertEqual(page(missing=missing).get("rproxy_processes_missing"), len(missing))
+
+    def test_client_addresses(self) -> None:
+        """How many there are, and nothing of which they are."""
+        client = ClientFigures(address="10.9.8.7", connections=1, unanswered_bytes=2, held_back=3, refused=4, leases=5)
+        read = page(client_addresses=7, clients=[client])
+        self.assertEqual(read.get("rproxy_client_addresses"), 7)
+        self.assertNotIn(client.address, read.text)
 
     def test_no_lease(self) -> None:
         """There is no line for what isn't there."""

@@ -25,7 +25,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from rproxy.admin.site import MOST_CONNECTIONS
 from rproxy.cli import COMMANDS, main, make_parser
 from rproxy.commands import asking
-from rproxy.commands.showing import columns, duration, milliseconds, plain, server_row, status
+from rproxy.commands.showing import columns, duration, milliseconds, plain, server_row, size, status
 from rproxy.commands.top import make_table
 from rproxy.figures import Figures
 from rproxy.figures.tallies import new_times, observe
@@ -91,6 +91,12 @@ def test_commands(running: Running) -> None:
         code, out, err = running.run("status")
         assert (code, err) == (0, "")
         assert "is ready\n1 packets: 1 acked, 0 refused, 0 whose client was gone, 0 in flight" in out
+        assert "\nClients at 1 address\n" in out
+        code, out, _ = running.run("clients")
+        assert (code, out.splitlines()[1].split()) == (0, [HOST, "1", "0", "B", "0", "0", "1"])
+        assert out.splitlines()[2:] == ["1 of 1 addresses"]
+        code, out, _ = running.run("clients", "--json")
+        assert (code, json.loads(out)[0]["address"]) == (0, HOST)
         code, out, _ = running.run("servers", "--policy", "111")
         assert (code, out.splitlines()[1].split()[:2]) == (0, ["111", "100"])
         assert running.run("explain", "111")[:2] == (0, running.run("explain", "111", "--client", "10.0.0.9")[1])
@@ -103,6 +109,12 @@ def test_commands(running: Running) -> None:
         assert talk.ask(data_packet("1", "111", "xyz1"))["type"] == "2"
         assert running.change("revoke", "100") == (0, "Revoked 1 registration of server 100\n", "")
         wait_for(lambda: running.run("servers")[0] == 0, PATIENCE, "the server to register again")
+
+
+def test_no_clients(running: Running) -> None:
+    """Who only registered is none."""
+    wait_for(lambda: running.run("clients") == (1, "No client is connected\n", ""), PATIENCE, "the clients to leave")
+    assert running.run("clients", "--json") == (1, "[]\n", "")
 
 
 def test_json(running: Running) -> None:
@@ -386,6 +398,9 @@ class ShowingTests(SynchronousTestCase):
 
     def test_units(self) -> None:
         self.assertEqual([duration(each) for each in (3, 90, 7200, 90000)], ["3 s", "1.5 min", "2.0 h", "1.0 d"])
+        self.assertEqual(
+            [size(each) for each in (1023, 1024, 2 << 20, 3 << 30)], ["1023 B", "1.0 KiB", "2.0 MiB", "3.0 GiB"]
+        )
         times = new_times()
         self.assertEqual(milliseconds(times, 0.5), "-")
         observe(times, 0.004)

@@ -9,13 +9,15 @@ from pathlib import Path
 from random import Random
 from typing import Any, cast
 
+import msgspec
 from attrs import define, field
 from twisted.internet.interfaces import IReactorTime
 from twisted.trial.unittest import SynchronousTestCase
 
 from rproxy.control.reporting import Reporter
-from rproxy.figures import Figures, PolicyFigures, ServerFigures, add_up, tallies
+from rproxy.figures import MOST_CLIENTS, Figures, PolicyFigures, ServerFigures, add_up, tallies
 from rproxy.figures.tallies import BOUNDS, OTHERS, count_of
+from rproxy.limits import Limits
 from rproxy.policies import Peer, Policies, Policy
 from rproxy.process.lag import Lag
 from tests.links import SharedStore
@@ -38,9 +40,9 @@ class ReportingCase(ProxyCase):
     def setUp(self) -> None:
         self.world = self.make(RULES)
 
-    def make(self, policies: Policies) -> Proxy:
+    def make(self, policies: Policies, limits: Limits | None = None) -> Proxy:
         """A proxy with its reporter; its counters must add up at the end."""
-        proxy = Proxy(policies=policies)
+        proxy = Proxy(limits or Limits(), policies)
         proxy.store = SharedStore(proxy.reactor).link()
         proxy.replica = proxy._make_replica(proxy.store)
         self.addCleanup(proxy.check_end)
@@ -288,6 +290,53 @@ class ServerTests(ReportingCase):
         router.resume(registration.key, registration)
         connection.send(setup("100", "111", 5000, weight=2, drain=True, **terms))
         self.assertEqual((self.server().registrations, self.figures().counters["registered"]), (2, 2))
+
+
+class ClientTests(ReportingCase):
+    """Which clients take up most."""
+
+    def clients(self) -> list[tuple[object, ...]]:
+        """What is shown of each address."""
+        shown = self.figures()
+        self.assertEqual(shown.client_addresses, len(shown.clients))
+        return [msgspec.structs.astuple(each) for each in shown.clients]
+
+    def test_way(self) -> None:
+        """From its connection to its answer and its end; whoever only registered is no client."""
+        self.world.register("100", "111", 5000, lease=30.0, pipeline=4)
+        server = self.world.server(5000)
+        self.assertEqual(self.clients(), [])
+        few, many = self.world.client("10.9.0.1"), self.world.client("2001:db8::7")
+        self.world.client("2001:db8::8")
+        self.assertEqual(self.clients(), [("2001:db8::/64", 2, 0, 0, 0, 0), ("10.9.0.1", 1, 0, 0, 0, 0)])
+        few.ask("a", "b")
+        size = self.world.factory.counters.bytes_received
+        self.assertEqual(self.clients(), [("10.9.0.1", 1, size, 0, 0, 0), ("2001:db8::/64", 2, 0, 0, 0, 0)])
+        server.connection.answer(1)
+        self.assertEqual(self.clients()[0], ("10.9.0.1", 1, size // 2, 0, 0, 0))
+        few.reset()
+        many.reset()
+        self.assertEqual(self.clients(), [("2001:db8::/64", 1, 0, 0, 0, 0)])
+
+    def test_limits(self) -> None:
+        """Who is held back, and who was refused."""
+        self.world = self.make(RULES, Limits(rate_limit=1.0, max_clients_per_address=2))
+        self.world.register("100", "111", 5000, pipeline=4)
+        self.world.server(5000)
+        first, second = (self.world.client("10.9.0.1") for _ in range(2))
+        first.ask("a", "b")
+        second.ask("c")
+        self.world.client("10.9.0.1")
+        ((address, connections, size, held_back, refused, _),) = self.clients()
+        self.assertEqual((address, connections, held_back, refused), ("10.9.0.1", 2, 2, 1))
+        self.assertGreater(cast(int, size), self.world.factory.counters.bytes_received - 1)
+
+    def test_bounded(self) -> None:
+        """However many addresses there are, and they are all counted."""
+        for number in range(MOST_CLIENTS + 5):
+            self.world.client(f"10.9.0.{number}")
+        shown = self.figures()
+        self.assertEqual((len(shown.clients), shown.client_addresses), (MOST_CLIENTS, MOST_CLIENTS + 5))
 
 
 class ProcessTests(ReportingCase):

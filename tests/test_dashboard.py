@@ -22,7 +22,7 @@ from rproxy.figures import Figures, StoreFigures, quantile
 from rproxy.figures.tallies import BOUNDS, new_times, observe
 from tests.chaos import agreement, oracle, plan, running
 from tests.chaos.views import Admin
-from tests.dashboard import TOKEN, StandIn, answer, forget, make_figures, make_process, make_server
+from tests.dashboard import TOKEN, StandIn, answer, forget, make_client, make_figures, make_process, make_server
 from tests.pagetexts import NOTHING, READ, differences
 from tests.support import PATIENCE, Group, Talk, data_packet, free_port, wait_for
 
@@ -303,6 +303,32 @@ def test_processes_and_their_store(page: StandInPage) -> None:
     wait_for(lambda: page.find("#banners").text == "", PATIENCE, "the end of the banner")
 
 
+def test_clients(page: StandInPage) -> None:
+    """The addresses in the order of the figures, how many more there are, and who is held back or refused."""
+    big = make_client("2001:db8::/64", unanswered_bytes=3 << 20, held_back=2, connections=1200)
+    page.open(make_figures(clients=[big, make_client("10.9.0.1", refused=3)], client_addresses=345))
+
+    page.wait_text("#clients-found", "2 of 345 addresses")
+    rows = page.run(
+        "return [...document.querySelectorAll('#clients tr')].map(row => [...row.cells].map(each => each.textContent))"
+    )
+    assert rows == [["2001:db8::/64", "1,200", "3.0 MiB", "yes", "0"], ["10.9.0.1", "1", "0 B", "no", "3"]]
+    assert page.run("return [...document.querySelectorAll('#clients [data-bad]')].map(each => each.textContent)") == [
+        "yes",
+        "3",
+    ]
+    named = page.find("#clients").find_element(By.XPATH, "ancestor::*[@role='group']")
+    assert (named.accessible_name, named.get_attribute("tabindex")) == ("Clients", "0")
+
+    page.run("window.row = document.querySelector('#clients tr:last-child')")
+    page.proxy.show(make_figures(clients=[make_client("10.9.0.1", unanswered_bytes=900)], client_addresses=1))
+    page.wait_text("#clients", "900 B")
+    page.wait_text("#clients-found", "1 of 1 addresses")
+    assert page.run("return window.row === document.querySelector('#clients tr')")
+    page.proxy.show(make_figures())
+    page.wait_text("#clients-found", "none connected")
+
+
 def test_a_worker_that_is_away_and_back(page: StandInPage) -> None:
     """It is told; that its part is there again isn't taken for packets that came just now."""
     workers = [make_process(number=1, pid=1), make_process(number=2, pid=2)]
@@ -518,7 +544,7 @@ def test_with_a_real_proxy(driver: Chrome, group: Group, tmp_path: Path, workers
 
 
 def test_after_chaos(driver: Chrome, tmp_path: Path) -> None:
-    """After faults of everybody, each figure in the page's tables is the API's, of policies, servers and processes."""
+    """After faults of everybody, each figure in the page's tables is the API's."""
     shown: dict[str, dict[str, str]] = {}
     different = ["nothing was looked at"]
 
@@ -545,7 +571,7 @@ def test_after_chaos(driver: Chrome, tmp_path: Path) -> None:
     assert not different
     assert not [*oracle.judge(history), *agreement.judge(history)]
     kinds = Counter(name.split()[0] for name in shown)
-    assert kinds.keys() == {"summary", "policy", "server", "process"}
+    assert kinds.keys() - {"client"} == {"summary", "policy", "server", "process"}
     assert kinds["server"] == sum(len(server.policies) for server in history.plan.servers)
     # What is the same could be taken for one another.
     assert history.views is not None

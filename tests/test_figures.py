@@ -10,7 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from rproxy.figures import Figures, PolicyFigures, ServerFigures, add_times, add_up, merge, quantile
+from rproxy.figures import (
+    MOST_CLIENTS,
+    ClientFigures,
+    Figures,
+    PolicyFigures,
+    ServerFigures,
+    add_times,
+    add_up,
+    merge,
+    quantile,
+)
 from rproxy.figures.counters import Counters
 from rproxy.figures.tallies import BOUNDS, OTHERS, Times, new_times, observe
 from tests.test_admin_metrics import figures, process, server
@@ -24,6 +34,12 @@ def times(*seconds: float) -> Times:
     for each in seconds:
         observe(found, each)
     return found
+
+
+def client(address: str, **figures: int) -> ClientFigures:
+    """The figures of the clients at an address."""
+    none = {"unanswered_bytes": 0, "held_back": 0, "refused": 0, "leases": 0}
+    return ClientFigures(address=address, **{"connections": 1, **none, **figures})
 
 
 def policy(name: str = "111", *servers: ServerFigures, **figures: Any) -> PolicyFigures:
@@ -123,9 +139,35 @@ class MergeTests(SynchronousTestCase):
         found = merge([figures(processes=[process(number)]) for number in (1, 2)])
         self.assertEqual([each.number for each in found.processes], [1, 2])
 
+    def test_clients(self) -> None:
+        """What several show of an address adds up, and the heaviest are shown."""
+        names = ("connections", "unanswered_bytes", "held_back", "refused", "leases")
+        one, two = (client("10.0.0.1", **dict.fromkeys(names, number)) for number in (1, 2))
+        other = client("10.0.0.2", connections=2, unanswered_bytes=4)
+        found = merge([figures(clients=[one], client_addresses=1), figures(clients=[other, two], client_addresses=2)])
+        self.assertEqual(found.clients, [other, client("10.0.0.1", **dict.fromkeys(names, 3))])
+        self.assertEqual(found.client_addresses, 2)
+        less = client("10.0.0.3", unanswered_bytes=3)
+        refused = client("10.0.0.4", unanswered_bytes=3, refused=1)
+        many = client("10.0.0.5", unanswered_bytes=3, connections=2)
+        shown = merge([figures(clients=[less, refused, many]), figures(clients=[other])]).clients
+        self.assertEqual(shown, [other, many, refused, less])
+
+    def test_clients_are_few(self) -> None:
+        """However many processes there are; those that nobody shows are counted by each process that has them."""
+        parts = [
+            figures(clients=[client(f"10.0.{n}.{m}") for m in range(MOST_CLIENTS)], client_addresses=100)
+            for n in (0, 1, 1)
+        ]
+        found = merge(parts)
+        self.assertEqual(len(found.clients), MOST_CLIENTS)
+        self.assertEqual({each.connections for each in found.clients}, {2})
+        self.assertEqual(found.client_addresses, 300 - MOST_CLIENTS)
+
     def test_json(self) -> None:
         """It goes through JSON and back."""
-        whole = figures(policy("111", server(total_times=times(0.2, 50), lease_left=2.5)), policy(OTHERS))
+        servers = policy("111", server(total_times=times(0.2, 50), lease_left=2.5))
+        whole = figures(servers, policy(OTHERS), clients=[client("::/64")])
         self.assertEqual(msgspec.json.decode(msgspec.json.encode(whole), type=Figures), whole)
         self.assertEqual(json.loads(msgspec.json.encode(whole))["policies"][0]["servers"][0]["id"], "100")
 

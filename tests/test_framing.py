@@ -322,7 +322,7 @@ class WorkTests(SynchronousTestCase):
 
     def test_a_large_packet_byte_by_byte_is_scanned_once_and_decoded_once(self) -> None:
         for filling in (b"x", b"}", b"{", b'\\"', b"\\\\", "é".encode()):
-            packet = b'{"type":"0","srcid":"1","privPoliId":"111","payload":"' + filling * 20_000 + b'"}'
+            packet = b'{"type":"0","srcid":"1","privPoliId":"111","payload":"' + filling * 2_000 + b'"}'
             framer, peek = self.work(packet, BYTE_BY_BYTE, peek_data)
             self.assertEqual((framer.scanned, peek.calls, peek.refused), (len(packet), 1, []), filling)
 
@@ -343,7 +343,7 @@ class WorkTests(SynchronousTestCase):
         self.assertLess(peak, 50_000)
 
     def test_a_large_packet_of_small_objects_is_scanned_once(self) -> None:
-        packet = b'{"x":[' + b'{"a":"}"},' * 20_000 + b"0]}"
+        packet = b'{"x":[' + b'{"a":"}"},' * 2_000 + b"0]}"
         for sizes in (BYTE_BY_BYTE, [1000], WHOLE):
             framer, peek = self.work(packet, sizes, anything)
             self.assertEqual(framer.scanned, len(packet))
@@ -408,3 +408,145 @@ class BracketsTests(SynchronousTestCase):
         framer: Framer[object] = Framer(nothing, 1 << 20)
         framer.feed(b'{"a":["}]{[",{"b":"]"}]}')
         self.assertEqual(len(frames(framer)), 1)
+
+
+Frames = list[tuple[bytes, object]]
+
+
+def many(chunk: bytes) -> Frames | None:
+    """A way to decode together that knows objects back to back, or with one space between them, and no other forms."""
+    try:
+        raws = reference(chunk.decode())
+        spaced = chunk in (b"".join(raws), b" ".join(raws))
+    except ValueError:
+        return None
+    return [(raw, anything(raw)) for raw in raws] if spaced else None
+
+
+def none_together(chunk: bytes) -> None:
+    """Knows no way to decode together."""
+
+
+class TakeTests(SynchronousTestCase):
+    """So many frames at a time are taken as there is room for, and they are always the same."""
+
+    def taken(self, framer: Framer[object], chunks: Iterable[bytes], most: int) -> list[bytes | str]:
+        """What a connection sees that takes so many at a time; each comes with its packet."""
+        seen: list[bytes | str] = []
+        for chunk in chunks:
+            framer.feed(chunk)
+            self.assertEqual(bool(chunk), framer.unread)
+            found = framer.take(most)
+            while found:
+                self.assertLessEqual(len(found), most)
+                self.assertEqual([anything(raw) for raw, _ in found], [packet for _, packet in found])
+                seen += [raw for raw, _ in found]
+                if len(found) < most:
+                    self.assertTrue(framer.error or not framer.unread)
+                found = framer.take(most)
+            if framer.error is not None:
+                return [*seen, framer.error.code]
+            self.assertFalse(framer.unread)
+        return [*seen, "unfinished"] if framer.in_packet else seen
+
+    @given(streams(), cuts, st.integers(1, 5))
+    def test_the_same_as_one_by_one(self, text: str, sizes: list[int], most: int) -> None:
+        for together in (none_together, many):
+            for pieces in (sizes, BYTE_BY_BYTE, WHOLE):
+                framer = Framer(anything, 1 << 20, together)
+                self.assertEqual(reference(text), self.taken(framer, cut(text.encode(), pieces), most))
+
+    @given(st.integers(0, 7), st.sampled_from([b"", b" ", b"  ", b"\n"]), st.integers(1, 5), cuts, st.booleans())
+    def test_packets_of_clients_that_pipeline(
+        self, count: int, space: bytes, most: int, sizes: list[int], spaced: bool
+    ) -> None:
+        packets = [b'{"a":%d}' % number for number in range(count)]
+        stream = space.join(packets) + space * spaced
+        for pieces in (sizes, [8 * 3], [8 * 3 + 1], WHOLE):
+            framer = Framer(anything, MAX * 4, many)
+            self.assertEqual(packets, self.taken(framer, cut(stream, pieces), most))
+
+    @given(rubbish, cuts, st.integers(1, 3), st.sampled_from([MAX, 200]))
+    def test_rubbish_ends_the_same_way(self, stream: bytes, sizes: list[int], most: int, max_packet: int) -> None:
+        expected = read([stream], anything, max_packet)
+        for together in (none_together, many):
+            for pieces in (sizes, WHOLE):
+                framer = Framer(anything, max_packet, together)
+                self.assertEqual(expected, self.taken(framer, cut(stream, pieces), most))
+
+    def test_what_is_cut_is_whole_from_its_first_frame_on(self) -> None:
+        for most in (1, 2, 3, 10):
+            for behind in (b"", b" ", b'{"d"'):
+                chunks = [b'{"a', b'":1}{"b":2}{"c":3}' + behind]
+                framer = Framer(anything, 1 << 20, many)
+                frames = [b'{"a":1}', b'{"b":2}', b'{"c":3}', *(["unfinished"] if behind[1:] else [])]
+                self.assertEqual(frames, self.taken(framer, chunks, most))
+
+    def test_packets_that_came_whole_are_decoded_together(self) -> None:
+        for behind in (b"", b" ", b"\n", b'{"d"', b' {"d"'):
+            peek = Peek(anything)
+            framer = Framer(peek, 1 << 20, many)
+            framer.feed(b'{"a":1}{"b":2}{"c":3}' + behind)
+            self.assertEqual([b'{"a":1}', b'{"b":2}', b'{"c":3}'], [raw for raw, _ in framer.take(10)])
+            self.assertEqual((0, len(behind.strip())), (peek.calls, framer.scanned))
+
+    def test_so_are_those_behind_one_that_was_cut(self) -> None:
+        peek = Peek(anything)
+        framer = Framer(peek, 1 << 20, many)
+        framer.feed(b'{"a')
+        self.assertEqual([], framer.take(10))
+        framer.feed(b'":1}{"b":2}{"c":3}')
+        self.assertEqual([b'{"a":1}', b'{"b":2}', b'{"c":3}'], [raw for raw, _ in framer.take(10)])
+        self.assertEqual(1, peek.calls)
+
+    def test_one_that_came_whole_is_decoded_once(self) -> None:
+        peek = Peek(anything)
+        framer = Framer(peek, MAX, none_together)
+        for packet in (b'{"a":1}', b'{"a":"' + b"x" * (MAX - 8) + b'"}'):
+            framer.feed(packet)
+            self.assertEqual([(packet, anything(packet))], framer.take(1))
+            self.assertEqual(([], 0, False), (peek.refused, framer.scanned, framer.unread))
+        self.assertEqual(2, peek.calls)
+
+    def test_together_they_are_asked_for_twice_a_feed_and_not_more(self) -> None:
+        asked: list[bytes] = []
+        framer: Framer[object] = Framer(anything, 1 << 20, asked.append)
+        framer.feed(b"{}{ }{  }{")
+        self.assertEqual([b"{}"], [raw for raw, _ in framer.take(1)])
+        self.assertEqual([b"{ }"], [raw for raw, _ in framer.take(1)])
+        self.assertEqual([b"{}{ }{  }", b"{ }{  }"], asked)
+        framer.feed(b"}{}")
+        self.assertEqual([b"{  }", b"{}", b"{}"], [raw for raw, _ in framer.take(4)])
+        self.assertEqual([b"{}{ }{  }", b"{ }{  }", b"{  }{}{}", b"{}{}"], asked)
+
+    def test_more_than_a_packet_may_have_is_not_decoded_together(self) -> None:
+        asked: list[bytes] = []
+        framer: Framer[object] = Framer(anything, 8, asked.append)
+        framer.feed(b"{}{}{}{}")
+        self.assertEqual(4, len(framer.take(9)))
+        self.assertEqual([b"{}{}{}{}", b"{}{}{}"], asked)
+        framer.feed(b"{}{}{}{}{}")
+        self.assertEqual(5, len(framer.take(9)))
+        self.assertEqual([b"{}{}{}{}", b"{}{}{}", b"{}{}{}{}"], asked)
+
+    def test_an_error_comes_after_the_frames_before_it_and_stays(self) -> None:
+        for most in (1, 2, 3):
+            framer: Framer[object] = Framer(anything, 1 << 20, none_together)
+            framer.feed(b'{"a":1} {"b":2},{"c":3}')
+            self.assertEqual([b'{"a":1}', b'{"b":2}', "bad-packet"], self.taken(framer, [b" "], most))
+            framer.feed(b"{}{}")
+            self.assertEqual([], framer.take(most))
+            self.assertEqual("bad-packet", framer.error and framer.error.code)
+
+    def test_why_a_stream_ends_is_said(self) -> None:
+        for stream, code, text in (
+            (b"x", "bad-packet", "a packet is a JSON object and begins with {"),
+            (b"{" + b" " * MAX, "too-large", f"a packet may have at most {MAX} bytes"),
+            (b'{"a":[}', "bad-packet", "a bracket is closed by one of another kind"),
+            (b'{"":' + b"[" * MAX_DEPTH, "bad-packet", f"a packet may nest at most {MAX_DEPTH} deep"),
+        ):
+            framer: Framer[object] = Framer(nothing, MAX)
+            framer.feed(stream)
+            self.assertEqual([], framer.take(1))
+            assert framer.error is not None
+            self.assertEqual((code, text), (framer.error.code, str(framer.error)))

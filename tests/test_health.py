@@ -155,6 +155,14 @@ class ProbeTests(SynchronousTestCase):
             health.failed()
         self.assertEqual([0.5, 1.0, 2.0], delays)
 
+    def test_one_that_said_that_it_is_there_is_probed_soon_again(self) -> None:
+        health = Health(middle)
+        health.failed()
+        self.assertEqual([0.5, 1.0, 2.0], [health.probe_delay() for _probe in range(3)])
+        health.expected()
+        self.assertEqual([0.5, 1.0], [health.probe_delay(), health.probe_delay()])
+        self.assertFalse(health.up)
+
     def test_a_quarter_more_or_less(self) -> None:
         numbers = cycle([0.0, 1.0])
         health = Health(lambda: next(numbers))
@@ -180,9 +188,10 @@ class ShareTests(SynchronousTestCase):
         self.assertEqual(5, FULL_SHARE)
 
     def test_once_full_it_stays_so(self) -> None:
-        health = self.back()
-        self.assertEqual(FULL_SHARE, health.share(110.0))
-        self.assertEqual(FULL_SHARE, health.share(100.0))
+        for full in (108.0, 110.0):
+            health = self.back()
+            self.assertEqual(FULL_SHARE, health.share(full))
+            self.assertEqual(FULL_SHARE, health.share(100.0))
 
     def test_a_server_that_was_always_up_has_it_all(self) -> None:
         health = Health(middle, slow_start=10.0)

@@ -26,6 +26,8 @@ from rproxy.packets import (
     error,
     peek_ack,
     peek_data,
+    peek_many_acks,
+    peek_many_data,
     setup,
     size_is_wrong,
 )
@@ -487,6 +489,117 @@ class PeekTests(SynchronousTestCase):
         ):
             self.assertEqual(peek_data(raw), None, raw[:200])
             self.assertEqual(peek_ack(raw), None, raw[:200])
+
+
+class PeekManyTests(SynchronousTestCase):
+    """Packets that came together are read together, if each of them is a usual one."""
+
+    def assert_read(self, fields: Fields, *raws: bytes) -> None:
+        peek, peek_many = (peek_data, peek_many_data) if fields is DATA else (peek_ack, peek_many_acks)
+        expected = [(raw, peek(raw)) for raw in raws]
+        for between in (b"", b"\n"):
+            self.assertEqual(expected, peek_many(between.join(raws)), raws)
+
+    def assert_left(self, *chunks: bytes) -> None:
+        for chunk in chunks:
+            self.assertIsNone(peek_many_data(chunk), chunk)
+            self.assertIsNone(peek_many_acks(chunk), chunk)
+
+    def test_usual_packets(self) -> None:
+        for fields in (DATA, ACK):
+            for count in range(1, 20):
+                self.assert_read(fields, *(wire(fields, payload=f"xyz{number}") for number in range(count)))
+            for size in ("4", 4):
+                raw = wire(fields, payloadsize=size)
+                self.assert_read(fields, raw)
+                self.assert_read(fields, raw, wire(fields, srcid="2", payloadsize=size), raw)
+        self.assert_read(DATA, data("1", "PP_1", "x{y"), data("2", "PP_2", ""))
+        self.assert_read(ACK, ack("100", "1", "~ !"), ack("200", "", "0" * 40).replace(b'""', b'"2"'))
+
+    def test_of_the_other_kind(self) -> None:
+        self.assertIsNone(peek_many_data(wire(ACK) * 2))
+        self.assertIsNone(peek_many_acks(wire(DATA) * 2))
+        self.assert_left(wire(DATA) + wire(ACK), wire(SETUP) * 2, wire(ERROR), b"{}{}", b"{", b"")
+
+    def test_one_that_is_unusual_has_all_be_read_one_by_one(self) -> None:
+        for unusual in (
+            *(wire(DATA, srcid=1), wire(DATA, x=1), wire(DATA, "payload"), wire(DATA)[:-1], with_raw(b'"x":"1"')),
+            *(with_raw(b'"srcid":"2"'), with_raw(b'"payload":"y"'), with_raw(b'"payloadsize":1,"payloadsize":"4"')),
+            *(wire(DATA, payload='"'), wire(DATA, payload="\\"), wire(DATA, payload="é"), wire(DATA, srcid="a\x7f")),
+            wire(DATA, srcid="DEL").replace(b"DEL", b"\x7f"),
+            *(wire(DATA, srcid="\x07"), wire(DATA, privPoliId="\n"), wire(DATA, payload="}"), wire(DATA, payload="}{")),
+            *(
+                wire(DATA, payload="x").replace(b"x", b"\xff"),
+                wire(DATA, payload="é").replace(rb"\u00e9", "é".encode()),
+            ),
+            *(wire(DATA, payloadsize="4"), wire(DATA, payloadsize=4), wire(DATA).replace(b",", b",\n")),
+        ):
+            self.assert_left(unusual + wire(DATA), wire(DATA) + unusual, wire(DATA) + unusual + wire(DATA))
+
+    def test_what_one_lacks_another_does_not_make_up_for(self) -> None:
+        """Two quotes too many here and two too few there are the right number."""
+        more, fewer = wire(DATA, payloadsize="4"), wire(DATA)
+        self.assert_left(more + fewer, more + fewer + fewer, with_raw(b'"payloadsize":4') * 2 + fewer * 2)
+        self.assert_left(with_raw(b'"x":""') + with_raw(b'"payloadsize":4'), with_raw(b'"payloadsize":"4"') + more[:-1])
+
+    def test_white_space_between_them_is_one_line_break_or_none(self) -> None:
+        for between in (b" ", b"\n\n", b"\r\n", b",", b"x", b"\n \n"):
+            self.assert_left(wire(DATA) + between + wire(DATA))
+        self.assert_left(wire(DATA) + b"\n", b"\n" + wire(DATA), wire(DATA) + b"}")
+
+    @given(
+        st.lists(nearly_packets(DATA) | st.builds(data, ids, ids, texts), min_size=1, max_size=4),
+        st.sampled_from([b"", b"\n", b" "]),
+    )
+    def test_they_are_what_is_read_one_by_one(self, raws: list[bytes], between: bytes) -> None:
+        chunk = between.join(raws)
+        # The framer asks about nothing else.
+        if chunk.startswith(b"{") and chunk.endswith(b"}"):
+            found = peek_many_data(chunk)
+            if found is not None:
+                framer = Framer(peek_data, 1 << 20)
+                framer.feed(chunk)
+                self.assertEqual(list(iter(framer.next, None)), found)
+
+
+class WordsTests(SynchronousTestCase):
+    """The sender is told in words what is wrong."""
+
+    def assert_told(self, words: str, raw: bytes) -> None:
+        refused: PacketError = self.assertRaises(PacketError, decode, raw)
+        self.assertEqual((words, "1"), (str(refused), refused.destid))
+
+    def test_no_packet(self) -> None:
+        for words, raw in (
+            ('type must be "0" (data), "1" (setup), "2" (ACK) or "3" (error)', wire(DATA, type="9")),
+            ('type must be "0" (data), "1" (setup), "2" (ACK) or "3" (error)', wire(DATA, "type")),
+            ('delivered must be "no" or "unknown"', wire(ERROR, srcid="1", delivered="x")),
+            ("policy has characters that can't be printed", wire(DATA, privPoliId="\n")),
+            ("a number is out of range", with_raw(b'"x":1e400')),
+            ("a key stands twice", with_raw(b'"payload":"x"')),
+            ("half of a surrogate pair is no text", with_raw(rb'"x":"\ud800"')),
+            ("privPoliId and privPolyId at once: which policy counts?", wire(DATA, privPolyId="111")),
+        ):
+            self.assert_told(words, raw)
+        for kind, raw in (
+            ("data packet", wire(DATA, "payload")),
+            ("setup packet", wire(SETUP, "listenport", id="1")),
+            ("ACK", wire(ACK, "payload", srcid="1")),
+            ("error packet", wire(ERROR, "payload", srcid="1")),
+        ):
+            missing = "listenport" if kind == "setup packet" else "payload"
+            self.assert_told(f"no {kind}: Object missing required field `{missing}`", raw)
+
+    def test_no_json(self) -> None:
+        for words, raw in (
+            ("a packet is a JSON object", b"[]"),
+            ("not JSON: NaN is no JSON", b'{"a":NaN}'),
+            ("not JSON: -Infinity is no JSON", b'{"a":1,"a":-Infinity}'),
+        ):
+            refused: StreamError = self.assertRaises(StreamError, decode, raw)
+            self.assertEqual(("bad-packet", words), (refused.code, str(refused)))
+        refused = self.assertRaises(StreamError, decode, b"{")
+        self.assertEqual(("bad-packet", "not JSON: Expect"), (refused.code, str(refused)[:16]))
 
 
 class SenderTests(SynchronousTestCase):

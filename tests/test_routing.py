@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
 from rproxy.packets import PacketError
+from rproxy.policies import Policies, Policy
+from rproxy.request import Request
 from rproxy.routing import ForwardError
-from tests.memory import HOST, MemoryServerHost, Proxy, ProxyCase, ServerConnection, data, encode, setup
+from tests.memory import HOST, Client, MemoryServerHost, Proxy, ProxyCase, ServerConnection, data, encode, setup
 
 #: Longer than a classic server can read.
 LONG = "x" * 2048
@@ -732,6 +734,19 @@ class LongPacketTests(ProxyCase):
         self.assertIn(client.answers(), (["too-large/no"], ["no-server/no"]))
 
 
+class Endings:
+    """Keeps what became of packets."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, str, str]] = []
+
+    def ended(self, requests: Iterable[Request], address: str) -> None:
+        self.seen += [("ended", request.policy, address) for request in requests]
+
+    def gone(self, requests: Iterable[Request], address: str) -> None:
+        self.seen += [("gone", request.policy, address) for request in requests]
+
+
 class ForwardTests(ProxyCase):
     """``Router.forward``: one packet, a Deferred of its ACK."""
 
@@ -787,11 +802,182 @@ class ForwardTests(ProxyCase):
         self.server.answer()
         self.assertEqual(client.answers(), ["b by 100"])
 
+    def test_everybody_is_told_how_it_ended(self) -> None:
+        """Counters and records have each packet once, also of whoever went away, who is told nothing more."""
+        router = self.world.factory.router
+        endings = Endings()
+        router.endings = (endings,)
+        for _ in range(2):
+            answered, refused, cancelled = self.forward(), self.forward("222"), self.forward()
+            self.assertEqual(3, len(router.callers))
+            cancelled.cancel()
+            self.failureResultOf(cancelled, CancelledError)
+            self.world.pump()
+            self.assert_refused(refused, "no-server", "no")
+            self.world.reactor.advance(0.125)
+            self.server.answer()
+            self.successResultOf(answered)
+            self.world.advance(1)
+        self.assertEqual([("gone", "111", ""), ("ended", "222", ""), ("ended", "111", "")] * 2, endings.seen)
+        counters = self.world.factory.counters
+        self.assertEqual((6, 2, 2), (counters.received, counters.acked, counters.client_gone))
+        self.assertEqual({"no-server": 2}, {code: count for code, count in counters.refused.items() if count})
+        tally = router.routes["111"].tally
+        self.assertEqual((2, {}), (tally.client_gone, {code: count for code, count in tally.refused.items() if count}))
+        [member] = router.routes["111"].rotation.members
+        self.assertEqual([0.125, 0.125], member.noted)
+        self.assertEqual(set(), router.callers)
+
+    def test_refused_with_its_policy(self) -> None:
+        """What is refused is counted under its policy too."""
+        for _ in range(2):
+            forwarded = self.forward()
+            self.world.pump()
+            self.server.open[0].close()
+            self.assert_refused(forwarded, "server-lost", "unknown")
+            self.world.advance(1)
+        tally = self.world.factory.router.routes["111"].tally
+        self.assertEqual({"server-lost": 2}, {code: count for code, count in tally.refused.items() if count})
+
+    def test_cancelled_before_it_is_told(self) -> None:
+        """Who goes away in the turn in which the answer comes counts as gone, and only so."""
+        router = self.world.factory.router
+        endings = Endings()
+        router.endings = (endings,)
+        forwarded = self.forward("222")
+        forwarded.cancel()
+        self.failureResultOf(forwarded, CancelledError)
+        self.world.pump()
+        self.assertEqual([("gone", "222", "")], endings.seen)
+        counters = self.world.factory.counters
+        self.assertEqual((1, 0), (counters.client_gone, sum(counters.refused.values())))
+
     def test_no_data_packet(self) -> None:
         """Anything but a data packet isn't forwarded."""
         for packet in (setup("200", "222", 6000), {"type": "0"}):
             with self.assertRaises(PacketError):
                 self.world.factory.router.forward(encode(packet))
+        refused: PacketError = self.assertRaises(
+            PacketError, self.world.factory.router.forward, encode(setup("200", "222", 6000))
+        )
+        self.assertEqual("only data packets are forwarded", str(refused))
+        self.assertEqual(0, self.world.factory.counters.received)
+
+
+class WordsTests(ProxyCase):
+    """A refusal says in words why."""
+
+    def assert_told(self, client: Client, *told: tuple[str, str, str]) -> None:
+        self.assertEqual(list(told), [(each["error"], each["delivered"], each["payload"]) for each in client.take()])
+
+    def test_nobody_serves_it(self) -> None:
+        proxy = self.proxy()
+        client = proxy.client()
+        client.ask("a", policy="222")
+        self.assert_told(client, ("no-server", "no", "no server serves policy 222"))
+
+    def test_nobody_serves_it_any_more(self) -> None:
+        """As long as others wait that came earlier, it is known that somebody did."""
+        proxy = self.proxy(queue_timeout=1, timeout=10)
+        proxy.register("100", "111", 5000, lease=100).close()
+        router = proxy.factory.router
+        first, second, third = proxy.client(), proxy.client(), proxy.client()
+        proxy.reactor.advance(0.75)
+        first.ask("a")
+        proxy.reactor.advance(0.25)
+        second.ask("b")
+        self.assertIn("111", router.routes)
+        self.assert_told(second, ("no-server", "no", "no server serves policy 111 any more"))
+        proxy.advance(1)
+        self.assert_told(first, ("no-server", "no", "no server of policy 111 could take it within 1 s"))
+        self.assertNotIn("111", router.routes)
+        third.ask("c")
+        self.assert_told(third, ("no-server", "no", "no server serves policy 111"))
+
+    def test_too_many_wait(self) -> None:
+        proxy = self.proxy(queue_packets=1)
+        proxy.register("100", "111", 5000, pipeline=1)
+        proxy.server(5000)
+        proxy.client().ask("in flight", "in line")
+        client = proxy.client()
+        client.ask("a")
+        self.assert_told(client, ("overloaded", "no", "too many packets wait for a server of policy 111"))
+
+    def test_too_large(self) -> None:
+        proxy = self.proxy()
+        proxy.register("100", "111", 5000)
+        proxy.server(5000)
+        client = proxy.client()
+        client.ask(LONG)
+        words = "policy 111 has servers of the old kind, which take at most 2048 bytes"
+        self.assert_told(client, ("too-large", "no", words))
+
+    def test_waited_in_vain(self) -> None:
+        for limits, told in (
+            ({"queue_timeout": 2.5}, ("no-server", "no", "no server of policy 111 could take it within 2.5 s")),
+            (
+                {"queue_timeout": 10, "timeout": 3},
+                ("timeout", "no", "no server could take it before its deadline"),
+            ),
+        ):
+            proxy = self.proxy(**limits)
+            proxy.register("100", "111", 5000)
+            client = proxy.client()
+            client.ask("a")
+            proxy.advance(2.25)
+            self.assert_told(client)
+            proxy.advance(0.75)
+            self.assert_told(client, told)
+
+    def test_in_vain_for_a_connection(self) -> None:
+        proxy = self.proxy(timeout=3)
+        proxy.register("100", "111", 5000)
+        proxy.server_at((HOST, 5000)).hang()
+        client = proxy.client()
+        client.ask("a")
+        proxy.advance(2.75)
+        self.assert_told(client)
+        proxy.advance(0.25)
+        self.assert_told(client, ("timeout", "no", "no connection to the server was made in time"))
+
+    def test_stopped(self) -> None:
+        """In line, and with a server to which a connection was being made."""
+        proxy = self.proxy()
+        proxy.register("100", "111", 5000)
+        proxy.register("100", "222", 5001)
+        proxy.server_at((HOST, 5001)).hang()
+        waiting, given = proxy.client(), proxy.client()
+        waiting.ask("a", "b")
+        given.ask("c", policy="222")
+        proxy.factory.close()
+        proxy.pump()
+        in_line = ("shutting-down", "no", "the proxy stopped before a server could take it")
+        self.assert_told(waiting, in_line, in_line)
+        self.assert_told(given, ("shutting-down", "no", "the proxy stopped before the server was reached"))
+
+    def test_abolished(self) -> None:
+        """In line, and given back by a server of it."""
+        proxy = self.proxy(Policies(by_name={"111": Policy(), "222": Policy()}))
+        proxy.register("100", "111", 5000, lease=100)
+        waiting = proxy.client()
+        waiting.ask("a")
+        proxy.factory.reload(Policies(by_name={"222": Policy()}))
+        proxy.pump()
+        self.assert_told(waiting, ("no-server", "no", "there is no policy 111 any more"))
+
+    def test_beyond_the_limits_of_the_policy(self) -> None:
+        policies = {"111": Policy(rate=1.0), "222": Policy(in_flight=1)}
+        proxy = self.proxy(Policies(anonymous=policies))
+        proxy.register("100", "111", 5000)
+        proxy.register("100", "222", 5000)
+        for policy, words in (
+            ("111", "too many packets a second of policy 111"),
+            ("222", "too many packets of policy 222 have no answer yet"),
+        ):
+            client = proxy.client()
+            proxy.client().ask("a", policy=policy)
+            client.ask("b", policy=policy)
+            self.assert_told(client, ("overloaded", "no", words))
 
 
 class DesertedTests(ProxyCase):

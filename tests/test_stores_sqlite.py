@@ -481,6 +481,8 @@ class FileTests(SynchronousTestCase):
             self.open()
         lock.unlink()
         lock.touch(0o600)
+        # The file itself is looked at first, and unless by root it can't be made another user's than the lock.
+        self.path.unlink()
         self.disown(lock)
         with self.assertRaisesRegex(StoreRefusedError, "-lock belongs to another user"):
             self.open()

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
 from twisted.internet.error import ConnectionRefusedError
+from twisted.logger import LogEvent, capturedLogs, formatEvent
 
+from rproxy.registry.registration import Registration
+from rproxy.rotation import Member
+from rproxy.routing import upstream_of
 from tests.memory import HOST, MemoryServerHost, Proxy, ProxyCase, setup
+from tests.support import ROOT
 
 
 class ClassicServerTests(ProxyCase):
@@ -496,7 +502,7 @@ class PipelineTests(ProxyCase):
 
         def count(frame: FrameType, event: str, argument: object) -> None:
             nonlocal calls
-            calls += event == "call" and "/rproxy/" in frame.f_code.co_filename
+            calls += event == "call" and frame.f_code.co_filename.startswith(f"{ROOT}/rproxy/")
 
         client = self.world.client()
         sys.setprofile(count)
@@ -651,3 +657,191 @@ class LeaseTests(ProxyCase):
         self.assertEqual(self.server.payloads, [])
         self.renew()
         self.assertEqual(self.server.payloads, ["a"])
+
+
+def members(proxy: Proxy, policy: str = "111") -> list[Member]:
+    """The servers of a policy."""
+    return list(proxy.factory.router.routes[policy].rotation.members)
+
+
+def registration(proxy: Proxy, policy: str = "111") -> Registration:
+    """The one registration for a policy."""
+    [member] = members(proxy, policy)
+    return member.registration
+
+
+class RefusalTests(ProxyCase):
+    """Why a server would take no packet now, in words."""
+
+    def setUp(self) -> None:
+        self.world = self.proxy()
+
+    def refusal(self) -> str | None:
+        """What is said of the one server."""
+        [member] = members(self.world)
+        return upstream_of(member).refusal(member)
+
+    def test_down(self) -> None:
+        self.world.register("100", "111", 5000, pipeline=2)
+        self.assertIsNone(self.refusal())
+        self.world.client().ask("a")
+        self.assertEqual("it is down: Connection was refused by other side.", self.refusal())
+        self.world.server(5000)
+        self.world.advance(0.5)
+        self.assertIsNone(self.refusal())
+
+    def test_one_that_does_not_answer(self) -> None:
+        world = self.world = self.proxy(timeout=1, max_timeouts=1)
+        world.register("100", "111", 5000, pipeline=2)
+        world.server(5000)
+        world.client().ask("a")
+        world.server_at((HOST, 5000)).hang()
+        world.advance(1)
+        self.assertEqual("it is down: it does not answer in time", self.refusal())
+
+    def test_never_reached(self) -> None:
+        """One that is only known from others isn't taken for up."""
+        lease = self.world.register("100", "111", 5000, lease=60)
+        found = registration(self.world)
+        lease.close()
+        self.world.advance(6)
+        self.world.factory.router.registered(found, up=False)
+        self.assertEqual("it is down: no connection to it was made yet", self.refusal())
+        self.world.factory.router.ended(found)
+
+    def test_while_a_connection_is_made(self) -> None:
+        """It takes as many as will have room on the connections that are being made."""
+        wanted: dict[str, Any]
+        for wanted, room in (({"pipeline": 2}, 2), ({"pipeline": 2, "connections": 3}, 6), ({}, 8)):
+            self.world.register("100", "111", 6000 + room, **wanted)
+            self.world.server_at((HOST, 6000 + room)).hang()
+            client = self.world.client()
+            for number in range(room):
+                self.assertIsNone(self.refusal(), number)
+                client.ask(str(number))
+            self.assertEqual("its connections are still being made", self.refusal())
+            client.reset()
+            self.world.advance(0.25)
+            self.world.server(6000 + room)
+
+    def test_full(self) -> None:
+        for connections in (1, 2):
+            self.world.register("100", "111", 6000 + connections, pipeline=2, connections=connections)
+            server = self.world.server(6000 + connections)
+            client = self.world.client()
+            for _ in range(2 * connections):
+                self.assertIsNone(self.refusal())
+                client.ask("a")
+            self.assertEqual("it has 2 packets in flight on a connection, as many as it takes", self.refusal())
+            server.connections[-1].answer(1)
+            self.assertIsNone(self.refusal())
+            server.answer()
+
+    def test_nothing_new(self) -> None:
+        """An operator had it drained, it drains itself, or it is about to leave."""
+        router = self.world.factory.router
+        self.world.register("100", "111", 5000)
+        found = registration(self.world)
+        router.drain(found.key, found)
+        self.assertEqual("an operator had it drained", self.refusal())
+        router.resume(found.key, found)
+        self.assertIsNone(self.refusal())
+        router.bar([found])
+        self.assertEqual("its registration is about to end", self.refusal())
+        self.world.register("100", "111", 5000, drain=True)
+        self.assertEqual("it drains", self.refusal())
+
+
+class TellingTests(ProxyCase):
+    """That a server is down, why, and that it is up again, is logged, once each."""
+
+    def setUp(self) -> None:
+        self.world = self.proxy(timeout=1, max_timeouts=1)
+
+    def told(self, events: Sequence[LogEvent]) -> list[tuple[str, str, str, int, str | None]]:
+        names = ("server-down", "server-up")
+        return [
+            (event["log_level"].name, event["event"], event["host"], event["port"], formatEvent(event))
+            for event in events
+            if event.get("event") in names or "Server at" in (formatEvent(event) or "None")
+        ]
+
+    def test_down_and_up(self) -> None:
+        self.world.register("100", "111", 5000, pipeline=2)
+        with capturedLogs() as events:
+            self.world.client().ask("a")
+            self.world.server(5000)
+            self.world.advance(0.5)
+        why = "Connection was refused by other side."
+        down = f"Server at {HOST} port 5000 is down: {why}"
+        up = f"Server at {HOST} port 5000 is up again"
+        self.assertEqual(
+            [("warn", "server-down", HOST, 5000, down), ("info", "server-up", HOST, 5000, up)], self.told(events)
+        )
+        self.assertEqual([why], [event["why"] for event in events if event.get("event") == "server-down"])
+
+    def test_no_answers(self) -> None:
+        self.world.register("100", "111", 5000, pipeline=2)
+        self.world.server(5000)
+        self.world.client().ask("a")
+        self.world.server_at((HOST, 5000)).refuse()
+        happened: list[tuple[str, ...]] = []
+        self.world.factory.router.happened = lambda *what: happened.append(what)
+        with capturedLogs() as events:
+            self.world.advance(1)
+        down = f"Server at {HOST} port 5000 is down: it does not answer in time"
+        self.assertEqual([("warn", "server-down", HOST, 5000, down)], self.told(events))
+        self.assertEqual([("down", "111", "100", "it does not answer in time")], happened)
+        [member] = members(self.world)
+        self.assertEqual((1, "it does not answer in time"), (member.tally.downs, member.tally.down_why))
+        self.assertEqual(self.world.reactor.seconds(), member.tally.down_at)
+
+
+class AskedTests(ProxyCase):
+    """Whether a server is there is found out also when somebody asks."""
+
+    def setUp(self) -> None:
+        self.world = self.proxy()
+
+    def probe(self) -> None:
+        self.world.factory.router.probe(registration(self.world))
+        self.world.pump()
+
+    def test_up(self) -> None:
+        """By a connection, if there is none."""
+        self.world.register("100", "111", 5000, pipeline=2)
+        server = self.world.server(5000)
+        self.probe()
+        self.assertEqual((1, 1), (server.attempted, len(server.open)))
+        self.probe()
+        self.assertEqual(1, server.attempted)
+        self.assertFalse(self.world.factory.router.is_down(registration(self.world)))
+
+    def test_down(self) -> None:
+        self.world.register("100", "111", 5000)
+        self.probe()
+        self.assertTrue(self.world.factory.router.is_down(registration(self.world)))
+        server = self.world.server_at((HOST, 5000))
+        self.assertEqual(1, server.attempted)
+        self.world.advance(0.5)
+        self.assertEqual(2, server.attempted)
+        server.accept()
+        self.probe()
+        self.assertFalse(self.world.factory.router.is_down(registration(self.world)))
+        self.assertEqual((3, []), (server.attempted, server.open))
+        self.world.advance(60)
+        self.assertEqual(3, server.attempted)
+
+    def test_drained(self) -> None:
+        """Not one that wants nothing any more."""
+        self.world.register("100", "111", 5000, drain=True)
+        self.probe()
+        self.assertEqual(0, self.world.server_at((HOST, 5000)).attempted)
+
+    def test_while_a_connection_is_made(self) -> None:
+        self.world.register("100", "111", 5000)
+        server = self.world.server_at((HOST, 5000))
+        server.hang()
+        self.probe()
+        self.probe()
+        self.assertEqual(1, server.attempted)

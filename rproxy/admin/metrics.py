@@ -159,6 +159,12 @@ PROXY = (
     Metric("rproxy_received_bytes_total", "counter", "Bytes of data packets received.", _counter("bytes_received")),
     Metric("rproxy_sent_bytes_total", "counter", "Bytes of answers written to clients.", _counter("bytes_sent")),
     Metric(
+        "rproxy_client_addresses",
+        "gauge",
+        "Addresses that clients have connections from; of IPv6, networks of /64.",
+        _of("client_addresses"),
+    ),
+    Metric(
         "rproxy_processes_missing",
         "gauge",
         "How many of several workers are left out, as they don't answer or are being replaced.",

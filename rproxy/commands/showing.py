@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from rproxy.figures import Figures, PolicyFigures, ProcessFigures, ServerFigures, quantile
+from rproxy.figures import ClientFigures, Figures, PolicyFigures, ProcessFigures, ServerFigures, quantile
 from rproxy.figures.tallies import BOUNDS, Times
 
 SERVER_COLUMNS = (
@@ -21,6 +21,7 @@ SERVER_COLUMNS = (
     "WHY NOT",
 )
 POLICY_COLUMNS = ("POLICY", "UP", "SERVERS", "IN FLIGHT", "WAITING", "RECEIVED", "ACKED", "REFUSED", "P50", "P99")
+CLIENT_COLUMNS = ("ADDRESS", "CONNECTIONS", "UNANSWERED", "HELD BACK", "REFUSED", "LEASES")
 _PROCESS_COLUMNS = ("PROCESS", "PID", "UPTIME", "CONNECTIONS", "OPEN FILES", "LAG", "STORE")
 
 
@@ -42,6 +43,14 @@ def duration(seconds: float) -> str:
         if seconds >= size:
             return f"{seconds / size:.1f} {unit}"
     return f"{seconds:.0f} s"
+
+
+def size(number: int) -> str:
+    """Return so many bytes in the unit that fits."""
+    for power, unit in ((3, "GiB"), (2, "MiB"), (1, "KiB")):
+        if number >= 1024**power:
+            return f"{number / 1024**power:.1f} {unit}"
+    return f"{number} B"
 
 
 def milliseconds(times: Times, share: float) -> str:
@@ -90,6 +99,18 @@ def policy_row(policy: PolicyFigures) -> tuple[str, ...]:
     )
 
 
+def client_row(client: ClientFigures) -> tuple[str, ...]:
+    """Return the cells below :data:`CLIENT_COLUMNS`."""
+    return (
+        client.address,
+        str(client.connections),
+        size(client.unanswered_bytes),
+        str(client.held_back),
+        str(client.refused),
+        str(client.leases),
+    )
+
+
 def _process_row(process: ProcessFigures) -> tuple[str, ...]:
     store = process.store
     away = "" if store.away is None else f" (away for {duration(store.away_for or 0.0)}: {store.away})"
@@ -123,7 +144,9 @@ def missing(figures: Figures) -> list[str]:
 
 def status(figures: Figures) -> list[str]:
     """Return the lines of ``rproxy status``."""
-    lines = [f"rproxy {plain(figures.version)} is {plain(figures.state)}", summary(figures), *missing(figures), ""]
+    lines = [f"rproxy {plain(figures.version)} is {plain(figures.state)}", summary(figures)]
+    number = figures.client_addresses
+    lines += [f"Clients at {number} address{'' if number == 1 else 'es'}", *missing(figures), ""]
     if figures.policies:
         lines += [*columns(POLICY_COLUMNS, map(policy_row, figures.policies)), ""]
     return lines + columns(_PROCESS_COLUMNS, map(_process_row, figures.processes))

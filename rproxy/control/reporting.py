@@ -10,7 +10,17 @@ from pathlib import Path
 from attrs import define, field, frozen
 
 from rproxy import __version__
-from rproxy.figures import Figures, PolicyFigures, ProcessFigures, ServerFigures, StoreFigures, add_times
+from rproxy.addresses import ClientAddress
+from rproxy.figures import (
+    MOST_CLIENTS,
+    ClientFigures,
+    Figures,
+    PolicyFigures,
+    ProcessFigures,
+    ServerFigures,
+    StoreFigures,
+    add_times,
+)
 from rproxy.figures.tallies import OTHERS, PolicyTally, ServerTally, Tallies, Times, count_of
 from rproxy.health import FULL_SHARE
 from rproxy.policies import Peer
@@ -67,6 +77,7 @@ class Reporter:
     def figures(self) -> Figures:
         """What there is to show now."""
         factory = self._factory
+        addresses, heaviest = factory.addresses.heaviest(MOST_CLIENTS)
         return Figures(
             version=__version__,
             state="draining" if factory.is_draining else "refusing" if factory.refusal else "ready",
@@ -74,6 +85,8 @@ class Reporter:
             in_flight=factory.counters.in_flight,
             policies=self._policies(),
             processes=[self._process()],
+            client_addresses=addresses,
+            clients=[_client(text, address) for text, address in heaviest],
         )
 
     def explain(self, policy: str, client: Peer) -> Explanation:
@@ -142,6 +155,17 @@ def _count_open_files() -> int:
     folder = Path("/proc/self/fd")
     # Linux 6.2 and newer say it without listing them; else without the one that the folder is read by.
     return folder.stat().st_size or sum(1 for _ in folder.iterdir()) - 1
+
+
+def _client(text: str, address: ClientAddress) -> ClientFigures:
+    return ClientFigures(
+        address=text,
+        connections=address.connections,
+        unanswered_bytes=address.bytes,
+        held_back=len(address.waiting),
+        refused=address.refused,
+        leases=address.leases,
+    )
 
 
 def _policy(name: str, tally: PolicyTally) -> PolicyFigures:

@@ -7,10 +7,14 @@ of the proxy that they are together (:func:`merge`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from heapq import nlargest
 
 from msgspec import Struct, field
 
 from rproxy.figures.tallies import Times, new_times
+
+#: How many addresses of clients are shown.
+MOST_CLIENTS = 20
 
 
 class ServerFigures(Struct, kw_only=True):
@@ -103,6 +107,23 @@ class ProcessFigures(Struct, kw_only=True):
     store: StoreFigures
 
 
+class ClientFigures(Struct, kw_only=True):
+    """What the clients at one address take up; see :class:`rproxy.addresses.ClientAddress`."""
+
+    #: One of IPv4, or a /64 of IPv6 as a network.
+    address: str
+    #: Connections that are open, but for those that were refused and those that registrations hang on.
+    connections: int
+    #: Bytes of packets without an answer.
+    unanswered_bytes: int
+    #: How many of the connections aren't read from, because the address sends more than it may.
+    held_back: int
+    #: Connections that were refused and aren't closed yet.
+    refused: int
+    #: Connections that registrations hang on.
+    leases: int
+
+
 class Figures(Struct, kw_only=True):
     """A proxy."""
 
@@ -114,6 +135,12 @@ class Figures(Struct, kw_only=True):
     in_flight: int
     policies: list[PolicyFigures]
     processes: list[ProcessFigures]
+    #: How many addresses clients have connections from. One that several processes have is counted once if each shows
+    #: it in ``clients``, else up to once for each of them.
+    client_addresses: int = 0
+    #: The heaviest, :data:`MOST_CLIENTS` at most: those with the most unanswered bytes, then those with the most
+    #: connections. Of several processes these are the heaviest of what each shows, added up.
+    clients: list[ClientFigures] = field(default_factory=list)
     #: The numbers of workers that didn't answer in time, or are being replaced: their part is left out.
     missing: list[int] = field(default_factory=list)
 
@@ -127,6 +154,8 @@ def merge(parts: Sequence[Figures]) -> Figures:
     for part in parts:
         for policy in part.policies:
             policies.setdefault(policy.name, []).append(policy)
+    shown = [client for part in parts for client in part.clients]
+    clients = _merge_clients(shown)
     return Figures(
         version=parts[0].version,
         state="ready" if any(part.state == "ready" for part in parts) else parts[0].state,
@@ -134,6 +163,10 @@ def merge(parts: Sequence[Figures]) -> Figures:
         in_flight=sum(part.in_flight for part in parts),
         policies=[_merge_policy(same) for same in policies.values()],
         processes=[process for part in parts for process in part.processes],
+        client_addresses=sum(part.client_addresses for part in parts) - (len(shown) - len(clients)),
+        clients=nlargest(
+            MOST_CLIENTS, clients, key=lambda each: (each.unanswered_bytes, each.connections, each.refused)
+        ),
         missing=[number for part in parts for number in part.missing],
     )
 
@@ -163,6 +196,23 @@ def add_up(parts: Iterable[dict[str, int]]) -> dict[str, int]:
 def add_times(parts: Iterable[Times]) -> Times:
     """All times together."""
     return [sum(column) for column in zip(*parts, strict=True)] or new_times()
+
+
+def _merge_clients(shown: Iterable[ClientFigures]) -> list[ClientFigures]:
+    same: dict[str, list[ClientFigures]] = {}
+    for client in shown:
+        same.setdefault(client.address, []).append(client)
+    return [
+        ClientFigures(
+            address=address,
+            connections=sum(each.connections for each in clients),
+            unanswered_bytes=sum(each.unanswered_bytes for each in clients),
+            held_back=sum(each.held_back for each in clients),
+            refused=sum(each.refused for each in clients),
+            leases=sum(each.leases for each in clients),
+        )
+        for address, clients in same.items()
+    ]
 
 
 def _merge_policy(same: Sequence[PolicyFigures]) -> PolicyFigures:

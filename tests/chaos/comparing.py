@@ -112,6 +112,7 @@ def _lines(figures: Figures) -> Iterator[tuple[Line, float]]:
     yield _line("rproxy_build_info", 1, version=figures["version"])
     yield _line("rproxy_draining", figures["state"] == "draining")
     yield _line("rproxy_packets_in_flight", figures["in_flight"])
+    yield _line("rproxy_client_addresses", figures["client_addresses"])
     yield _line("rproxy_processes_missing", len(figures["missing"]))
     for name, counter in COUNTERS.items():
         yield _line(name, counters[counter])

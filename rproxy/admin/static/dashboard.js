@@ -2,6 +2,7 @@
 
 import { Actions, Token } from "./actions.js";
 import { Charts, History } from "./chart.js";
+import { Clients } from "./clients.js";
 import { AllSeries } from "./figures.js";
 import { Happenings } from "./happenings.js";
 import { Filter, Policies, serversUp } from "./policies.js";
@@ -21,6 +22,7 @@ class Dashboard {
   #history = new History();
   #charts = new Charts(this.#history);
   #policies = new Policies(this.#actions, (name) => this.#charts.choose(name), () => this.draw());
+  #clients = new Clients();
   #processes = new Processes();
   #happenings = new Happenings();
   #summary = fieldsOf(element("summary"));
@@ -85,6 +87,7 @@ class Dashboard {
 
   #show(figures, filter) {
     const trouble = this.#policies.show(figures, this.#series, filter);
+    this.#clients.show(figures);
     this.#processes.show(figures);
     this.#sum(figures, trouble);
     put(element("version"), figures.version);

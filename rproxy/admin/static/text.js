@@ -8,6 +8,14 @@ export function count(number) {
   return whole.format(number);
 }
 
+/** So many bytes. */
+export function size(bytes) {
+  for (const [power, unit] of [[3, "GiB"], [2, "MiB"], [1, "KiB"]]) {
+    if (bytes >= 1024 ** power) return `${(bytes / 1024 ** power).toFixed(1)} ${unit}`;
+  }
+  return `${bytes} B`;
+}
+
 /** So many a second. */
 export function rate(number) {
   if (number === null || number === undefined) return NOTHING;
