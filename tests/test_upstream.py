@@ -711,8 +711,9 @@ class RefusalTests(ProxyCase):
 
     def test_while_a_connection_is_made(self) -> None:
         """It takes as many as will have room on the connections that are being made."""
-        wanted: dict[str, Any]
-        for wanted, room in (({"pipeline": 2}, 2), ({"pipeline": 2, "connections": 3}, 6), ({}, 8)):
+        cases: list[tuple[dict[str, Any], int]]
+        cases = [({"pipeline": 2}, 2), ({"pipeline": 2, "connections": 3}, 6), ({}, 8)]
+        for wanted, room in cases:
             self.world.register("100", "111", 6000 + room, **wanted)
             self.world.server_at((HOST, 6000 + room)).hang()
             client = self.world.client()
