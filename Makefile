@@ -33,9 +33,9 @@ lint: $(VENV)/installed-dev ## Check style and types only
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-# The tests build it as well.
+# Anew each time (-E), as Sphinx can't tell when the code changed that pages are made from. The tests build it as well.
 docs: $(VENV)/installed-dev ## Build the documentation into build/docs; a warning is an error
-	$(BIN)/python -m sphinx -q -W --keep-going -n docs build/docs
+	$(BIN)/python -m sphinx -q -E -W --keep-going -n docs build/docs
 
 # What is mutated, and options, are given by MUTANTS: make mutants MUTANTS='framing packets --again'
 mutants: $(VENV)/installed-dev ## Change framing, packets, health, routing, upstream, registry, and see tests fail: an hour

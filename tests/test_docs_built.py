@@ -19,7 +19,7 @@ from tests.documentation import DOCS
 from tests.support import ROOT, run
 
 #: As the Makefile has it.
-OPTIONS = ("-q", "-W", "--keep-going", "-n")
+OPTIONS = ("-q", "-E", "-W", "--keep-going", "-n")
 
 
 @pytest.mark.skipif(find_spec("sphinx") is None, reason="Sphinx isn't installed: only the documentation needs it")
@@ -35,6 +35,7 @@ def test_built(tmp_path: Path) -> None:
     for page, program, options in ("proxy", "rproxy", tap.Options()), ("server", "rpoolserver", pooltap.Options()):
         shown = names(page, rf'id="cmdoption-twistd-{program}-([a-z-]+)"')
         assert shown >= {name.rstrip("=") for name in options.longOpt}
+        assert not names(page, r'href="tcp:'), "an endpoint is no link"
     assert names("commands", r"<h2>rproxy ([a-z0-9-]+)<") == {name for name, _, _ in COMMANDS}
     assert names("metrics", r">(rproxy_\w+)</span></code></p></td>") == {
         metric.name for part in PARTS for metric in part.metrics

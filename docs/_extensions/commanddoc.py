@@ -21,8 +21,8 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 from twisted.python.usage import Options
 
-#: What means something to reStructuredText wherever it stands.
-_MARKUP = re.compile(r"([\\*`|_<>])")
+#: What means something to reStructuredText wherever it stands; a colon and an at-sign make links.
+_MARKUP = re.compile(r"([\\*`|_<>:@])")
 
 
 def plain(text: str) -> str:
