@@ -224,9 +224,12 @@ class ProxyProcess:
         return sum((open_files(pid, self.port) for pid in pids), Counter())
 
     def has_opened_files(self) -> bool:
-        """Whether those that accept have opened the files that they keep open."""
+        """Whether those that accept have opened the files that they keep open, and closed what that took."""
         kept = ["audit*.log"] * self._proxy.audit + ["*.sqlite-shm"] * (self._proxy.durable or self._proxy.workers > 1)
-        return all(has_open(pid, pattern) for pid in self.serving.values() for pattern in kept)
+        return all(
+            all(has_open(pid, pattern) for pattern in kept) and not has_open(pid, "*.sqlite-lock")
+            for pid in self.serving.values()
+        )
 
     @property
     def log(self) -> str:
