@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
@@ -709,7 +710,12 @@ class RefusalTests(ProxyCase):
 
     def test_while_a_connection_is_made(self) -> None:
         """It takes as many as will have room on the connections that are being made."""
-        for wanted, room in (({"pipeline": 2}, 2), ({"pipeline": 2, "connections": 3}, 6), ({}, 8)):
+        terms: list[tuple[dict[str, Any], int]] = [
+            ({"pipeline": 2}, 2),
+            ({"pipeline": 2, "connections": 3}, 6),
+            ({}, 8),
+        ]
+        for wanted, room in terms:
             self.world.register("100", "111", 6000 + room, **wanted)
             self.world.server_at((HOST, 6000 + room)).hang()
             client = self.world.client()
@@ -755,7 +761,7 @@ class TellingTests(ProxyCase):
     def setUp(self) -> None:
         self.world = self.proxy(timeout=1, max_timeouts=1)
 
-    def told(self, events: list[LogEvent]) -> list[tuple[str, str, str, int, str | None]]:
+    def told(self, events: Sequence[LogEvent]) -> list[tuple[str, str, str, int, str | None]]:
         names = ("server-down", "server-up")
         return [
             (event["log_level"].name, event["event"], event["host"], event["port"], formatEvent(event))
