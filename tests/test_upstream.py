@@ -10,6 +10,7 @@ from typing import Any
 from twisted.internet.error import ConnectionRefusedError
 from twisted.logger import LogEvent, capturedLogs, formatEvent
 
+from rproxy.policies import Policies, Policy
 from rproxy.registration import Registration
 from rproxy.rotation import Member
 from rproxy.routing import upstream_of
@@ -235,6 +236,23 @@ class ProbeTests(ProxyCase):
         client = self.world.client()
         client.ask("b")
         self.assertEqual(server.payloads, ["b"])
+
+    def test_down_again(self) -> None:
+        """One that came back and is down again is probed as before, as often as that happens."""
+        server = self.down(pipeline=4)
+        for attempted in (2, 4, 6):
+            server.accept()
+            self.world.advance(0.5)
+            self.assertEqual((attempted, 1), (server.attempted, len(server.open)))
+            client = self.world.client()
+            client.ask("b")
+            server.answer()
+            server.refuse()
+            server.connection.close()
+            self.assertEqual(["b by 100"], client.answers())
+            client.ask("c")
+            client.reset()
+            self.assertEqual(attempted + 1, server.attempted)
 
     def test_broken_connection(self) -> None:
         """A server that lost a packet is down until a probe succeeds."""
@@ -848,3 +866,144 @@ class AskedTests(ProxyCase):
         self.probe()
         self.probe()
         self.assertEqual(1, server.attempted)
+
+
+class HoldTests(ProxyCase):
+    """A server may be held by its connections, when nobody can say whether it is still at its address."""
+
+    def setUp(self) -> None:
+        self.world = self.proxy()
+        self.router = self.world.factory.router
+
+    def test_by_a_connection(self) -> None:
+        """It is used as ever, and no other one is made; when it is gone, so is what held the server."""
+        self.world.register("100", "111", 5000, pipeline=1, connections=2)
+        server = self.world.server(5000)
+        held = registration(self.world)
+        client = self.world.client()
+        client.ask("a")
+        self.assertEqual([held], self.router.hold([held]))
+        self.assertEqual([held], self.router.hold([held]))
+        client.ask("b")
+        self.assertEqual((["a"], 1), (server.payloads, server.attempted))
+        server.answer()
+        server.answer()
+        self.assertEqual(["a by 100", "b by 100"], client.answers())
+        server.connection.close()
+        client.ask("c")
+        self.assertEqual((["a", "b", "c"], 2), (server.payloads, server.attempted))
+
+    def test_by_one_that_breaks(self) -> None:
+        """The server is down then, and is probed, if it is still registered."""
+        self.world.register("100", "111", 5000, pipeline=1)
+        server = self.world.server(5000)
+        self.world.client().ask("a")
+        held = registration(self.world)
+        self.assertEqual([held], self.router.hold([held]))
+        server.connection.reset()
+        self.assertEqual(1, server.attempted)
+        self.world.advance(0.5)
+        self.assertEqual(2, server.attempted)
+        self.world.client().ask("b")
+        self.assertEqual(["a", "b"], server.payloads)
+
+    def test_attempts_and_probes_are_given_up(self) -> None:
+        self.world.register("100", "111", 5000, pipeline=1, connections=3)
+        server = self.world.server(5000)
+        client = self.world.client()
+        client.ask("a")
+        server.hang()
+        client.ask("b", "c")
+        self.assertEqual(2, len(server.attempts))
+        held = registration(self.world)
+        self.assertEqual([held], self.router.hold([held]))
+        self.assertEqual([], server.attempts)
+        self.world.advance(1)
+        server.answer()
+        server.answer()
+        server.answer()
+        self.assertEqual(["a by 100", "b by 100", "c by 100"], client.answers())
+        self.assertEqual(3, server.attempted)
+
+    def test_not_without_one(self) -> None:
+        """Nor where the server is of the old kind, or the one connection is about to close."""
+        self.world.register("100", "111", 5000, pipeline=1)
+        held = registration(self.world)
+        self.assertEqual([], self.router.hold([held]))
+        server = self.world.server(5000)
+        self.world.client().ask("a")
+        self.router.bar([held])
+        self.world.register("100", "222", 5001)
+        classic = self.world.server(5001)
+        self.world.client().ask("b", policy="222")
+        self.assertEqual([], self.router.hold([registration(self.world, "222")]))
+        self.world.client().ask("c", policy="222")
+        self.assertEqual((1, 2), (server.attempted, classic.attempted))
+
+    def test_not_where_others_are_served(self) -> None:
+        """What one may be connected to for, it may not be held for."""
+        for policy in ("111", "222"):
+            self.world.register("100", policy, 5000, pipeline=1)
+        self.world.server(5000)
+        self.world.client().ask("a")
+        both = [registration(self.world, policy) for policy in ("111", "222")]
+        self.assertEqual([], self.router.hold(both[:1]))
+        self.assertEqual([], self.router.hold(both[1:]))
+        self.assertEqual(both, self.router.hold(both))
+
+    def test_of_two_ways_to_one_address(self) -> None:
+        """The one that leads to the server's policy counts."""
+        policies = {"111": Policy(upstream_tls=True), "222": Policy()}
+        world = self.proxy(Policies(by_name=policies))
+        for policy in ("111", "222"):
+            world.register("100", policy, 5000, pipeline=1)
+        world.server(5000)
+        both = [registration(world, policy) for policy in ("111", "222")]
+        self.assertEqual([], world.factory.router.hold(both))
+        world.client().ask("a")
+        self.assertEqual(both[:1], world.factory.router.hold(both))
+
+    def test_heard_of_again(self) -> None:
+        """Then connections are made again; one that is down is probed at once."""
+        self.world.register("100", "111", 5000, pipeline=1, connections=2)
+        server = self.world.server(5000)
+        client = self.world.client()
+        client.ask("a")
+        held = registration(self.world)
+        self.router.hold([held])
+        client.ask("b")
+        self.assertEqual(1, server.attempted)
+        self.router.seen(held)
+        client.ask("c")
+        server.connection.answer()
+        self.assertEqual((["a", "b", "c"], 2), (server.payloads, server.attempted))
+
+    def test_down_and_heard_of_again(self) -> None:
+        self.world.register("100", "111", 5000, pipeline=1)
+        self.world.client().ask("a")
+        self.world.advance(10)
+        server = self.world.server_at((HOST, 5000))
+        attempted = server.attempted
+        self.router.seen(registration(self.world))
+        self.world.pump()
+        self.assertEqual(attempted + 1, server.attempted)
+        self.world.advance(0.5)
+        self.assertEqual(attempted + 2, server.attempted)
+
+
+class StopTests(ProxyCase):
+    """A router that has stopped gives nothing to anybody."""
+
+    def test_nothing_is_begun(self) -> None:
+        world = self.proxy()
+        world.register("100", "111", 5000)
+        world.register("100", "222", 5001, pipeline=2)
+        hanging, open_one = world.server_at((HOST, 5000)), world.server(5001)
+        hanging.hang()
+        world.client().ask("a")
+        world.client().ask("b", policy="222")
+        world.factory.close()
+        world.pump()
+        self.assertEqual(([], []), (hanging.attempts, open_one.open))
+        world.advance(10)
+        self.assertEqual((1, 1), (hanging.attempted, open_one.attempted))
