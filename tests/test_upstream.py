@@ -254,6 +254,25 @@ class ProbeTests(ProxyCase):
             client.reset()
             self.assertEqual(attempted + 1, server.attempted)
 
+    def test_up_before_it_was_probed(self) -> None:
+        """By a connection that was being made when it went down: then it needs no probe, until it is down again."""
+        self.world.register("100", "111", 5000, pipeline=4, connections=2)
+        server = self.world.server(5000)
+        client = self.world.client()
+        client.ask("a")
+        server.hang()
+        client.ask("b", "c")
+        server.connection.reset()
+        self.assertEqual((["server-lost/unknown"] * 3, 2), (client.answers(), server.attempted))
+        server.attempts[0].accept()
+        self.world.advance(5)
+        self.assertEqual((2, 1), (server.attempted, len(server.open)))
+        server.refuse()
+        client.ask("d")
+        server.connection.reset()
+        self.world.advance(1)
+        self.assertEqual((["server-lost/unknown"], 3), (client.answers(), server.attempted))
+
     def test_broken_connection(self) -> None:
         """A server that lost a packet is down until a probe succeeds."""
         self.world.register("100", "111", 5000)
@@ -801,6 +820,15 @@ class TellingTests(ProxyCase):
         )
         self.assertEqual([why], [event["why"] for event in events if event.get("event") == "server-down"])
 
+    def test_broken(self) -> None:
+        self.world.register("100", "111", 5000, pipeline=2)
+        server = self.world.server(5000)
+        self.world.client().ask("a")
+        with capturedLogs() as events:
+            server.connection.reset()
+        down = f"Server at {HOST} port 5000 is down: the connection broke"
+        self.assertEqual([("warn", "server-down", HOST, 5000, down)], self.told(events))
+
     def test_no_answers(self) -> None:
         self.world.register("100", "111", 5000, pipeline=2)
         self.world.server(5000)
@@ -816,6 +844,39 @@ class TellingTests(ProxyCase):
         [member] = members(self.world)
         self.assertEqual((1, "it does not answer in time"), (member.tally.downs, member.tally.down_why))
         self.assertEqual(self.world.reactor.seconds(), member.tally.down_at)
+
+
+class TimesTests(ProxyCase):
+    """How long a server took is counted from when it was given the packet, beside how long all of it took."""
+
+    def setUp(self) -> None:
+        self.world = self.proxy()
+        self.client = self.world.client()
+
+    def assert_times(self, its_own: list[float], whole: list[float]) -> None:
+        [member] = members(self.world)
+        self.assertEqual((its_own, whole), (member.tally.times.noted, member.tally.total_times.noted))
+
+    def test_waited_for_a_connection(self) -> None:
+        self.world.register("100", "111", 5000, pipeline=2)
+        server = self.world.server_at((HOST, 5000))
+        server.hang()
+        self.client.ask("a")
+        self.world.reactor.advance(2)
+        server.accept()
+        self.world.reactor.advance(0.5)
+        server.answer()
+        self.assert_times([0.5], [2.5])
+
+    def test_waited_in_line(self) -> None:
+        self.world.register("100", "111", 5000, pipeline=1)
+        server = self.world.server(5000)
+        self.client.ask("a", "b")
+        self.world.reactor.advance(1)
+        server.answer()
+        self.world.reactor.advance(0.25)
+        server.answer()
+        self.assert_times([1.0, 0.25], [1.0, 1.25])
 
 
 class AskedTests(ProxyCase):
