@@ -55,7 +55,7 @@ PAGES = (README, ROOT / "CHANGELOG.rst", *sorted((ROOT / "docs").glob("*.rst")))
 FOREIGN = frozenset(
     {"--pidfile", "--uid", "--logfile", "--logger", "--syslog"}
     | {"--now", "--unit", "--upgrade"}
-    | {"--signal", "--kill-whom", "--enable-optimizations", "--seed", "--seeds", "--seconds"}
+    | {"--signal", "--kill-whom", "--enable-optimizations", "--seed", "--seeds", "--seconds", "--again"}
 )
 
 
