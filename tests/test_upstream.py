@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionRefusedError
 from twisted.logger import LogEvent, capturedLogs, formatEvent
 
@@ -846,6 +847,57 @@ class TellingTests(ProxyCase):
         self.assertEqual(self.world.reactor.seconds(), member.tally.down_at)
 
 
+class MishandledTests(ProxyCase):
+    """An error in what is done with a new connection is logged."""
+
+    def test_logged(self) -> None:
+        world = self.proxy()
+        world.register("100", "111", 5000, pipeline=2)
+        world.client().ask("a")
+
+        def fail(what: str, *about: str) -> None:
+            if what == "up":
+                raise ZeroDivisionError("never mind")
+
+        world.factory.router.happened = fail
+        world.server(5000)
+        with capturedLogs() as events:
+            world.advance(0.5)
+        [event] = [event for event in events if event["log_level"].name == "critical"]
+        self.assertEqual(
+            ("server-mishandled", "A connection to a server was mishandled"), (event["event"], event["log_format"])
+        )
+        self.assertIs(ZeroDivisionError, event["log_failure"].type)
+        self.assertEqual(1, len(self.flushLoggedErrors(ZeroDivisionError)))
+
+
+class ConfirmTests(ProxyCase):
+    """The others are asked before a connection is made, and only about servers that are known from them."""
+
+    def test_own(self) -> None:
+        world = self.proxy()
+        asked: list[Deferred[None]] = []
+
+        def confirms() -> Deferred[None]:
+            asked.append(Deferred())
+            return asked[-1]
+
+        router = world.factory.router
+        router.confirms = confirms
+        world.register("100", "111", 5000, pipeline=2)
+        server = world.server(5000)
+        client = world.client()
+        client.ask("a")
+        self.assertEqual((0, ["a"]), (len(asked), server.payloads))
+        server.connection.close()
+        router.registered(registration(world), found=True)
+        client.ask("b")
+        self.assertEqual((1, 1), (len(asked), server.attempted))
+        asked[0].callback(None)
+        world.pump()
+        self.assertEqual((["a", "b"], 2), (server.payloads, server.attempted))
+
+
 class TimesTests(ProxyCase):
     """How long a server took is counted from when it was given the packet, beside how long all of it took."""
 
@@ -1038,6 +1090,14 @@ class HoldTests(ProxyCase):
         client.ask("c")
         server.connection.answer()
         self.assertEqual((["a", "b", "c"], 2), (server.payloads, server.attempted))
+
+    def test_up_and_heard_of_again(self) -> None:
+        """It isn't connected to for that."""
+        self.world.register("100", "111", 5000, pipeline=1)
+        server = self.world.server(5000)
+        self.router.seen(registration(self.world))
+        self.world.pump()
+        self.assertEqual(0, server.attempted)
 
     def test_down_and_heard_of_again(self) -> None:
         self.world.register("100", "111", 5000, pipeline=1)
