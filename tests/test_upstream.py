@@ -1112,6 +1112,61 @@ class HoldTests(ProxyCase):
         self.assertEqual(attempted + 2, server.attempted)
 
 
+class ForGoodTests(ProxyCase):
+    """A connection on terms that don't hold any more only finishes what it has, whatever is registered after that."""
+
+    def setUp(self) -> None:
+        self.world = self.proxy()
+        self.register("100", pipeline=2)
+        self.server = self.world.server(5000)
+        self.client = self.world.client()
+        self.client.ask("a")
+
+    def register(self, server_id: str, **modern: Any) -> None:
+        self.world.register(server_id, "111", 5000, **modern)
+
+    def assert_over(self) -> None:
+        """Nothing more comes over the first connection."""
+        self.client.ask("b")
+        self.assertEqual(["a"], self.server.connections[0].payloads)
+        self.server.connections[0].answer(srcid="100")
+        self.assertTrue(self.server.connections[0].ended)
+        self.assertEqual(["b"], self.server.connection.payloads)
+
+    def test_another_server(self) -> None:
+        for _ in range(2):
+            self.register("200", pipeline=2)
+        self.assert_over()
+
+    def test_other_terms(self) -> None:
+        for _ in range(2):
+            self.register("100", pipeline=3)
+        self.assert_over()
+
+    def test_held(self) -> None:
+        held = registration(self.world)
+        self.assertEqual([held], self.world.factory.router.hold([held]))
+        for _ in range(2):
+            self.register("100", pipeline=2)
+        self.assert_over()
+
+    def test_more_than_its_part(self) -> None:
+        self.register("300", pipeline=1, connections=2)
+        self.server.connection.answer(srcid="100")
+        self.client.ask("b", "c")
+        router = self.world.factory.router
+        router.share_with(2)
+        self.register("300", pipeline=1, connections=2)
+        first, second = self.server.open
+        second.answer()
+        self.client.ask("d", "e")
+        self.assertEqual((True, ["b"], ["c"]), (second.ended, first.payloads, second.payloads))
+        first.answer()
+        first.answer()
+        first.answer()
+        self.assertEqual(["b", "d", "e"], first.payloads)
+
+
 class StopTests(ProxyCase):
     """A router that has stopped gives nothing to anybody."""
 
