@@ -82,9 +82,9 @@ class Upstream(Factory):
         counters: Counters,
         clock: IReactorTime,
         owner: Owner,
-        log: ProxyLog | None = None,
-        trail: Trail | None = None,
-        sharers: int = 1,
+        log: ProxyLog | None,
+        trail: Trail | None,
+        sharers: int,
     ) -> None:
         self.address = address
         self.health = health

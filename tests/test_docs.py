@@ -61,7 +61,7 @@ LOGS = DOCS / "reference" / "logs.rst"
 FOREIGN = frozenset(
     {"--pidfile", "--uid", "--logfile", "--logger", "--syslog"}
     | {"--now", "--unit", "--upgrade", "--reference"}
-    | {"--signal", "--kill-whom", "--enable-optimizations", "--seed", "--seeds", "--seconds"}
+    | {"--signal", "--kill-whom", "--enable-optimizations", "--seed", "--seeds", "--seconds", "--again"}
     | {"--no-install-recommends", "--annotate", "--short", "--ignored", "--only", "--quick"}
 )
 #: What stands behind these commands is theirs.

@@ -246,6 +246,12 @@ class NoPacketTests(AnswerCase):
             self.assert_answer(GOES_ON, wire(SETUP, id=number), wire(SETUP, privPolyId=number))
             self.assert_answer(GOES_ON, wire(ACK, srcid=number), wire(ACK, destid=number))
 
+    def test_a_zero_with_a_sign_is_no_id(self) -> None:
+        """Peers read a number, and echo 0."""
+        for fields, name in ((DATA, "srcid"), (DATA, "privPoliId"), (SETUP, "id"), (ACK, "destid")):
+            self.assert_answer(type(decode(wire(fields))).__name__, wire(fields, **{name: 0}))
+            self.assert_answer(GOES_ON, wire(fields, **{name: "ZERO"}).replace(b'"ZERO"', b"-0"))
+
     def test_ids_can_be_printed(self) -> None:
         for character in "\0\x07\n\r\t\x1b\x7f\x80\x9b\xa0\xad\u200b\u2028\u202e\ufeff\ue000\ufffe\U000e0001":
             unprintable = f"a{character}b"
@@ -589,6 +595,13 @@ class WordsTests(SynchronousTestCase):
         ):
             missing = "listenport" if kind == "setup packet" else "payload"
             self.assert_told(f"no {kind}: Object missing required field `{missing}`", raw)
+
+    def test_nobody_is_told_unless_it_is_known_who(self) -> None:
+        self.assertEqual("", PacketError("no packet").destid)
+        refused: PacketError = self.assertRaises(PacketError, decode, b'{"privPoliId":"1","privPolyId":"1"}')
+        self.assertEqual(
+            ("privPoliId and privPolyId at once: which policy counts?", ""), (str(refused), refused.destid)
+        )
 
     def test_no_json(self) -> None:
         for words, raw in (

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionRefusedError
 from twisted.logger import LogEvent, capturedLogs, formatEvent
 
+from rproxy.policies import Policies, Policy
 from rproxy.registry.registration import Registration
 from rproxy.rotation import Member
 from rproxy.routing import upstream_of
@@ -236,6 +238,42 @@ class ProbeTests(ProxyCase):
         client = self.world.client()
         client.ask("b")
         self.assertEqual(server.payloads, ["b"])
+
+    def test_down_again(self) -> None:
+        """One that came back and is down again is probed as before, as often as that happens."""
+        server = self.down(pipeline=4)
+        for attempted in (2, 4, 6):
+            server.accept()
+            self.world.advance(0.5)
+            self.assertEqual((attempted, 1), (server.attempted, len(server.open)))
+            client = self.world.client()
+            client.ask("b")
+            server.answer()
+            server.refuse()
+            server.connection.close()
+            self.assertEqual(["b by 100"], client.answers())
+            client.ask("c")
+            client.reset()
+            self.assertEqual(attempted + 1, server.attempted)
+
+    def test_up_before_it_was_probed(self) -> None:
+        """By a connection that was being made when it went down: then it needs no probe, until it is down again."""
+        self.world.register("100", "111", 5000, pipeline=4, connections=2)
+        server = self.world.server(5000)
+        client = self.world.client()
+        client.ask("a")
+        server.hang()
+        client.ask("b", "c")
+        server.connection.reset()
+        self.assertEqual((["server-lost/unknown"] * 3, 2), (client.answers(), server.attempted))
+        server.attempts[0].accept()
+        self.world.advance(5)
+        self.assertEqual((2, 1), (server.attempted, len(server.open)))
+        server.refuse()
+        client.ask("d")
+        server.connection.reset()
+        self.world.advance(1)
+        self.assertEqual((["server-lost/unknown"], 3), (client.answers(), server.attempted))
 
     def test_broken_connection(self) -> None:
         """A server that lost a packet is down until a probe succeeds."""
@@ -711,9 +749,12 @@ class RefusalTests(ProxyCase):
 
     def test_while_a_connection_is_made(self) -> None:
         """It takes as many as will have room on the connections that are being made."""
-        cases: list[tuple[dict[str, Any], int]]
-        cases = [({"pipeline": 2}, 2), ({"pipeline": 2, "connections": 3}, 6), ({}, 8)]
-        for wanted, room in cases:
+        terms: list[tuple[dict[str, Any], int]] = [
+            ({"pipeline": 2}, 2),
+            ({"pipeline": 2, "connections": 3}, 6),
+            ({}, 8),
+        ]
+        for wanted, room in terms:
             self.world.register("100", "111", 6000 + room, **wanted)
             self.world.server_at((HOST, 6000 + room)).hang()
             client = self.world.client()
@@ -781,6 +822,15 @@ class TellingTests(ProxyCase):
         )
         self.assertEqual([why], [event["why"] for event in events if event.get("event") == "server-down"])
 
+    def test_broken(self) -> None:
+        self.world.register("100", "111", 5000, pipeline=2)
+        server = self.world.server(5000)
+        self.world.client().ask("a")
+        with capturedLogs() as events:
+            server.connection.reset()
+        down = f"Server at {HOST} port 5000 is down: the connection broke"
+        self.assertEqual([("warn", "server-down", HOST, 5000, down)], self.told(events))
+
     def test_no_answers(self) -> None:
         self.world.register("100", "111", 5000, pipeline=2)
         self.world.server(5000)
@@ -796,6 +846,90 @@ class TellingTests(ProxyCase):
         [member] = members(self.world)
         self.assertEqual((1, "it does not answer in time"), (member.tally.downs, member.tally.down_why))
         self.assertEqual(self.world.reactor.seconds(), member.tally.down_at)
+
+
+class MishandledTests(ProxyCase):
+    """An error in what is done with a new connection is logged."""
+
+    def test_logged(self) -> None:
+        world = self.proxy()
+        world.register("100", "111", 5000, pipeline=2)
+        world.client().ask("a")
+
+        def fail(what: str, *about: str) -> None:
+            if what == "up":
+                raise ZeroDivisionError("never mind")
+
+        world.factory.router.happened = fail
+        world.server(5000)
+        with capturedLogs() as events:
+            world.advance(0.5)
+        [event] = [event for event in events if event["log_level"].name == "critical"]
+        self.assertEqual(
+            ("server-mishandled", "A connection to a server was mishandled"), (event["event"], event["log_format"])
+        )
+        self.assertIs(ZeroDivisionError, event["log_failure"].type)
+        self.assertEqual(1, len(self.flushLoggedErrors(ZeroDivisionError)))
+
+
+class ConfirmTests(ProxyCase):
+    """The others are asked before a connection is made, and only about servers that are known from them."""
+
+    def test_own(self) -> None:
+        world = self.proxy()
+        asked: list[Deferred[None]] = []
+
+        def confirms() -> Deferred[None]:
+            asked.append(Deferred())
+            return asked[-1]
+
+        router = world.factory.router
+        router.confirms = confirms
+        world.register("100", "111", 5000, pipeline=2)
+        server = world.server(5000)
+        client = world.client()
+        client.ask("a")
+        self.assertEqual((0, ["a"]), (len(asked), server.payloads))
+        server.connection.close()
+        router.registered(registration(world), found=True)
+        client.ask("b")
+        self.assertEqual((1, 1), (len(asked), server.attempted))
+        asked[0].callback(None)
+        world.pump()
+        self.assertEqual((["a", "b"], 2), (server.payloads, server.attempted))
+
+
+class TimesTests(ProxyCase):
+    """How long a server took is counted from when it was given the packet, beside how long all of it took."""
+
+    def setUp(self) -> None:
+        self.world = self.proxy()
+        self.client = self.world.client()
+
+    def assert_times(self, its_own: list[float], whole: list[float]) -> None:
+        [member] = members(self.world)
+        self.assertEqual((its_own, whole), (member.tally.times.noted, member.tally.total_times.noted))
+
+    def test_waited_for_a_connection(self) -> None:
+        self.world.register("100", "111", 5000, pipeline=2)
+        server = self.world.server_at((HOST, 5000))
+        server.hang()
+        self.client.ask("a")
+        self.world.reactor.advance(2)
+        server.accept()
+        self.world.reactor.advance(0.5)
+        server.answer()
+        self.assert_times([0.5], [2.5])
+
+    def test_waited_in_line(self) -> None:
+        self.world.register("100", "111", 5000, pipeline=1)
+        server = self.world.server(5000)
+        self.client.ask("a", "b")
+        self.world.reactor.advance(1)
+        server.answer()
+        self.world.reactor.advance(0.25)
+        server.answer()
+        self.assert_times([1.0, 0.25], [1.0, 1.25])
 
 
 class AskedTests(ProxyCase):
@@ -846,3 +980,207 @@ class AskedTests(ProxyCase):
         self.probe()
         self.probe()
         self.assertEqual(1, server.attempted)
+
+
+class HoldTests(ProxyCase):
+    """A server may be held by its connections, when nobody can say whether it is still at its address."""
+
+    def setUp(self) -> None:
+        self.world = self.proxy()
+        self.router = self.world.factory.router
+
+    def test_by_a_connection(self) -> None:
+        """It is used as ever, and no other one is made; when it is gone, so is what held the server."""
+        self.world.register("100", "111", 5000, pipeline=1, connections=2)
+        server = self.world.server(5000)
+        held = registration(self.world)
+        client = self.world.client()
+        client.ask("a")
+        self.assertEqual([held], self.router.hold([held]))
+        self.assertEqual([held], self.router.hold([held]))
+        client.ask("b")
+        self.assertEqual((["a"], 1), (server.payloads, server.attempted))
+        server.answer()
+        server.answer()
+        self.assertEqual(["a by 100", "b by 100"], client.answers())
+        server.connection.close()
+        client.ask("c")
+        self.assertEqual((["a", "b", "c"], 2), (server.payloads, server.attempted))
+
+    def test_by_one_that_breaks(self) -> None:
+        """The server is down then, and is probed, if it is still registered."""
+        self.world.register("100", "111", 5000, pipeline=1)
+        server = self.world.server(5000)
+        self.world.client().ask("a")
+        held = registration(self.world)
+        self.assertEqual([held], self.router.hold([held]))
+        server.connection.reset()
+        self.assertEqual(1, server.attempted)
+        self.world.advance(0.5)
+        self.assertEqual(2, server.attempted)
+        self.world.client().ask("b")
+        self.assertEqual(["a", "b"], server.payloads)
+
+    def test_attempts_and_probes_are_given_up(self) -> None:
+        self.world.register("100", "111", 5000, pipeline=1, connections=3)
+        server = self.world.server(5000)
+        client = self.world.client()
+        client.ask("a")
+        server.hang()
+        client.ask("b", "c")
+        self.assertEqual(2, len(server.attempts))
+        held = registration(self.world)
+        self.assertEqual([held], self.router.hold([held]))
+        self.assertEqual([], server.attempts)
+        self.world.advance(1)
+        server.answer()
+        server.answer()
+        server.answer()
+        self.assertEqual(["a by 100", "b by 100", "c by 100"], client.answers())
+        self.assertEqual(3, server.attempted)
+
+    def test_not_without_one(self) -> None:
+        """Nor where the server is of the old kind, or the one connection is about to close."""
+        self.world.register("100", "111", 5000, pipeline=1)
+        held = registration(self.world)
+        self.assertEqual([], self.router.hold([held]))
+        server = self.world.server(5000)
+        self.world.client().ask("a")
+        self.router.bar([held])
+        self.world.register("100", "222", 5001)
+        classic = self.world.server(5001)
+        self.world.client().ask("b", policy="222")
+        self.assertEqual([], self.router.hold([registration(self.world, "222")]))
+        self.world.client().ask("c", policy="222")
+        self.assertEqual((1, 2), (server.attempted, classic.attempted))
+
+    def test_not_where_others_are_served(self) -> None:
+        """What one may be connected to for, it may not be held for."""
+        for policy in ("111", "222"):
+            self.world.register("100", policy, 5000, pipeline=1)
+        self.world.server(5000)
+        self.world.client().ask("a")
+        both = [registration(self.world, policy) for policy in ("111", "222")]
+        self.assertEqual([], self.router.hold(both[:1]))
+        self.assertEqual([], self.router.hold(both[1:]))
+        self.assertEqual(both, self.router.hold(both))
+
+    def test_of_two_ways_to_one_address(self) -> None:
+        """The one that leads to the server's policy counts."""
+        policies = {"111": Policy(upstream_tls=True), "222": Policy()}
+        world = self.proxy(Policies(by_name=policies))
+        for policy in ("111", "222"):
+            world.register("100", policy, 5000, pipeline=1)
+        world.server(5000)
+        both = [registration(world, policy) for policy in ("111", "222")]
+        self.assertEqual([], world.factory.router.hold(both))
+        world.client().ask("a")
+        self.assertEqual(both[:1], world.factory.router.hold(both))
+
+    def test_heard_of_again(self) -> None:
+        """Then connections are made again; one that is down is probed at once."""
+        self.world.register("100", "111", 5000, pipeline=1, connections=2)
+        server = self.world.server(5000)
+        client = self.world.client()
+        client.ask("a")
+        held = registration(self.world)
+        self.router.hold([held])
+        client.ask("b")
+        self.assertEqual(1, server.attempted)
+        self.router.seen(held)
+        client.ask("c")
+        server.connection.answer()
+        self.assertEqual((["a", "b", "c"], 2), (server.payloads, server.attempted))
+
+    def test_up_and_heard_of_again(self) -> None:
+        """It isn't connected to for that."""
+        self.world.register("100", "111", 5000, pipeline=1)
+        server = self.world.server(5000)
+        self.router.seen(registration(self.world))
+        self.world.pump()
+        self.assertEqual(0, server.attempted)
+
+    def test_down_and_heard_of_again(self) -> None:
+        self.world.register("100", "111", 5000, pipeline=1)
+        self.world.client().ask("a")
+        self.world.advance(10)
+        server = self.world.server_at((HOST, 5000))
+        attempted = server.attempted
+        self.router.seen(registration(self.world))
+        self.world.pump()
+        self.assertEqual(attempted + 1, server.attempted)
+        self.world.advance(0.5)
+        self.assertEqual(attempted + 2, server.attempted)
+
+
+class ForGoodTests(ProxyCase):
+    """A connection on terms that don't hold any more only finishes what it has, whatever is registered after that."""
+
+    def setUp(self) -> None:
+        self.world = self.proxy()
+        self.register("100", pipeline=2)
+        self.server = self.world.server(5000)
+        self.client = self.world.client()
+        self.client.ask("a")
+
+    def register(self, server_id: str, **modern: Any) -> None:
+        self.world.register(server_id, "111", 5000, **modern)
+
+    def assert_over(self) -> None:
+        """Nothing more comes over the first connection."""
+        self.client.ask("b")
+        self.assertEqual(["a"], self.server.connections[0].payloads)
+        self.server.connections[0].answer(srcid="100")
+        self.assertTrue(self.server.connections[0].ended)
+        self.assertEqual(["b"], self.server.connection.payloads)
+
+    def test_another_server(self) -> None:
+        for _ in range(2):
+            self.register("200", pipeline=2)
+        self.assert_over()
+
+    def test_other_terms(self) -> None:
+        for _ in range(2):
+            self.register("100", pipeline=3)
+        self.assert_over()
+
+    def test_held(self) -> None:
+        held = registration(self.world)
+        self.assertEqual([held], self.world.factory.router.hold([held]))
+        for _ in range(2):
+            self.register("100", pipeline=2)
+        self.assert_over()
+
+    def test_more_than_its_part(self) -> None:
+        self.register("300", pipeline=1, connections=2)
+        self.server.connection.answer(srcid="100")
+        self.client.ask("b", "c")
+        router = self.world.factory.router
+        router.share_with(2)
+        self.register("300", pipeline=1, connections=2)
+        first, second = self.server.open
+        second.answer()
+        self.client.ask("d", "e")
+        self.assertEqual((True, ["b"], ["c"]), (second.ended, first.payloads, second.payloads))
+        first.answer()
+        first.answer()
+        first.answer()
+        self.assertEqual(["b", "d", "e"], first.payloads)
+
+
+class StopTests(ProxyCase):
+    """A router that has stopped gives nothing to anybody."""
+
+    def test_nothing_is_begun(self) -> None:
+        world = self.proxy()
+        world.register("100", "111", 5000)
+        world.register("100", "222", 5001, pipeline=2)
+        hanging, open_one = world.server_at((HOST, 5000)), world.server(5001)
+        hanging.hang()
+        world.client().ask("a")
+        world.client().ask("b", policy="222")
+        world.factory.close()
+        world.pump()
+        self.assertEqual(([], []), (hanging.attempts, open_one.open))
+        world.advance(10)
+        self.assertEqual((1, 1), (hanging.attempted, open_one.attempted))

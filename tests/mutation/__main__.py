@@ -84,7 +84,7 @@ pytest_add_cli_args_test_selection = {tests}
 process_isolation = "forkserver"
 # Seconds: (what the tests take + constant) x multiplier. Only a mutant that loops should take so long.
 timeout_constant = 5.0
-timeout_multiplier = 4.0
+timeout_multiplier = 2.0
 """
 
 
