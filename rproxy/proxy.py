@@ -95,12 +95,12 @@ class ProxyFactory(Factory):
             registered=self._registered,
             ended=self._ended,
             found=self._found,
-            seen=self.router.seen,
+            seen=self.router.upstreams.seen,
             displaced=_lease_changed,
             conflicted=_conflicted,
             refused=self._refused,
             refuses=self._refuses,
-            hold=self.router.hold,
+            hold=self.router.upstreams.hold,
         )
         if trail is not None:
             self._observer.over = trail.unregistered
@@ -138,8 +138,8 @@ class ProxyFactory(Factory):
         self._observer.renewed = replica.renewed
         self.when_told = replica.when_told
         self.router.ask = replica.ask
-        self.router.confirms = replica.confirm
-        self.router.lapsed = replica.lapse
+        self.router.confirm = replica.confirm
+        self.router.lapse = replica.lapse
 
     def watch(self, happened: Happened) -> None:
         """Tell of what happens to servers and registrations from now on."""
@@ -147,7 +147,7 @@ class ProxyFactory(Factory):
 
     def record(self, endings: Endings) -> None:
         """Have what becomes of packets recorded there too, of connections that come from now on."""
-        self.endings = self.router.endings = (*self.endings, endings)
+        self.endings = self.router.callers.endings = (*self.endings, endings)
 
     def revoke(self, registration: Registration) -> None:
         """End a registration, although the policies allow it."""
@@ -195,8 +195,7 @@ class ProxyFactory(Factory):
         """Those packets, and those of the callers of :meth:`rproxy.routing.Router.forward`."""
         for client in self.clients:
             yield from client.pending
-        for caller in self.router.callers:
-            yield caller.request
+        yield from self.router.callers.pending()
 
     def reload(self, policies: Policies) -> None:
         """Keep to these policies from now on, and revoke the registrations that they don't allow."""
@@ -213,7 +212,7 @@ class ProxyFactory(Factory):
                 server=registration.server_id,
                 policy=registration.policy,
                 why=why,
-                in_flight=self.router.in_flight_at(registration),
+                in_flight=self.router.upstreams.in_flight_at(registration),
             )
         self.router.reload(policies)
         self.registry.reconsider()

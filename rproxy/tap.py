@@ -217,20 +217,19 @@ def make_proxy(
     except CertificatesError as error:
         raise SystemExit(str(error)) from None
     store = _open_registry(options, reactor, keyring)
+    upstreams = factory.router.upstreams
     replica = Replica(
         store,
         factory.registry,
         reactor,
         factory.router.answer_asked,
-        factory.router.share_with,
-        factory.router.in_touch,
+        upstreams.share_with,
+        upstreams.in_touch,
         random.random,
     )
     if not isinstance(options["registry"], MemoryUrl):
         factory.share(replica)
-    forgetter = Forgetter(
-        factory.registry, reactor.seconds, factory.router.is_down, factory.router.probe, limits.forget_after
-    )
+    forgetter = Forgetter(factory.registry, reactor.seconds, upstreams.is_down, upstreams.probe, limits.forget_after)
     sweeps = [
         SweepService(reactor, limits.forget_after / LOOKS, forgetter.sweep),
         SweepService(reactor, min(SWEEP, limits.timeout / 4, limits.queue_timeout / 4), factory.sweep),

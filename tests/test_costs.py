@@ -216,7 +216,15 @@ class World:
         router, clock = self.factory.router, cast(Any, self.clock)
         store = MemoryStore(Memory(Ledger("life", self.clock.seconds)))
         registry = self.factory.registry
-        replica = Replica(store, registry, clock, router.answer_asked, router.share_with, router.in_touch, lambda: 0.5)
+        replica = Replica(
+            store,
+            registry,
+            clock,
+            router.answer_asked,
+            router.upstreams.share_with,
+            router.upstreams.in_touch,
+            lambda: 0.5,
+        )
         self.factory.share(replica)
         replica.startService()
 

@@ -8,8 +8,8 @@ from typing import Any
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
+from rproxy.forwarding import ForwardError
 from rproxy.packets import PacketError
-from rproxy.routing import ForwardError
 from tests.memory import HOST, MemoryServerHost, Proxy, ProxyCase, ServerConnection, data, encode, setup
 
 #: Longer than a classic server can read.

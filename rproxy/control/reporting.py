@@ -18,7 +18,8 @@ from rproxy.process.lag import Lag
 from rproxy.proxy import ProxyFactory
 from rproxy.registry.registration import Key
 from rproxy.rotation import Member
-from rproxy.routing import Route, upstream_of
+from rproxy.routes import Route
+from rproxy.routing import upstream_of
 from rproxy.stores.replica import Replica
 from rproxy.upstream import Upstream
 
@@ -85,7 +86,7 @@ class Reporter:
         elif refusal is None and (route is None or not len(route.rotation)):
             refusal = f"no server serves policy {policy}"
         elif refusal is None and route is not None:
-            refusal = self._factory.router.beyond_limits(route, policy)
+            refusal = self._factory.router.quotas.refusal(policy, route.policy)
             if refusal is None and route.line.packets:
                 refusal = f"{route.line.packets} packets of it wait for a server already"
         members = [] if route is None else _in_order(route)

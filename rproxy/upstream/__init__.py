@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Protocol, cast
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -53,14 +53,17 @@ class Owner(Protocol):
     def came_up(self, members: Iterable[Member]) -> None:
         """It is up again."""
 
-    def confirm(self) -> Deferred[None]:
-        """Find out whether what other processes have told still stands; fails if that can't be done now."""
+    @property
+    def confirm(self) -> Callable[[], Deferred[None]]:
+        """Finds out whether what other processes have told still stands; fails if that can't be done now."""
 
-    def lapse(self, members: Iterable[Member]) -> None:
-        """These don't stand any more, unless they are heard of again."""
+    @property
+    def lapse(self) -> Callable[[Sequence[Registration]], object]:
+        """Told of those that don't stand any more, unless they are heard of again."""
 
-    def let_go(self, members: Iterable[Member]) -> None:
-        """The connections that these were held by are gone."""
+    @property
+    def let_go(self) -> Callable[[Registration], object]:
+        """Told of each that was held by connections which are gone."""
 
 
 class Upstream(Factory):
@@ -196,7 +199,8 @@ class Upstream(Factory):
     def _let_go(self) -> None:
         """Nothing is held here any more."""
         self.held = False
-        self._owner.let_go(self._all)
+        for member in self._all:
+            self._owner.let_go(member.registration)
         if not self.health.up:
             # For those that stay, by another's word.
             self._probe_later()
@@ -398,7 +402,7 @@ class Upstream(Factory):
         if self._found == self._live or failure.check(CancelledError):
             return failure
         # Others are served here, and needn't wait for what nobody can say.
-        self._owner.lapse([member for member in self._all if member.found and member.live])
+        self._owner.lapse([member.registration for member in self._all if member.found and member.live])
         return self._endpoint.connect(self)
 
     def _attempted(self, result: UpstreamConnection | Failure, attempt: Deferred[UpstreamConnection]) -> None:
