@@ -16,7 +16,9 @@ from twisted.logger import Logger
 from rproxy.addresses import Addresses, ClientAddress
 from rproxy.admission import Admission
 from rproxy.audit.trail import Trail
-from rproxy.downstream import Connection, ProxyProtocol
+from rproxy.downstream import ProxyProtocol
+from rproxy.downstream.hub import Connection
+from rproxy.downstream.registering import Registrant
 from rproxy.figures.counters import Counters
 from rproxy.figures.happenings import Happened, nothing_happened
 from rproxy.limits import Limits
@@ -81,7 +83,7 @@ class ProxyFactory(Factory):
         self.limits = limits
         self.policies = policies
         self.happened: Happened = nothing_happened
-        #: See :class:`rproxy.downstream.Hub`.
+        #: See :class:`rproxy.downstream.hub.Hub`.
         self.when_told: Callable[[Callable[[], object]], None] = _at_once
         self.trail = trail
         #: Who records what becomes of packets.
@@ -232,7 +234,6 @@ class ProxyFactory(Factory):
     def closed(self, client: Connection, *, is_client: bool) -> None:
         """A connection was lost."""
         self.clients.discard(client)
-        self.registry.release(client)
         if is_client:
             self.count_client(-1)
         elif not client.may_be_client:
@@ -400,12 +401,12 @@ def _shown(port: IListeningPort) -> object:
 
 
 def _lease_changed(owner: Hashable) -> None:
-    assert isinstance(owner, ProxyProtocol)
+    assert isinstance(owner, Registrant)
     owner.lease_changed()
 
 
 def _conflicted(owner: Hashable, registration: Registration) -> None:
-    assert isinstance(owner, ProxyProtocol)
+    assert isinstance(owner, Registrant)
     owner.conflicted(registration)
 
 

@@ -1,154 +1,57 @@
 """The side of the proxy that clients and registering servers see: packets in, ordered answers out.
 
-A connection's packets stand in one queue in the order in which they came; answers are written from its head, so they
-leave in that order whenever they arrive (docs/protocol.rst, promise 4). A connection that has too much unanswered, or
-doesn't read its answers, isn't read from until that changes (promise 8).
+A connection that has too much unanswered, or doesn't read its answers, isn't read from until that changes
+(docs/protocol.rst, promise 8).
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Collection, Hashable, Sequence
-from functools import partial
-from itertools import takewhile
-from typing import Protocol as Interface
 from typing import cast
 
 from msgspec import UNSET
-from twisted.internet.interfaces import (
-    IDelayedCall,
-    IHalfCloseableProtocol,
-    IPushProducer,
-    IReactorTime,
-)
-from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer
+from twisted.internet.protocol import connectionDone
 from twisted.internet.tcp import Server as Transport
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rproxy import packets
 from rproxy.addresses import ClientAddress
-from rproxy.admission import Admission
-from rproxy.figures.counters import Counters
+from rproxy.downstream.answering import AnsweringProtocol
+from rproxy.downstream.hub import Hub
+from rproxy.downstream.registering import Registrant
 from rproxy.framing import Framer, StreamError
-from rproxy.hostports import format_address
-from rproxy.limits import Limits
-from rproxy.lingering import shut_writing
-from rproxy.logs.packets import ProxyLog
-from rproxy.logs.quiet import QuietLog
 from rproxy.packets import Data, PacketError, Setup
-from rproxy.policies import Peer, Policies
-from rproxy.registry import Registry
-from rproxy.registry.registration import Registration
-from rproxy.request import Asker, Endings, Refusal, Request
+from rproxy.policies import Peer
+from rproxy.request import Request
 from rproxy.tls.peers import peer_names
 
 #: Policies that a connection remembers it may ask for; what is beyond that is looked up for each packet.
 ALLOWED = 100
 
 
-class Connection(Hashable, Interface):
-    """What the factory asks of a connection that it counts."""
-
-    @property
-    def may_be_client(self) -> bool:
-        """Whether it counts as a client."""
-
-    @property
-    def in_flight(self) -> int:
-        """Packets received and not yet answered."""
-
-    @property
-    def pending(self) -> Collection[Request]:
-        """These."""
-
-    def close_if_idle(self, now: float) -> None:
-        """Close it if its peer has taken too long over something."""
-
-    def close(self) -> None:
-        """Close it when what was written is sent."""
-
-    def abort(self) -> None:
-        """Drop it."""
-
-
-class Hub(Interface):
-    """What a connection knows of the proxy that it belongs to."""
-
-    limits: Limits
-    clock: IReactorTime
-    seconds: Callable[[], float]
-    counters: Counters
-    registry: Registry
-    admission: Admission
-    policies: Policies
-    #: Whether there is a policy that not everybody may ask for.
-    asks_clients: bool
-    log: ProxyLog | None
-    #: Who records what becomes of packets.
-    endings: Sequence[Endings]
-    #: Says why a connection was refused.
-    log_refusal: QuietLog
-    #: Where packets go.
-    submit: Callable[[Request], None]
-    #: Calls something when other processes can know what has happened here until now.
-    when_told: Callable[[Callable[[], object]], None]
-
-    def opened(self, client: Connection) -> None:
-        """A connection was made."""
-
-    def closed(self, client: Connection, *, is_client: bool) -> None:
-        """A connection was lost."""
-
-    def count_client(self, by: int) -> None:
-        """So many clients more."""
-
-    def deliver_soon(self, client: Asker) -> None:
-        """Have the connection's answers delivered in a turn of their own."""
-
-
 @implementer(IHalfCloseableProtocol, IPushProducer)
-class ProxyProtocol(Protocol):
+class ProxyProtocol(AnsweringProtocol):
     """One connection of a client, of a registering server, or of both.
 
     :param address: what it counts for.
     """
 
     def __init__(self, factory: Hub, address: ClientAddress) -> None:
-        self._factory = factory
-        self._address = address
-        self._limits = factory.limits
-        self._counters = factory.counters
-        self._endings = factory.endings
+        super().__init__(factory, address)
         self._framer = Framer(packets.peek_data, factory.limits.max_packet, packets.peek_many_data)
-        #: What has no answer yet, or one that must wait for those before it.
-        self._pending: deque[Request] = deque()
-        self._pending_bytes = 0
-        #: Since when no packet came, in the clock's seconds, as far as :meth:`close_if_idle` has looked.
-        self._silent_since = factory.seconds()
 
     # What follows differs for few connections, and costs the others nothing here.
 
-    #: A whole packet came since :meth:`close_if_idle` looked.
+    #: A whole packet came since :meth:`close_if_idle` looked; and since when none did, in the clock's seconds.
     _heard = True
+    _silent_since = 0.0
     #: Since when a packet is unfinished, likewise.
     _unfinished_since: float | None = None
     #: The peer doesn't read its answers.
     _blocked = False
-    #: Packets are left unread for want of room, and the transport isn't read from.
-    _held = False
-    #: Packets are being read; answers wait until that is done.
-    _working = False
-    #: No packet will come any more, because the peer shut its writing side or because it broke its stream.
-    _over = False
-    _shut = False
-    _distrusted = False
-    #: The last answer is written.
-    _finished = False
-    _lingering: IDelayedCall | None = None
-    _holds_lease = False
-    #: See :meth:`_find_shown`.
-    _shown = ""
+    #: Who servers register as, once one did.
+    registrant: Registrant | None = None
     #: See :meth:`_peer`.
     _known: Peer | None = None
     #: There were too many of its address.
@@ -206,33 +109,21 @@ class ProxyProtocol(Protocol):
         else:
             self._work()
 
-    def writeConnectionLost(self) -> None:
-        """Our writing side is shut, after everything was sent: see :mod:`rproxy.lingering`."""
-        self._lingering = self._factory.clock.callLater(self._limits.linger, self.abort)
-
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        if self._lingering is not None and self._lingering.active():
-            self._lingering.cancel()
-        if self._pending:
-            self._counters.client_gone += len(self._pending)
-            for endings in self._endings:
-                endings.gone(self._pending, self._find_shown())
-        for request in self._pending:
-            if request.tally is not None:
-                request.tally.client_gone += 1
-            request.abandon()
-        self._pending.clear()
-        self._held = False
+        self._abandon_pending()
         address = self._address
-        address.bytes -= self._pending_bytes
         address.waiting.pop(self, None)
+        registrant = self.registrant
+        holds_lease = registrant is not None and registrant.holds_lease
         if self._turned_away:
             address.refused -= 1
-        elif self._holds_lease:
+        elif holds_lease:
             address.leases -= 1
         else:
             address.connections -= 1
-        self._factory.closed(self, is_client=self.may_be_client and not self._holds_lease)
+        if registrant is not None:
+            registrant.gone()
+        self._factory.closed(self, is_client=self.may_be_client and not holds_lease)
 
     def pauseProducing(self) -> None:
         """The peer reads slower than is sent: read no more from it."""
@@ -249,31 +140,7 @@ class ProxyProtocol(Protocol):
 
     # The way of a packet.
 
-    @property
-    def in_flight(self) -> int:
-        """Packets received and not yet answered."""
-        return len(self._pending)
-
-    @property
-    def pending(self) -> Collection[Request]:
-        """These."""
-        return self._pending
-
-    def deliver(self) -> None:
-        """See :class:`rproxy.request.Asker`."""
-        if not self._working:
-            if self._pending and self._pending[0].reply is not None:
-                self._write_answers()
-            if self._held:
-                self._work()
-
-    def deliver_soon(self) -> None:
-        """See :class:`rproxy.request.Asker`."""
-        if not self._working:
-            self._factory.deliver_soon(self)
-
     def _work(self) -> None:
-        """Read packets while there is room, write the answers that are there, until neither makes way for the other."""
         pending = self._pending
         self._working = True
         while True:
@@ -410,122 +277,17 @@ class ProxyProtocol(Protocol):
         self._counters.wrong_size += 1
         return False
 
-    def _refuse(self, raw: bytes, client_id: str, code: str, text: str, policy: str = "") -> None:
-        """Answer something that was taken and goes to no server, in its place among the answers.
-
-        :param policy: the one it asked for; ``""`` if it was no data packet.
-        """
-        request = Request(raw, policy, client_id, 0.0, self)
-        if policy:
-            request.unserved = self._counters.tallies.unserved(policy)
-        self._pending.append(request)
-        self._pending_bytes += len(raw)
-        self._address.bytes += len(raw)
-        request.refuse(code, "no", text)
-
-    def _refuse_stream(self, code: str, text: str) -> None:
-        """Answer what can't be taken, and will be the last."""
-        self._counters.received += 1
-        self._refuse(b"", "", code, text)
-
-    def _write_answers(self) -> None:
-        """Write what is answered at the head of the queue, in one go."""
-        pending = self._pending
-        counters = self._counters
-        replies: list[bytes] = []
-        for endings in self._endings:
-            endings.ended(takewhile(_is_answered, pending), self._find_shown())
-        size = errors = 0
-        now = self._factory.seconds()
-        since = seconds = 0.0
-        for request in pending:
-            reply = request.reply
-            if reply is None:
-                break
-            size += len(request.raw)
-            replies.append(reply)
-            # Faster than isinstance(), which looks further where it isn't one.
-            if type(reply) is Refusal:
-                counters.refused[reply.code] += 1
-                if request.tally is not None:
-                    request.tally.refused[reply.code] += 1
-                errors += 1
-                continue
-            server = request.server
-            assert server is not None
-            if request.deadline != since:
-                # Those that were read together have the same.
-                since = request.deadline
-                seconds = now - since + server.tally.policy.timeout
-            server.noted.append(seconds)
-        if len(replies) == len(pending):
-            pending.clear()
-        else:
-            for _ in replies:
-                pending.popleft()
-        answers = b"".join(replies)
-        self._pending_bytes -= size
-        self._address.bytes -= size
-        counters.acked += len(replies) - errors
-        counters.bytes_sent += len(answers)
-        self._transport.write(answers)
-        if self._over and not (self._working or self._held or pending):
-            self._finish()
-
-    def _finish(self) -> None:
-        """The last answer is written: close, and where the peer may still be sending, linger."""
-        if self._finished:
-            return
-        self._finished = True
-        self._transport.unregisterProducer()
-        if self._shut:
-            self._transport.loseConnection()
-        else:
-            shut_writing(self._transport)
-
-    def _find_shown(self) -> str:
-        """Where the client is, for the records; not before something came, as it may have come through others."""
-        if not self._shown:
-            peer = self._transport.getPeer()
-            host = getattr(peer, "host", None)
-            self._shown = "unix" if host is None else format_address(host.removeprefix("::ffff:"), peer.port)
-        return self._shown
-
-    # Registration.
-
     def _register(self, setup: Setup) -> None:
-        admission = self._factory.admission
-        answer: bytes | None
-        if self.takes_setup:
-            answer = admission.admit(setup, self._peer, self)
-            self.lease_changed()
-        else:
+        if not self.takes_setup:
             text = "servers register elsewhere: setup packets aren't taken here"
-            answer = admission.refuse(setup.policy, setup.id, self._peer, "forbidden", text)
-        if answer is not None:
-            # Whoever reads that it is registered may send a packet by way of another proxy at once.
-            self._factory.when_told(partial(self._transport.write, answer))
-
-    def conflicted(self, registration: Registration) -> None:
-        """What this connection holds a lease on was another host's before, as another process says."""
-        policy, server_id = registration.key
-        text = f"another host holds server {server_id} of policy {policy}"
-        answer = self._factory.admission.refuse(policy, server_id, registration.peer, "conflict", text)
-        self._transport.write(answer)
-        self.lease_changed()
-
-    def lease_changed(self) -> None:
-        """A lease on this connection began or ran out: a server's connection is no client's, and may be silent."""
-        holds = self._factory.registry.is_owner(self)
-        if holds is not self._holds_lease:
-            self._holds_lease = holds
-            # A server whose machine vanished would be waited for without end, once its lease is another connection's.
-            self._transport.setTcpKeepAlive(holds)
-            change = -1 if holds else 1
-            self._address.connections += change
-            self._address.leases -= change
-            if self.may_be_client:
-                self._factory.count_client(change)
+            admission = self._factory.admission
+            self._transport.write(admission.refuse(setup.policy, setup.id, self._peer, "forbidden", text))
+            return
+        if self.registrant is None:
+            self.registrant = Registrant(
+                self._factory, self._transport, self._peer, self._address, is_client=self.may_be_client
+            )
+        self.registrant.register(setup)
 
     def close_if_idle(self, now: float) -> None:
         """Close a connection that brought no packet for ``idle_timeout``, unless an answer or a lease keeps it.
@@ -541,7 +303,8 @@ class ProxyProtocol(Protocol):
             self._unfinished_since = now
         elif now - self._unfinished_since >= self._limits.packet_timeout:
             self._give_up()
-        if self._heard or self._pending or self._holds_lease or unfinished or self in self._address.waiting:
+        holds_lease = self.registrant is not None and self.registrant.holds_lease
+        if self._heard or self._pending or holds_lease or unfinished or self in self._address.waiting:
             self._heard = False
             self._silent_since = now
         elif now - self._silent_since < self._limits.idle_timeout:
@@ -556,16 +319,6 @@ class ProxyProtocol(Protocol):
         self._over = self._distrusted = True
         self._refuse_stream("bad-packet", f"the packet was not finished within {self._limits.packet_timeout:g} seconds")
         self._work()
-
-    def close(self) -> None:
-        """Close the connection when what was written is sent."""
-        # A transport may bring more while it closes, as TLS does, and could send no answer to it.
-        self._over = self._distrusted = self._shut = True
-        self._finish()
-
-    def abort(self) -> None:
-        """Drop the connection."""
-        self._transport.abortConnection()
 
 
 class ClientProtocol(ProxyProtocol):
@@ -583,7 +336,3 @@ class ServerProtocol(ProxyProtocol):
 
 def _refuse_data(request: Request) -> None:
     request.refuse("forbidden", "no", "servers register here: data packets aren't taken")
-
-
-def _is_answered(request: Request) -> bool:
-    return request.reply is not None
