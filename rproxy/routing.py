@@ -39,8 +39,6 @@ class Router:
     :param random: numbers from 0 to 1, for jitter.
     :param policies: what each policy's limits are, and whether its packets may be given to a second server.
     :param trail: where it is recorded to whom packets are written, None nowhere.
-    :param let_go: called with each registration that was held (:meth:`Upstreams.hold`) and has lost the connections
-        for it.
     """
 
     def __init__(
@@ -53,7 +51,6 @@ class Router:
         log: ProxyLog | None = None,
         policies: Policies = EVERYTHING,
         trail: Trail | None = None,
-        let_go: Callable[[Registration], object] = lambda registration: None,
     ) -> None:
         self._limits = limits
         #: Takes a packet of a policy that no server is known of, to give it to :meth:`answer_asked` when it is found
@@ -63,8 +60,8 @@ class Router:
         self.confirm: Callable[[], Deferred[None]] = lambda: succeed(None)
         #: Told of what doesn't stand until it is heard of again.
         self.lapse: Callable[[Sequence[Registration]], object] = lambda registrations: None
-        #: See :class:`rproxy.upstream.Owner`.
-        self.let_go = let_go
+        #: Told of each registration that was held (:meth:`Upstreams.hold`) and has lost the connections for it.
+        self.let_go: Callable[[Registration], object] = lambda registration: None
         #: What an operator had drained.
         self._drained: set[Key] = set()
         #: Told of what happens to servers: what, to which policy and server id, and how.

@@ -93,7 +93,7 @@ def _record(options: Options, trail: Trail, factory: ProxyFactory, reactor: Any)
         TrailFile(options["audit"], options["audit-key"]),
         reactor,
         lambda write: deferToThreadPool(reactor, reactor.getThreadPool(), write),
-        factory.set_recording if options["audit-on-error"] == "refuse" else lambda works: None,
+        factory.gate.set_recording if options["audit-on-error"] == "refuse" else lambda works: None,
     )
 
 
@@ -117,8 +117,8 @@ def _listeners(
     inherited = None if endpoints is None else iter(endpoints)
     apart = bool(options["register-listen"])
     for begin, inner, listening in (
-        ("", Entrance(factory, ClientProtocol) if apart else factory, factory.listening),
-        ("register-", Entrance(factory, ServerProtocol), factory.registering),
+        ("", Entrance(factory, ClientProtocol) if apart else factory, factory.doors.listening),
+        ("register-", Entrance(factory, ServerProtocol), factory.doors.registering),
     ):
         for text, is_fronted in zip(options[f"{begin}listen"], options[f"{begin}fronted"], strict=True):
             endpoint, files = split_listen(text)
@@ -129,7 +129,7 @@ def _listeners(
                 yield ListenerService(endpoint, front, sockets, listening)
             else:
                 # Whoever bound it says where that is.
-                quiet = factory.ports.append if not begin else _say_nothing
+                quiet = factory.doors.ports.append if not begin else _say_nothing
                 yield ListenerService(endpoint, front, sockets, quiet, next(inherited))
 
 

@@ -577,8 +577,8 @@ class Proxy:
         if self.apart:
             self.port = MemoryPort(Entrance(self.factory, ClientProtocol), 8000)
             self.setup_port = MemoryPort(Entrance(self.factory, ServerProtocol), 8001)
-            self.factory.registering(self.setup_port)
-        self.factory.listening(self.port)
+            self.factory.doors.registering(self.setup_port)
+        self.factory.doors.listening(self.port)
         if self.store is not None:
             self.replica = self._make_replica(self.store)
             self.replica.startService()

@@ -70,7 +70,7 @@ class Reporter:
         factory = self._factory
         return Figures(
             version=__version__,
-            state="draining" if factory.is_draining else "refusing" if factory.refusal else "ready",
+            state="draining" if factory.gate.is_shut else "refusing" if factory.gate.refusal else "ready",
             counters=factory.counters.snapshot(),
             in_flight=factory.counters.in_flight,
             policies=self._policies(),
@@ -81,8 +81,8 @@ class Reporter:
         """What would become of a packet of this policy from this client."""
         refusal = self._factory.policies.refuses_client(policy, client)
         route = self._factory.router.routes.get(policy)
-        if self._factory.refusal is not None:
-            refusal = self._factory.refusal
+        if self._factory.gate.refusal is not None:
+            refusal = self._factory.gate.refusal
         elif refusal is None and (route is None or not len(route.rotation)):
             refusal = f"no server serves policy {policy}"
         elif refusal is None and route is not None:

@@ -195,7 +195,7 @@ class ProxyProtocol(AnsweringProtocol):
             return
         self._heard = True
         pending = self._pending
-        submit = self._factory.submit if self.takes_data else _refuse_data
+        submit = self._factory.gate.submit if self.takes_data else _refuse_data
         allowed = self._allowed
         log = self._factory.log
         deadline = self._factory.seconds() + self._limits.timeout

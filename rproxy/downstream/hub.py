@@ -9,6 +9,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from rproxy.admission import Admission
 from rproxy.figures.counters import Counters
+from rproxy.gate import Gate
 from rproxy.limits import Limits
 from rproxy.logs.packets import ProxyLog
 from rproxy.logs.quiet import QuietLog
@@ -60,7 +61,9 @@ class Hub(Protocol):
     #: Says why a connection was refused.
     log_refusal: QuietLog
     #: Where packets go.
-    submit: Callable[[Request], None]
+    gate: Gate
+    #: So many clients more, see :class:`rproxy.proxy.doors.Doors`.
+    count_client: Callable[[int], None]
     #: Calls something when other processes can know what has happened here until now.
     when_told: Callable[[Callable[[], object]], None]
 
@@ -69,9 +72,6 @@ class Hub(Protocol):
 
     def closed(self, client: Connection, *, is_client: bool) -> None:
         """A connection was lost."""
-
-    def count_client(self, by: int) -> None:
-        """So many clients more."""
 
     def deliver_soon(self, client: Asker) -> None:
         """Have the connection's answers delivered in a turn of their own."""
