@@ -238,7 +238,7 @@ class Router:
         """Write nothing more to these, which are about to end: one would be given what another gave back."""
         for registration in registrations:
             member = self._routes[registration.policy].rotation.bar(registration.server_id)
-            upstream_of(member).bar(member)
+            upstream_of(member).members.bar(member)
 
     def reload(self, policies: Policies) -> None:
         """Keep to these policies from now on; the registrations that they don't allow have ended already."""
@@ -288,7 +288,7 @@ class Router:
         """Serve the waiting lines of the policies that the upstream stands behind, in turn."""
         if not self._waiting:
             return
-        members = deque(member for policy in self._waiting for member in upstream.members_of(policy))
+        members = deque(member for policy in self._waiting for member in upstream.members.live_of(policy))
         members.rotate(-upstream.turn)
         while members:
             member = members[0]

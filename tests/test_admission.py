@@ -740,7 +740,7 @@ class ViolationTests(AdmissionCase):
 
     def write(self, policy: str, port: int, at: int) -> bool:
         """Write a packet of a policy for the server of one port to the connection to another one."""
-        (member,) = self.upstream(port).members_of("111")
+        (member,) = self.upstream(port).members.live_of("111")
         (connection,) = self.upstream(at)._open
         request = Request(b'{"payload": "forced"}', policy, "1", 10.0, _Nobody(), server=member)
         written = connection.write(request)
@@ -770,7 +770,7 @@ class ViolationTests(AdmissionCase):
     def test_none(self) -> None:
         """One that ends before it is written to is none: the packet just finds another one."""
         self.assertTrue(self.write("111", 5000, 5000))
-        (member,) = self.upstream(5001).members_of("111")
+        (member,) = self.upstream(5001).members.live_of("111")
         self.world.factory.reload(described())
         self.assertFalse(member.live)
         (connection,) = self.upstream(5001)._open

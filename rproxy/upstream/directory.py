@@ -121,7 +121,7 @@ class Upstreams:
             if any(
                 upstream.held or upstream.hold(registrations)
                 for upstream in self.of(registration)
-                if upstream.serves(registration)
+                if upstream.members.serve(registration)
             )
         ]
 
