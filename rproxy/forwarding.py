@@ -73,7 +73,8 @@ class _Caller:
             endings.gone((self.request,), "")
         self.request.abandon()
 
-    def deliver(self) -> None:
+    def deliver(self, now: float) -> None:
+        """See :class:`rproxy.request.Asker`."""
         reply = self.request.reply
         if self.answer.called or reply is None:
             return
@@ -86,7 +87,7 @@ class _Caller:
         self._callers.counters.acked += 1
         server = self.request.server
         assert server is not None
-        server.noted.append(self._callers.clock.seconds() - self.request.deadline + server.tally.policy.timeout)
+        server.noted.append(now - self.request.deadline + server.tally.policy.timeout)
         self.answer.callback(reply)
 
     def _fail(self, reply: Refusal) -> None:
@@ -99,4 +100,5 @@ class _Caller:
 
     def deliver_soon(self) -> None:
         """See :class:`rproxy.request.Asker`."""
-        self._callers.clock.callLater(0, self.deliver)
+        clock = self._callers.clock
+        clock.callLater(0, lambda: self.deliver(clock.seconds()))

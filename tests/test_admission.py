@@ -716,7 +716,7 @@ class LimitTests(AdmissionCase):
 class _Nobody:
     """Asks, and doesn't listen."""
 
-    def deliver(self) -> None:
+    def deliver(self, now: float) -> None:
         """Not to anybody."""
 
     def deliver_soon(self) -> None:

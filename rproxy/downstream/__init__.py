@@ -147,7 +147,7 @@ class ProxyProtocol(AnsweringProtocol):
             left = self._read_packets()
             if not pending or pending[0].reply is None:
                 break
-            self._write_answers()
+            self._write_answers(self._factory.seconds())
             if not left:
                 break
         self._working = False

@@ -70,11 +70,11 @@ class AnsweringProtocol(Protocol):
         """These."""
         return self._pending
 
-    def deliver(self) -> None:
+    def deliver(self, now: float) -> None:
         """See :class:`rproxy.request.Asker`."""
         if not self._working:
             if self._pending and self._pending[0].reply is not None:
-                self._write_answers()
+                self._write_answers(now)
             if self._held:
                 self._work()
 
@@ -101,15 +101,14 @@ class AnsweringProtocol(Protocol):
         self._counters.received += 1
         self._refuse(b"", "", code, text)
 
-    def _write_answers(self) -> None:
-        """Write what is answered at the head of the queue, in one go."""
+    def _write_answers(self, now: float) -> None:
+        """Write what is answered at the head of the queue, in one go; it is ``now`` by the clock."""
         pending = self._pending
         counters = self._counters
         replies: list[bytes] = []
         for endings in self._endings:
             endings.ended(takewhile(_is_answered, pending), self._find_shown())
         size = errors = 0
-        now = self._factory.seconds()
         since = seconds = 0.0
         for request in pending:
             reply = request.reply

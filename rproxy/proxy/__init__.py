@@ -190,12 +190,18 @@ class ProxyFactory(Factory):
         """A connection was made."""
         self.counters.accepted += 1
         self.clients.add(client)
-        self.doors.came(client)
+        if client.may_be_client:
+            self.doors.count_client(1)
+        else:
+            self.doors.count_server(1)
 
     def closed(self, client: Connection, *, is_client: bool) -> None:
         """A connection was lost."""
         self.clients.discard(client)
-        self.doors.went(client, is_client=is_client)
+        if is_client:
+            self.doors.count_client(-1)
+        elif not client.may_be_client:
+            self.doors.count_server(-1)
         if not self.clients:
             _fire(self._closed)
 
@@ -207,8 +213,9 @@ class ProxyFactory(Factory):
 
     def _deliver(self) -> None:
         undelivered, self._undelivered = self._undelivered, {}
+        now = self.clock.seconds()
         for client in undelivered:
-            client.deliver()
+            client.deliver(now)
 
     def sweep(self) -> None:
         """End what is past its time: leases, deadlines, waits; those of clients too that were held back."""

@@ -6,7 +6,6 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 
 from rproxy.downstream import ProxyProtocol
-from rproxy.downstream.hub import Connection
 from rproxy.limits import Limits
 
 _logger = Logger()
@@ -38,19 +37,9 @@ class Doors:
         """Whether one more of this kind may come in; clients wait in the backlog, and are never turned away."""
         return kind.may_be_client or self._servers < self._limits.registrations
 
-    def came(self, connection: Connection) -> None:
-        """A connection was made."""
-        if connection.may_be_client:
-            self.count_client(1)
-        else:
-            self._servers += 1
-
-    def went(self, connection: Connection, *, is_client: bool) -> None:
-        """It was lost."""
-        if is_client:
-            self.count_client(-1)
-        elif not connection.may_be_client:
-            self._servers -= 1
+    def count_server(self, by: int) -> None:
+        """So many more have come in where only servers do."""
+        self._servers += by
 
     def count_client(self, by: int) -> None:
         """So many clients more: accept connections, or leave them in the backlog."""
