@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
 from typing import Any, Protocol, cast
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -96,8 +97,11 @@ class Upstream(Factory):
         self._limits = limits
         self._counters = counters
         self._clock = clock
-        #: See :class:`rproxy.connection.Pool`.
+        # See :class:`rproxy.connection.Pool`: what others do, they are asked for with no step between.
         self.seconds = clock.seconds
+        self.room_made: Callable[[], None] = partial(owner.room_made, self)
+        self.answered: Callable[[], None] = health.succeeded
+        self.retry = owner.retry
         self._owner = owner
         self._log = log
         self._trail = trail
@@ -405,23 +409,11 @@ class Upstream(Factory):
         if request.server is not None:
             request.sent = self._clock.seconds() + request.server.tally.policy.timeout
 
-    def room_made(self) -> None:
-        """See :class:`rproxy.connection.Pool`."""
-        self._owner.room_made(self)
-
-    def answered(self) -> None:
-        """See :class:`rproxy.connection.Pool`."""
-        self.health.succeeded()
-
     def timed_out(self) -> None:
         """See :class:`rproxy.connection.Pool`."""
         if self.members.live:
             self._probing.timed_out()
             self._find_only()
-
-    def retry(self, requests: Iterable[Request]) -> Iterable[Request]:
-        """See :class:`rproxy.connection.Pool`."""
-        return self._owner.retry(requests)
 
     def lost(self, connection: UpstreamConnection, why: str) -> None:
         """See :class:`rproxy.connection.Pool`."""
