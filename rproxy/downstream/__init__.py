@@ -51,7 +51,7 @@ class ProxyProtocol(AnsweringProtocol):
     #: The peer doesn't read its answers.
     _blocked = False
     #: Who servers register as, once one did.
-    registrant: Registrant | None = None
+    _registrant: Registrant | None = None
     #: See :meth:`_peer`.
     _known: Peer | None = None
     #: There were too many of its address.
@@ -113,7 +113,7 @@ class ProxyProtocol(AnsweringProtocol):
         self._abandon_pending()
         address = self._address
         address.waiting.pop(self, None)
-        registrant = self.registrant
+        registrant = self._registrant
         holds_lease = registrant is not None and registrant.holds_lease
         if self._turned_away:
             address.refused -= 1
@@ -283,11 +283,11 @@ class ProxyProtocol(AnsweringProtocol):
             admission = self._factory.admission
             self._transport.write(admission.refuse(setup.policy, setup.id, self._peer, "forbidden", text))
             return
-        if self.registrant is None:
-            self.registrant = Registrant(
+        if self._registrant is None:
+            self._registrant = Registrant(
                 self._factory, self._transport, self._peer, self._address, is_client=self.may_be_client
             )
-        self.registrant.register(setup)
+        self._registrant.register(setup)
 
     def close_if_idle(self, now: float) -> None:
         """Close a connection that brought no packet for ``idle_timeout``, unless an answer or a lease keeps it.
@@ -303,7 +303,7 @@ class ProxyProtocol(AnsweringProtocol):
             self._unfinished_since = now
         elif now - self._unfinished_since >= self._limits.packet_timeout:
             self._give_up()
-        holds_lease = self.registrant is not None and self.registrant.holds_lease
+        holds_lease = self._registrant is not None and self._registrant.holds_lease
         if self._heard or self._pending or holds_lease or unfinished or self in self._address.waiting:
             self._heard = False
             self._silent_since = now
