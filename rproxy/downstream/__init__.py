@@ -40,6 +40,10 @@ class ProxyProtocol(AnsweringProtocol):
     def __init__(self, factory: Hub, address: ClientAddress) -> None:
         super().__init__(factory, address)
         self._framer = Framer(packets.peek_data, factory.limits.max_packet, packets.peek_many_data)
+        #: The peer doesn't read its answers.
+        self._blocked = False
+        #: What it has found to be allowed to ask for; None where there is nothing that not everybody may.
+        self._allowed: set[str] | None = None
 
     # What follows differs for few connections, and costs the others nothing here.
 
@@ -48,16 +52,12 @@ class ProxyProtocol(AnsweringProtocol):
     _silent_since = 0.0
     #: Since when a packet is unfinished, likewise.
     _unfinished_since: float | None = None
-    #: The peer doesn't read its answers.
-    _blocked = False
     #: Who servers register as, once one did.
     _registrant: Registrant | None = None
     #: See :meth:`_peer`.
     _known: Peer | None = None
     #: There were too many of its address.
     _turned_away = False
-    #: What it has found to be allowed to ask for; None where there is nothing that not everybody may.
-    _allowed: set[str] | None = None
     #: What kind of packets it takes, and whether it counts as a client: a listener may be for servers only.
     takes_data = True
     takes_setup = True

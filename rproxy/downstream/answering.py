@@ -39,17 +39,19 @@ class AnsweringProtocol(Protocol):
         #: What has no answer yet, or one that must wait for those before it.
         self._pending: deque[Request] = deque()
         self._pending_bytes = 0
+        # Not beside those below: an object's own attributes are read faster than its class's, and each packet asks.
+        #: Packets are left unread for want of room, and the transport isn't read from.
+        self._held = False
+        #: Packets are being read; answers wait until that is done.
+        self._working = False
+        #: No packet will come any more, because the peer shut its writing side or because it broke its stream.
+        self._over = False
+        self._distrusted = False
 
     # What follows differs for few connections, and costs the others nothing here.
 
-    #: Packets are left unread for want of room, and the transport isn't read from.
-    _held = False
-    #: Packets are being read; answers wait until that is done.
-    _working = False
-    #: No packet will come any more, because the peer shut its writing side or because it broke its stream.
-    _over = False
+    #: The peer shut its writing side.
     _shut = False
-    _distrusted = False
     #: The last answer is written.
     _finished = False
     _lingering: IDelayedCall | None = None
