@@ -35,8 +35,8 @@ def _text_of(group: str | bytes) -> str:
 class Waiter(Protocol):
     """A connection that isn't read from for its address's sake."""
 
-    def deliver(self) -> None:
-        """There may be room: read on."""
+    def deliver(self, now: float) -> None:
+        """There may be room: read on. It is ``now`` by the clock, in seconds."""
 
 
 class ClientAddress:
@@ -91,7 +91,7 @@ class ClientAddress:
         while before and not self.waiting and self.room(now) >= 1:
             waiter = next(iter(before))
             del before[waiter]
-            waiter.deliver()
+            waiter.deliver(now)
         self.waiting = before | self.waiting
 
     @property

@@ -46,11 +46,12 @@ class Admission:
         :returns: the registrations that aren't allowed any more, and why. They still stand.
         """
         self._policies = policies
-        return [
-            (each, why)
-            for each in self._registry.standing
-            if (why := policies.refuses_server(each.policy, each.server_id, each.peer, each.token)) is not None
-        ]
+        return [(each, why) for each in self._registry.standing if (why := self.refuses(each)) is not None]
+
+    def refuses(self, registration: Registration) -> str | None:
+        """Why a registration isn't allowed: what is found in a store is held to the same as what is sent."""
+        policy, server_id = registration.key
+        return self._policies.refuses_server(policy, server_id, registration.peer, registration.token)
 
     def admit(self, setup: Setup, peer: Peer, owner: Hashable) -> bytes | None:
         """Take a setup packet.

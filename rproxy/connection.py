@@ -140,9 +140,10 @@ class UpstreamConnection(TwistedProtocol):
         # The askers in the order of their answers; each is told once, however many of its answers came at once.
         askers: dict[Asker, None] = {}
         awaited = len(self.in_flight)
+        now = self._seconds()
         self._framer.feed(data)
         try:
-            self._match(self._framer.take(awaited + 1), askers)
+            self._match(self._framer.take(awaited + 1), askers, now)
             if self._framer.error is not None:
                 raise self._framer.error
             if self._framer.in_packet and not self.in_flight:
@@ -157,9 +158,9 @@ class UpstreamConnection(TwistedProtocol):
                 self._overdue = None
             self._update_room()
         for asker in askers:
-            asker.deliver()
+            asker.deliver(now)
 
-    def _match(self, frames: list[tuple[bytes, Ack | None]], askers: dict[Asker, None]) -> None:
+    def _match(self, frames: list[tuple[bytes, Ack | None]], askers: dict[Asker, None], now: float) -> None:
         """Give each answer to the packet that it must be the answer to: the oldest in flight.
 
         :raises StreamError, PacketError: one isn't.
@@ -169,7 +170,7 @@ class UpstreamConnection(TwistedProtocol):
         if frames and in_flight and (server := in_flight[0].server) is not None:
             # How long the server took for the first of the answers that one read brought: all would cost too much.
             tally, first = server.tally, in_flight[0]
-            tally.times.noted.append(self._seconds() + tally.policy.timeout - (first.sent or first.deadline))
+            tally.times.noted.append(now + tally.policy.timeout - (first.sent or first.deadline))
         answer: Ack | Error | None
         for frame, ack in frames:
             raw, answer = frame, ack

@@ -27,16 +27,16 @@ class Limits:
     #: Client connections at a time, which are all that no lease hangs on; further ones wait in the listen backlog
     #: (``proxy``).
     max_clients: int = field(default=10_000, validator=ge(1))
-    #: Of those at one address, 0 for as many as there may be; further ones are refused (``proxy``).
+    #: Of those at one address, 0 for as many as there may be; further ones are refused (``downstream``).
     max_clients_per_address: int = field(default=0, validator=ge(0))
     #: Packets a second of the clients at one address, 0 for any number; beyond them they aren't read from
     #: (``addresses``).
     rate_limit: float = field(default=0.0, validator=ge(0))
     #: Unanswered bytes of the clients at one address, likewise (``addresses``).
     max_bytes_per_address: int = field(default=0, validator=ge(0))
-    #: From a packet read whole to its answer, waiting included (``routing``, ``upstream``).
+    #: From a packet read whole to its answer, waiting included (``routes``, ``upstream``, ``connection``).
     timeout: float = field(default=30.0, validator=gt(0))
-    #: How long a packet waits for a server of its policy that can take it (``routing``).
+    #: How long a packet waits for a server of its policy that can take it (``routes``).
     queue_timeout: float = field(default=5.0, validator=gt(0))
     #: For a connection to a server to be made (``tap``).
     connect_timeout: float = field(default=5.0, validator=gt(0))
@@ -46,21 +46,21 @@ class Limits:
     max_timeouts: int = field(default=3, validator=ge(1))
     #: Until a server that came back takes its full share of the packets (``health``).
     slow_start: float = field(default=10.0, validator=ge(0))
-    #: A client connection with nothing to answer is closed after so long without a packet (``proxy``).
+    #: A client connection with nothing to answer is closed after so long without a packet (``downstream``).
     idle_timeout: float = field(default=300.0, validator=gt(0))
-    #: From the first byte of a packet to its last (``proxy``).
+    #: From the first byte of a packet to its last (``downstream``).
     packet_timeout: float = field(default=30.0, validator=gt(0))
     #: From a connection to the end of the header that another proxy puts before it (``fronting``).
     header_timeout: float = field(default=5.0, validator=gt(0))
-    #: Refuse a packet whose ``payloadsize`` is wrong, instead of counting it (``proxy``, ``upstream``).
+    #: Refuse a packet whose ``payloadsize`` is wrong, instead of counting it (``downstream``, ``connection``).
     strict: bool = False
-    #: Unanswered packets of one client; it isn't read from beyond them (``proxy``).
+    #: Unanswered packets of one client; it isn't read from beyond them (``downstream``).
     client_packets: int = field(default=128, validator=ge(1))
-    #: Unanswered bytes of one client, beside the packet that crosses the line (``proxy``).
+    #: Unanswered bytes of one client, beside the packet that crosses the line (``downstream``).
     client_bytes: int = field(default=1 << 20, validator=ge(1))
-    #: Packets that wait in the line of one policy (``routing``).
+    #: Packets that wait in the line of one policy (``waiting``).
     queue_packets: int = field(default=10_000, validator=ge(1))
-    #: Bytes that wait in the line of one policy (``routing``).
+    #: Bytes that wait in the line of one policy (``waiting``).
     queue_bytes: int = field(default=64 << 20, validator=ge(1))
     #: Registrations of servers (``registry``).
     registrations: int = field(default=10_000, validator=ge(1))
@@ -71,5 +71,5 @@ class Limits:
     forget_after: float = field(default=24 * 3600.0, validator=gt(0))
     #: From being told to stop to having what is in flight answered (``proxyservice``).
     drain_timeout: float = field(default=30.0, validator=gt(0))
-    #: How long a connection that is closed for an error is still read from, so that the error arrives (``proxy``).
+    #: How long a connection that is closed for an error is still read from, so that the error arrives (``downstream``).
     linger: float = field(default=2.0, validator=gt(0))

@@ -49,7 +49,7 @@ class ProxyService(MultiService):
 
     def startService(self) -> None:
         """Listen, and take packets."""
-        self._factory.open()
+        self._factory.gate.open()
         super().startService()
 
     def stopService(self) -> Deferred[None]:

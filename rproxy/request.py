@@ -14,8 +14,11 @@ from rproxy.figures.tallies import PolicyTally, ServerTally
 class Asker(Protocol):
     """Whoever waits for answers: a client's connection, or a caller's Deferred."""
 
-    def deliver(self) -> None:
-        """Some request of this asker has its ``reply``: pass on what can be passed on in order."""
+    def deliver(self, now: float) -> None:
+        """Some request of this asker has its ``reply``: pass on what can be passed on in order.
+
+        :param now: the clock's seconds.
+        """
 
     def deliver_soon(self) -> None:
         """The same, but not from here: what is being done isn't finished, and an answer may bring the next packet."""

@@ -93,7 +93,7 @@ def _record(options: Options, trail: Trail, factory: ProxyFactory, reactor: Any)
         TrailFile(options["audit"], options["audit-key"]),
         reactor,
         lambda write: deferToThreadPool(reactor, reactor.getThreadPool(), write),
-        factory.set_recording if options["audit-on-error"] == "refuse" else lambda works: None,
+        factory.gate.set_recording if options["audit-on-error"] == "refuse" else lambda works: None,
     )
 
 
@@ -117,8 +117,8 @@ def _listeners(
     inherited = None if endpoints is None else iter(endpoints)
     apart = bool(options["register-listen"])
     for begin, inner, listening in (
-        ("", Entrance(factory, ClientProtocol) if apart else factory, factory.listening),
-        ("register-", Entrance(factory, ServerProtocol), factory.registering),
+        ("", Entrance(factory, ClientProtocol) if apart else factory, factory.doors.listening),
+        ("register-", Entrance(factory, ServerProtocol), factory.doors.registering),
     ):
         for text, is_fronted in zip(options[f"{begin}listen"], options[f"{begin}fronted"], strict=True):
             endpoint, files = split_listen(text)
@@ -129,7 +129,7 @@ def _listeners(
                 yield ListenerService(endpoint, front, sockets, listening)
             else:
                 # Whoever bound it says where that is.
-                quiet = factory.ports.append if not begin else _say_nothing
+                quiet = factory.doors.ports.append if not begin else _say_nothing
                 yield ListenerService(endpoint, front, sockets, quiet, next(inherited))
 
 
@@ -217,20 +217,19 @@ def make_proxy(
     except CertificatesError as error:
         raise SystemExit(str(error)) from None
     store = _open_registry(options, reactor, keyring)
+    upstreams = factory.router.upstreams
     replica = Replica(
         store,
         factory.registry,
         reactor,
         factory.router.answer_asked,
-        factory.router.share_with,
-        factory.router.in_touch,
+        upstreams.share_with,
+        upstreams.in_touch,
         random.random,
     )
     if not isinstance(options["registry"], MemoryUrl):
         factory.share(replica)
-    forgetter = Forgetter(
-        factory.registry, reactor.seconds, factory.router.is_down, factory.router.probe, limits.forget_after
-    )
+    forgetter = Forgetter(factory.registry, reactor.seconds, upstreams.is_down, upstreams.probe, limits.forget_after)
     sweeps = [
         SweepService(reactor, limits.forget_after / LOOKS, forgetter.sweep),
         SweepService(reactor, min(SWEEP, limits.timeout / 4, limits.queue_timeout / 4), factory.sweep),

@@ -134,7 +134,13 @@ def control_of(proxy: Proxy) -> LocalControl:
     store = MemoryStore(Memory(Ledger("life", clock.seconds)))
     router = factory.router
     replica = proxy.replica or Replica(
-        store, factory.registry, clock, router.answer_asked, router.share_with, router.in_touch, lambda: 0.5
+        store,
+        factory.registry,
+        clock,
+        router.answer_asked,
+        router.upstreams.share_with,
+        router.upstreams.in_touch,
+        lambda: 0.5,
     )
     happenings = Happenings(clock.seconds)
     factory.watch(happenings.note)

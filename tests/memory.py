@@ -577,8 +577,8 @@ class Proxy:
         if self.apart:
             self.port = MemoryPort(Entrance(self.factory, ClientProtocol), 8000)
             self.setup_port = MemoryPort(Entrance(self.factory, ServerProtocol), 8001)
-            self.factory.registering(self.setup_port)
-        self.factory.listening(self.port)
+            self.factory.doors.registering(self.setup_port)
+        self.factory.doors.listening(self.port)
         if self.store is not None:
             self.replica = self._make_replica(self.store)
             self.replica.startService()
@@ -587,7 +587,13 @@ class Proxy:
         factory, router = self.factory, self.factory.router
         clock = cast(Any, self.reactor)
         replica = Replica(
-            store, factory.registry, clock, router.answer_asked, router.share_with, router.in_touch, lambda: 0.5
+            store,
+            factory.registry,
+            clock,
+            router.answer_asked,
+            router.upstreams.share_with,
+            router.upstreams.in_touch,
+            lambda: 0.5,
         )
         factory.share(replica)
         return replica
@@ -701,7 +707,7 @@ class Proxy:
             raise AssertionError(f"{counters} and {in_flight} in flight don't add up")
         if counters.violations:
             raise AssertionError(f"{counters.violations} packets were about to be written to a wrong server")
-        unanswered = self.factory.router.unanswered
+        unanswered = self.factory.router.quotas.unanswered
         if sum(unanswered.values()) > in_flight or min(unanswered.values(), default=0) < 0:
             raise AssertionError(f"{in_flight} in flight, of which are counted: {unanswered}")
 
@@ -711,14 +717,14 @@ class Proxy:
         :raises AssertionError: it isn't so.
         """
         self.check_counters()
-        if not self.factory.router.unanswered:
+        if not self.factory.router.quotas.unanswered:
             return
         for client in self._clients:
             if not client.closed:
                 client.reset()
         self.check_counters()
-        if any(self.factory.router.unanswered.values()):
-            raise AssertionError(f"nobody is left, and still are counted: {self.factory.router.unanswered}")
+        if any(self.factory.router.quotas.unanswered.values()):
+            raise AssertionError(f"nobody is left, and still are counted: {self.factory.router.quotas.unanswered}")
 
 
 class ProxyCase(SynchronousTestCase):

@@ -49,13 +49,13 @@ class Reader:
     wants: int
     took: list[int] = field(factory=list)
 
-    def deliver(self) -> None:
-        room = min(self.wants, self.address.ask(self, self.clock.seconds()))
+    def deliver(self, now: float) -> None:
+        room = min(self.wants, self.address.ask(self, now))
         self.took.append(room)
         self.wants -= room
         self.address.bucket.tokens -= room
         if self.wants and room:
-            self.address.ask(self, self.clock.seconds())
+            self.address.ask(self, now)
 
 
 class AddressesTests(SynchronousTestCase):
@@ -134,11 +134,11 @@ class AddressesTests(SynchronousTestCase):
         address = addresses.of(HERE)
         first, second = (Reader(address, self.clock, 6) for _ in range(2))
         for reader in (first, second):
-            reader.deliver()
+            reader.deliver(self.clock.seconds())
         self.assertEqual((first.took, second.took), ([4], [0]))
         self.clock.advance(1)
         late = Reader(address, self.clock, 1)
-        late.deliver()
+        late.deliver(self.clock.seconds())
         addresses.sweep()
         self.assertEqual((first.took, second.took, late.took), ([4, 2], [0, 2], [0]))
         for _ in range(2):

@@ -14,6 +14,7 @@ from rproxy.packets import Setup
 from rproxy.policies import ClientRule, Peer, Policies, Policy, ServerRule, digest
 from rproxy.process.sweeping import SWEEP
 from rproxy.request import Request
+from rproxy.upstream import Upstream
 from tests.memory import CLIENT_HOST, HOST, Client, MemoryServerHost, Proxy, ProxyCase, data, setup
 
 ABROAD = "203.0.113.7"
@@ -541,7 +542,7 @@ class LimitTests(AdmissionCase):
         proxy.advance(SWEEP)
 
     def unanswered(self, proxy: Proxy) -> int:
-        return proxy.factory.router.unanswered.get("111", 0)
+        return proxy.factory.router.quotas.unanswered.get("111", 0)
 
     def test_timeout(self) -> None:
         """Shorter or longer than the proxy's, for its own packets only."""
@@ -715,7 +716,7 @@ class LimitTests(AdmissionCase):
 class _Nobody:
     """Asks, and doesn't listen."""
 
-    def deliver(self) -> None:
+    def deliver(self, now: float) -> None:
         """Not to anybody."""
 
     def deliver_soon(self) -> None:
@@ -732,11 +733,15 @@ class ViolationTests(AdmissionCase):
         client = self.world.client()
         client.ask("a", "b")
 
+    def upstream(self, port: int) -> Upstream:
+        upstream = self.world.factory.router.upstreams.get((HOST, port), False)
+        assert upstream is not None
+        return upstream
+
     def write(self, policy: str, port: int, at: int) -> bool:
         """Write a packet of a policy for the server of one port to the connection to another one."""
-        upstreams = self.world.factory.router._upstreams
-        (member,) = upstreams[(HOST, port), False].members_of("111")
-        (connection,) = upstreams[(HOST, at), False]._open
+        (member,) = self.upstream(port).members.live_of("111")
+        (connection,) = self.upstream(at)._open
         request = Request(b'{"payload": "forced"}', policy, "1", 10.0, _Nobody(), server=member)
         written = connection.write(request)
         self.world.pump()
@@ -765,10 +770,10 @@ class ViolationTests(AdmissionCase):
     def test_none(self) -> None:
         """One that ends before it is written to is none: the packet just finds another one."""
         self.assertTrue(self.write("111", 5000, 5000))
-        (member,) = self.world.factory.router._upstreams[(HOST, 5001), False].members_of("111")
+        (member,) = self.upstream(5001).members.live_of("111")
         self.world.factory.reload(described())
         self.assertFalse(member.live)
-        (connection,) = self.world.factory.router._upstreams[(HOST, 5001), False]._open
+        (connection,) = self.upstream(5001)._open
         self.assertFalse(connection.write(Request(b"{}", "111", "1", 10.0, _Nobody(), server=member)))
         self.assertFalse(connection.write(Request(b"{}", "111", "1", 10.0, _Nobody())))
         self.assertEqual(self.world.factory.counters.violations, 0)

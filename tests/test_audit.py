@@ -56,7 +56,7 @@ AnyLineT = TypeVar("AnyLineT", bound=AnyLine)
 class Asker:
     """Nobody."""
 
-    def deliver(self) -> None:
+    def deliver(self, now: float) -> None:
         """See :class:`rproxy.request.Asker`."""
 
     def deliver_soon(self) -> None:

@@ -23,7 +23,7 @@ from tests.memory import BIG, CLIENT_HOST, HOST, Client, MemoryServerHost, Proxy
 class Nobody:
     """Waits for no answer."""
 
-    def deliver(self) -> None:
+    def deliver(self, now: float) -> None:
         """See :class:`rproxy.request.Asker`."""
 
     def deliver_soon(self) -> None:

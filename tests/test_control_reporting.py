@@ -395,7 +395,7 @@ class ExplainTests(ReportingCase):
         self.assertIsNone(self.explain())
         self.world.client().ask("a")
         self.assertIn("wait for a server already", self.explain() or "")
-        self.world.factory.set_recording(False)
+        self.world.factory.gate.set_recording(False)
         self.assertIn("audit trail", self.explain() or "")
         self.assertEqual(self.figures().state, "refusing")
         self.world.factory.drain()

@@ -24,7 +24,7 @@ from rproxy.rotation import Member
 class Asker:
     """Nobody waits for answers here."""
 
-    def deliver(self) -> None:
+    def deliver(self, now: float) -> None:
         """See :class:`rproxy.request.Asker`."""
 
     def deliver_soon(self) -> None:

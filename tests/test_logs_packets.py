@@ -25,7 +25,7 @@ class Nobody:
 
     takes_at_most = 0
 
-    def deliver(self) -> None:
+    def deliver(self, now: float) -> None:
         raise AssertionError("the log answers nobody")
 
     def deliver_soon(self) -> None:

@@ -15,7 +15,7 @@ class Client:
         self.request = Request(b"{}", "111", "1", 30.0, self)
         self.answers: list[bytes | None] = []
 
-    def deliver(self) -> None:
+    def deliver(self, now: float) -> None:
         raise NotImplementedError("a refusal isn't delivered from where it is made")
 
     def deliver_soon(self) -> None:

@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any
 
 from rproxy.policies import Policies, Policy
-from rproxy.routing import RETRIES, RETRY_SHARE
+from rproxy.retrying import RETRIES, RETRY_SHARE
 from tests.memory import MemoryServerHost, Proxy, ProxyCase
 
 

@@ -23,7 +23,7 @@ class Client:
     def deliver_soon(self) -> None:
         raise NotImplementedError
 
-    def deliver(self) -> None:
+    def deliver(self, now: float) -> None:
         raise AssertionError("the rotation answers nobody")
 
 

@@ -21,7 +21,7 @@ class Nobody:
     def deliver_soon(self) -> None:
         raise NotImplementedError
 
-    def deliver(self) -> None:
+    def deliver(self, now: float) -> None:
         raise AssertionError("the rotation answers nobody")
 
 

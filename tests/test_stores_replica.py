@@ -27,7 +27,7 @@ LEASE = 10.0
 
 
 class Asker:
-    def deliver(self) -> None:
+    def deliver(self, now: float) -> None:
         """Nobody waits."""
 
     def deliver_soon(self) -> None:

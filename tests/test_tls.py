@@ -203,7 +203,7 @@ class ClientsTests(SynchronousTestCase):
         clock = Clock()
         factory = _proxy(clock, Limits(max_clients=1))
         port: Any = Port()
-        factory.listening(port)
+        factory.doors.listening(port)
         tls: Any = self.listen(factory, clock)
         protocol = tls.buildProtocol(None)
         transport = StringTransport()

@@ -409,7 +409,7 @@ class PipelineTests(ProxyCase):
         server = self.serve(pipeline=2, connections=3)
         client = self.world.client()
         client.ask(*map(str, range(6)))
-        self.world.factory.router.share_with(2)
+        self.world.factory.router.upstreams.share_with(2)
         self.assertEqual(len(server.open), 3)
         server.answer()
         self.assertEqual(len(server.open), 1)
@@ -418,7 +418,7 @@ class PipelineTests(ProxyCase):
         server.answer()
         server.answer()
         self.assertEqual(client.answers(), [f"{payload} by 100" for payload in [*range(6), *"abc"]])
-        self.world.factory.router.share_with(1)
+        self.world.factory.router.upstreams.share_with(1)
         client.ask(*map(str, range(6)))
         self.assertEqual((server.attempted, len(server.open)), (5, 3))
         server.answer()
@@ -884,7 +884,7 @@ class ConfirmTests(ProxyCase):
             return asked[-1]
 
         router = world.factory.router
-        router.confirms = confirms
+        router.confirm = confirms
         world.register("100", "111", 5000, pipeline=2)
         server = world.server(5000)
         client = world.client()
@@ -939,7 +939,7 @@ class AskedTests(ProxyCase):
         self.world = self.proxy()
 
     def probe(self) -> None:
-        self.world.factory.router.probe(registration(self.world))
+        self.world.factory.router.upstreams.probe(registration(self.world))
         self.world.pump()
 
     def test_up(self) -> None:
@@ -950,19 +950,19 @@ class AskedTests(ProxyCase):
         self.assertEqual((1, 1), (server.attempted, len(server.open)))
         self.probe()
         self.assertEqual(1, server.attempted)
-        self.assertFalse(self.world.factory.router.is_down(registration(self.world)))
+        self.assertFalse(self.world.factory.router.upstreams.is_down(registration(self.world)))
 
     def test_down(self) -> None:
         self.world.register("100", "111", 5000)
         self.probe()
-        self.assertTrue(self.world.factory.router.is_down(registration(self.world)))
+        self.assertTrue(self.world.factory.router.upstreams.is_down(registration(self.world)))
         server = self.world.server_at((HOST, 5000))
         self.assertEqual(1, server.attempted)
         self.world.advance(0.5)
         self.assertEqual(2, server.attempted)
         server.accept()
         self.probe()
-        self.assertFalse(self.world.factory.router.is_down(registration(self.world)))
+        self.assertFalse(self.world.factory.router.upstreams.is_down(registration(self.world)))
         self.assertEqual((3, []), (server.attempted, server.open))
         self.world.advance(60)
         self.assertEqual(3, server.attempted)
@@ -996,8 +996,8 @@ class HoldTests(ProxyCase):
         held = registration(self.world)
         client = self.world.client()
         client.ask("a")
-        self.assertEqual([held], self.router.hold([held]))
-        self.assertEqual([held], self.router.hold([held]))
+        self.assertEqual([held], self.router.upstreams.hold([held]))
+        self.assertEqual([held], self.router.upstreams.hold([held]))
         client.ask("b")
         self.assertEqual((["a"], 1), (server.payloads, server.attempted))
         server.answer()
@@ -1013,7 +1013,7 @@ class HoldTests(ProxyCase):
         server = self.world.server(5000)
         self.world.client().ask("a")
         held = registration(self.world)
-        self.assertEqual([held], self.router.hold([held]))
+        self.assertEqual([held], self.router.upstreams.hold([held]))
         server.connection.reset()
         self.assertEqual(1, server.attempted)
         self.world.advance(0.5)
@@ -1030,7 +1030,7 @@ class HoldTests(ProxyCase):
         client.ask("b", "c")
         self.assertEqual(2, len(server.attempts))
         held = registration(self.world)
-        self.assertEqual([held], self.router.hold([held]))
+        self.assertEqual([held], self.router.upstreams.hold([held]))
         self.assertEqual([], server.attempts)
         self.world.advance(1)
         server.answer()
@@ -1043,14 +1043,14 @@ class HoldTests(ProxyCase):
         """Nor where the server is of the old kind, or the one connection is about to close."""
         self.world.register("100", "111", 5000, pipeline=1)
         held = registration(self.world)
-        self.assertEqual([], self.router.hold([held]))
+        self.assertEqual([], self.router.upstreams.hold([held]))
         server = self.world.server(5000)
         self.world.client().ask("a")
         self.router.bar([held])
         self.world.register("100", "222", 5001)
         classic = self.world.server(5001)
         self.world.client().ask("b", policy="222")
-        self.assertEqual([], self.router.hold([registration(self.world, "222")]))
+        self.assertEqual([], self.router.upstreams.hold([registration(self.world, "222")]))
         self.world.client().ask("c", policy="222")
         self.assertEqual((1, 2), (server.attempted, classic.attempted))
 
@@ -1061,9 +1061,9 @@ class HoldTests(ProxyCase):
         self.world.server(5000)
         self.world.client().ask("a")
         both = [registration(self.world, policy) for policy in ("111", "222")]
-        self.assertEqual([], self.router.hold(both[:1]))
-        self.assertEqual([], self.router.hold(both[1:]))
-        self.assertEqual(both, self.router.hold(both))
+        self.assertEqual([], self.router.upstreams.hold(both[:1]))
+        self.assertEqual([], self.router.upstreams.hold(both[1:]))
+        self.assertEqual(both, self.router.upstreams.hold(both))
 
     def test_of_two_ways_to_one_address(self) -> None:
         """The one that leads to the server's policy counts."""
@@ -1073,9 +1073,9 @@ class HoldTests(ProxyCase):
             world.register("100", policy, 5000, pipeline=1)
         world.server(5000)
         both = [registration(world, policy) for policy in ("111", "222")]
-        self.assertEqual([], world.factory.router.hold(both))
+        self.assertEqual([], world.factory.router.upstreams.hold(both))
         world.client().ask("a")
-        self.assertEqual(both[:1], world.factory.router.hold(both))
+        self.assertEqual(both[:1], world.factory.router.upstreams.hold(both))
 
     def test_heard_of_again(self) -> None:
         """Then connections are made again; one that is down is probed at once."""
@@ -1084,10 +1084,10 @@ class HoldTests(ProxyCase):
         client = self.world.client()
         client.ask("a")
         held = registration(self.world)
-        self.router.hold([held])
+        self.router.upstreams.hold([held])
         client.ask("b")
         self.assertEqual(1, server.attempted)
-        self.router.seen(held)
+        self.router.upstreams.seen(held)
         client.ask("c")
         server.connection.answer()
         self.assertEqual((["a", "b", "c"], 2), (server.payloads, server.attempted))
@@ -1096,7 +1096,7 @@ class HoldTests(ProxyCase):
         """It isn't connected to for that."""
         self.world.register("100", "111", 5000, pipeline=1)
         server = self.world.server(5000)
-        self.router.seen(registration(self.world))
+        self.router.upstreams.seen(registration(self.world))
         self.world.pump()
         self.assertEqual(0, server.attempted)
 
@@ -1106,7 +1106,7 @@ class HoldTests(ProxyCase):
         self.world.advance(10)
         server = self.world.server_at((HOST, 5000))
         attempted = server.attempted
-        self.router.seen(registration(self.world))
+        self.router.upstreams.seen(registration(self.world))
         self.world.pump()
         self.assertEqual(attempted + 1, server.attempted)
         self.world.advance(0.5)
@@ -1146,7 +1146,7 @@ class ForGoodTests(ProxyCase):
 
     def test_held(self) -> None:
         held = registration(self.world)
-        self.assertEqual([held], self.world.factory.router.hold([held]))
+        self.assertEqual([held], self.world.factory.router.upstreams.hold([held]))
         for _ in range(2):
             self.register("100", pipeline=2)
         self.assert_over()
@@ -1156,7 +1156,7 @@ class ForGoodTests(ProxyCase):
         self.server.connection.answer(srcid="100")
         self.client.ask("b", "c")
         router = self.world.factory.router
-        router.share_with(2)
+        router.upstreams.share_with(2)
         self.register("300", pipeline=1, connections=2)
         first, second = self.server.open
         second.answer()

@@ -22,12 +22,12 @@ class Client:
         self.sent = 0
         self.heard = 0
 
-    def deliver(self) -> None:
+    def deliver(self, now: float) -> None:
         self.heard += 1
         assert self.heard <= self.sent
 
     def deliver_soon(self) -> None:
-        self.deliver()
+        self.deliver(0.0)
 
     def send(self, raw: bytes = b"{}", waits_until: float = 5.0, deadline: float = 30.0) -> Request:
         self.sent += 1

@@ -79,7 +79,7 @@ class LocalControl:
 
     @property
     def is_ready(self) -> bool:
-        return self._factory.refusal is None
+        return self._factory.gate.refusal is None
 
     def figures(self) -> Deferred[Figures]:
         now = self._factory.seconds()

@@ -28,7 +28,8 @@ from rproxy.process.lag import Lag
 from rproxy.proxy import ProxyFactory
 from rproxy.registry.registration import Key
 from rproxy.rotation import Member
-from rproxy.routing import Route, upstream_of
+from rproxy.routes import Route
+from rproxy.routing import upstream_of
 from rproxy.stores.replica import Replica
 from rproxy.upstream import Upstream
 
@@ -80,7 +81,7 @@ class Reporter:
         addresses, heaviest = factory.addresses.heaviest(MOST_CLIENTS)
         return Figures(
             version=__version__,
-            state="draining" if factory.is_draining else "refusing" if factory.refusal else "ready",
+            state="draining" if factory.gate.is_shut else "refusing" if factory.gate.refusal else "ready",
             counters=factory.counters.snapshot(),
             in_flight=factory.counters.in_flight,
             policies=self._policies(),
@@ -93,12 +94,12 @@ class Reporter:
         """What would become of a packet of this policy from this client."""
         refusal = self._factory.policies.refuses_client(policy, client)
         route = self._factory.router.routes.get(policy)
-        if self._factory.refusal is not None:
-            refusal = self._factory.refusal
+        if self._factory.gate.refusal is not None:
+            refusal = self._factory.gate.refusal
         elif refusal is None and (route is None or not len(route.rotation)):
             refusal = f"no server serves policy {policy}"
         elif refusal is None and route is not None:
-            refusal = self._factory.router.beyond_limits(route, policy)
+            refusal = self._factory.router.quotas.refusal(policy, route.policy)
             if refusal is None and route.line.packets:
                 refusal = f"{route.line.packets} packets of it wait for a server already"
         members = [] if route is None else _in_order(route)

@@ -60,7 +60,7 @@ class HeaderProtocol(Protocol):
     :param address: the other proxy's.
     """
 
-    #: See :class:`rproxy.downstream.Connection`.
+    #: See :class:`rproxy.downstream.hub.Connection`.
     in_flight = 0
     pending: Collection[Request] = ()
     may_be_client = True

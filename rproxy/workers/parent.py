@@ -27,7 +27,7 @@ from rproxy.options import Options
 from rproxy.policies.reading import PoliciesError
 from rproxy.process.signals import ReloadService, SignalService
 from rproxy.process.sweeping import SweepService
-from rproxy.proxy import say_registering, say_running
+from rproxy.proxy.doors import say_registering, say_running
 from rproxy.proxyservice import CLOSE_TIMEOUT
 from rproxy.stores import StoreRefusedError
 from rproxy.stores.opening import check_registry

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
 from typing import Any, Protocol, cast
 
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IAddress, IDelayedCall, IProtocol, IReactorTime, IStreamClientEndpoint
+from twisted.internet.interfaces import IAddress, IProtocol, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -21,18 +22,20 @@ from twisted.python.failure import Failure
 from rproxy.audit.trail import Trail
 from rproxy.connection import RecordedConnection, UpstreamConnection
 from rproxy.figures.counters import Counters
-from rproxy.health import FULL_SHARE, Health
+from rproxy.health import Health
 from rproxy.limits import CLASSIC_READ, Limits
 from rproxy.logs.packets import ProxyLog
 from rproxy.registry.registration import Address, Key, Registration
 from rproxy.request import Request
 from rproxy.rotation import Member
+from rproxy.upstream.members import Members
+from rproxy.upstream.probing import Probing, Watcher
 
 #: How to reach an address, and whether by TLS.
 Connect = Callable[[Address, bool], IStreamClientEndpoint]
 
 
-class Owner(Protocol):
+class Owner(Watcher, Protocol):
     """Where an upstream's packets come from."""
 
     def room_made(self, upstream: Upstream) -> None:
@@ -44,23 +47,17 @@ class Owner(Protocol):
     def retry(self, requests: Iterable[Request]) -> Iterable[Request]:
         """See :class:`rproxy.connection.Pool`."""
 
-    def reweigh(self, policies: Iterable[str]) -> None:
-        """Its share has changed, in these policies."""
+    @property
+    def confirm(self) -> Callable[[], Deferred[None]]:
+        """Finds out whether what other processes have told still stands; fails if that can't be done now."""
 
-    def went_down(self, members: Iterable[Member], why: str) -> None:
-        """The server that these are is down."""
+    @property
+    def lapse(self) -> Callable[[Sequence[Registration]], object]:
+        """Told of those that don't stand any more, unless they are heard of again."""
 
-    def came_up(self, members: Iterable[Member]) -> None:
-        """It is up again."""
-
-    def confirm(self) -> Deferred[None]:
-        """Find out whether what other processes have told still stands; fails if that can't be done now."""
-
-    def lapse(self, members: Iterable[Member]) -> None:
-        """These don't stand any more, unless they are heard of again."""
-
-    def let_go(self, members: Iterable[Member]) -> None:
-        """The connections that these were held by are gone."""
+    @property
+    def let_go(self) -> Callable[[Registration], object]:
+        """Told of each that was held by connections which are gone."""
 
 
 class Upstream(Factory):
@@ -88,10 +85,8 @@ class Upstream(Factory):
     ) -> None:
         self.address = address
         self.health = health
-        self._members: dict[str, list[Member]] = {}
-        #: How many of them may be written to, and of those, how many are only known from other processes.
-        self._live = 0
-        self._found = 0
+        self.members = Members()
+        self._probing = Probing(address, health, clock, self.members, owner, self)
         #: Whom the connections were made for.
         self._server_id = ""
         self._served: set[Key] = set()
@@ -102,8 +97,11 @@ class Upstream(Factory):
         self._limits = limits
         self._counters = counters
         self._clock = clock
-        #: See :class:`rproxy.connection.Pool`.
+        # See :class:`rproxy.connection.Pool`: what others do, they are asked for with no step between.
         self.seconds = clock.seconds
+        self.room_made: Callable[[], None] = partial(owner.room_made, self)
+        self.answered: Callable[[], None] = health.succeeded
+        self.retry = owner.retry
         self._owner = owner
         self._log = log
         self._trail = trail
@@ -112,8 +110,6 @@ class Upstream(Factory):
         self._wanted = 1
         self._connections = 1
         self._sharers = sharers
-        #: Why it is down, if it is.
-        self.down_why = "no connection to it was made yet"
         #: Whether no connection may be made any more: see :meth:`hold`.
         self.held = False
         self._open: list[UpstreamConnection] = []
@@ -122,9 +118,6 @@ class Upstream(Factory):
         self._unwritten: deque[Request] = deque()
         #: The one connection, where one is all there may be, it is open, and the server is up: the way of most packets.
         self._only: UpstreamConnection | None = None
-        self._probe: IDelayedCall | None = None
-        #: See :class:`rproxy.rotation.Target`.
-        self.share = FULL_SHARE
 
     # Members come and go.
 
@@ -136,16 +129,14 @@ class Upstream(Factory):
             # They may lead to what listened here before.
             for connection in list(self._open):
                 connection.retire(for_good=True)
-        if registration.server_id != self._server_id or not (self._live or registration.key in self._served):
+        if registration.server_id != self._server_id or not (self.members.live or registration.key in self._served):
             # They may lead to a server that was here before, and only finishes what it has.
             self._server_id = registration.server_id
             self._served.clear()
             for connection in list(self._open):
                 connection.retire(for_good=True)
         self._served.add(registration.key)
-        self._members.setdefault(member.policy, []).append(member)
-        self._live += member.live
-        self._found += member.live and member.found
+        self.members.add(member)
         if (registration.pipeline, registration.connections) != (self._pipeline, self._wanted):
             self._pipeline, self._wanted = registration.pipeline, registration.connections
             self.share_with(self._sharers)
@@ -156,9 +147,7 @@ class Upstream(Factory):
             for connection in self._open:
                 connection.employ()
         self._find_only()
-        if not self.health.up:
-            self.health.expected()
-            self._probe_now()
+        self._probing.expect()
         self._rest_if_unused()
 
     def share_with(self, sharers: int) -> None:
@@ -180,14 +169,12 @@ class Upstream(Factory):
         :param registrations: those that must not be served in any other way.
         :returns: whether that is so; it is not where there is no such connection, or where others are served here.
         """
-        kept = [member for member in self._all if member.live]
+        kept = [member for member in self.members.all if member.live]
         open_now = [connection for connection in self._open if not connection.retiring]
         if self._pipeline is None or not open_now or any(each.registration not in registrations for each in kept):
             return False
         self.held = True
-        if self._probe is not None:
-            self._probe.cancel()
-            self._probe = None
+        self._probing.stop()
         for attempt in list(self._connecting):
             attempt.cancel()
         self._give_back()
@@ -196,49 +183,26 @@ class Upstream(Factory):
     def _let_go(self) -> None:
         """Nothing is held here any more."""
         self.held = False
-        self._owner.let_go(self._all)
-        if not self.health.up:
-            # For those that stay, by another's word.
-            self._probe_later()
+        for member in self.members.all:
+            self._owner.let_go(member.registration)
+        # For those that stay, by another's word.
+        self._probing.probe_later()
 
     def expect(self) -> None:
         """The server said that it is there, to somebody."""
         self.held = False
-        if not self.health.up and self._live:
-            self.health.expected()
-            self._probe_now()
+        if self.members.live:
+            self._probing.expect()
 
     def probe(self) -> None:
         """Find out whether the server is there."""
-        if self._live and not (self._open or self.held):
-            self._probe_now()
-
-    def bar(self, member: Member) -> None:
-        """Nothing more is written for this member, which is about to leave."""
-        self._live -= member.live
-        self._found -= member.live and member.found
-        member.live = False
+        if self.members.live and not (self._open or self.held):
+            self._probing.probe()
 
     def leave(self, member: Member) -> None:
         """Serve one policy less: nothing more is written for it."""
-        self.bar(member)
-        members = self._members[member.policy]
-        members.remove(member)
-        if not members:
-            del self._members[member.policy]
+        self.members.remove(member)
         self._rest_if_unused()
-
-    @property
-    def _all(self) -> list[Member]:
-        return [member for members in self._members.values() for member in members]
-
-    def members_of(self, policy: str) -> list[Member]:
-        """Those that may be written to for a policy."""
-        return [member for member in self._members.get(policy, ()) if member.live]
-
-    def serves(self, registration: Registration) -> bool:
-        """Whether its packets come here."""
-        return any(member.registration is registration for member in self._members.get(registration.policy, ()))
 
     @property
     def in_flight(self) -> dict[str, int]:
@@ -263,11 +227,9 @@ class Upstream(Factory):
 
     def _rest_if_unused(self) -> None:
         """Once nothing new may come, let go of every connection; what is in flight is finished first."""
-        if self._live:
+        if self.members.live:
             return
-        if self._probe is not None:
-            self._probe.cancel()
-            self._probe = None
+        self._probing.stop()
         for attempt in list(self._connecting):
             attempt.cancel()
         for connection in list(self._open):
@@ -278,9 +240,8 @@ class Upstream(Factory):
         """Refuse what is here, and close every connection."""
         for request in self._unwritten:
             request.refuse("shutting-down", "no", "the proxy stopped before the server was reached")
-        for member in self._all:
-            member.live = False
-        self._live = self._found = 0
+        for member in self.members.all:
+            self.members.bar(member)
         for connection in list(self._open):
             connection.stop()
         self._rest_if_unused()
@@ -288,7 +249,7 @@ class Upstream(Factory):
     @property
     def idle(self) -> bool:
         """Whether nothing is left to wait for: no members, no connections."""
-        return not (self._members or self._open or self._connecting)
+        return not (self.members or self._open or self._connecting)
 
     # Packets.
 
@@ -312,7 +273,7 @@ class Upstream(Factory):
         if self._only is not None:
             return self._only.refusal
         if not self.health.up:
-            return f"it is down: {self.down_why}"
+            return f"it is down: {self._probing.why}"
         reasons = [connection.refusal for connection in self._open]
         if None in reasons or self._may_connect():
             return None
@@ -353,8 +314,7 @@ class Upstream(Factory):
                 request.refuse("timeout", "no", "no connection to the server was made in time")
         for connection in list(self._open):
             connection.sweep(now)
-        if self.share != FULL_SHARE:
-            self._find_share(now)
+        self._probing.sweep(now)
 
     def _give_back(self) -> None:
         unwritten, self._unwritten = self._unwritten, deque()
@@ -371,11 +331,26 @@ class Upstream(Factory):
         alone = self._connections == 1 and self._pipeline is not None and len(self._open) == 1
         self._only = self._open[0] if alone and self.health.up and not self._open[0].retiring else None
 
+    @property
+    def share(self) -> int:
+        """See :class:`rproxy.rotation.Target`."""
+        return self._probing.share
+
+    @property
+    def may_probe(self) -> bool:
+        """See :class:`rproxy.upstream.probing.Probed`."""
+        return self.members.live > 0 and not self.held
+
+    def try_to_connect(self) -> None:
+        """See :class:`rproxy.upstream.probing.Probed`."""
+        if not self._connecting:
+            self._connect()
+
     def _may_connect(self) -> bool:
         return len(self._open) + len(self._connecting) < self._connections and not self.held
 
     def _connect(self) -> None:
-        reached = self._confirm_and_connect() if self._found else self._endpoint.connect(self)
+        reached = self._confirm_and_connect() if self.members.found else self._endpoint.connect(self)
         attempt = cast("Deferred[UpstreamConnection]", reached)
         self._connecting.add(attempt)
         attempt.addBoth(self._attempted, attempt)
@@ -395,23 +370,23 @@ class Upstream(Factory):
         return confirmed.addCallbacks(lambda _: self._endpoint.connect(self), self._unconfirmed)
 
     def _unconfirmed(self, failure: Failure) -> Failure | Deferred[IProtocol]:
-        if self._found == self._live or failure.check(CancelledError):
+        if self.members.found == self.members.live or failure.check(CancelledError):
             return failure
         # Others are served here, and needn't wait for what nobody can say.
-        self._owner.lapse([member for member in self._all if member.found and member.live])
+        self._owner.lapse([member.registration for member in self.members.all if member.found and member.live])
         return self._endpoint.connect(self)
 
     def _attempted(self, result: UpstreamConnection | Failure, attempt: Deferred[UpstreamConnection]) -> None:
         self._connecting.discard(attempt)
         if isinstance(result, Failure):
-            if self._live and not self.held:
-                self._failed(result.getErrorMessage())
+            if self.members.live and not self.held:
+                self._probing.failed(result.getErrorMessage())
                 self._find_only()
                 self._give_back()
             return
         self._open.append(result)
         if not self.health.up:
-            self._came_up()
+            self._probing.succeeded()
         self._find_only()
         while self._unwritten and result.room:
             request = self._unwritten.popleft()
@@ -422,7 +397,7 @@ class Upstream(Factory):
         if not self._connecting:
             self._give_back()
         # A probe may be one connection more than the server wants.
-        spare = self._pipeline is None or not self._live or len(self._open) > self._connections
+        spare = self._pipeline is None or not self.members.live or len(self._open) > self._connections
         if spare and not result.in_flight:
             result.retire()
             self._owner.room_made(self)
@@ -434,79 +409,22 @@ class Upstream(Factory):
         if request.server is not None:
             request.sent = self._clock.seconds() + request.server.tally.policy.timeout
 
-    def room_made(self) -> None:
-        """See :class:`rproxy.connection.Pool`."""
-        self._owner.room_made(self)
-
-    def answered(self) -> None:
-        """See :class:`rproxy.connection.Pool`."""
-        self.health.succeeded()
-
     def timed_out(self) -> None:
         """See :class:`rproxy.connection.Pool`."""
-        if self._live and self.health.timed_out():
-            self._went_down("it does not answer in time")
+        if self.members.live:
+            self._probing.timed_out()
             self._find_only()
-
-    def retry(self, requests: Iterable[Request]) -> Iterable[Request]:
-        """See :class:`rproxy.connection.Pool`."""
-        return self._owner.retry(requests)
 
     def lost(self, connection: UpstreamConnection, why: str) -> None:
         """See :class:`rproxy.connection.Pool`."""
         if connection in self._open:
             self._open.remove(connection)
-        if why and self._live:
-            self._failed(why)
+        if why and self.members.live:
+            self._probing.failed(why)
         self._find_only()
         if self.held:
             self._let_go()
         self._owner.room_made(self)
-
-    # Up and down.
-
-    def _failed(self, why: str) -> None:
-        if self.health.failed():
-            self._went_down(why)
-        elif not self.health.up:
-            self._probe_later()
-
-    def _went_down(self, why: str) -> None:
-        self.down_why = why
-        host, port = self.address
-        self._owner.went_down(self._all, why)
-        self._logger.warn(
-            "Server at {host} port {port} is down: {why}", event="server-down", host=host, port=port, why=why
-        )
-        self._probe_later()
-
-    def _probe_later(self) -> None:
-        if self._probe is None and self._live and not self.held:
-            self._probe = self._clock.callLater(self.health.probe_delay(), self._probe_now)
-
-    def _probe_now(self) -> None:
-        if self._probe is not None and self._probe.active():
-            self._probe.cancel()
-        self._probe = None
-        if not self._connecting:
-            self._connect()
-
-    def _came_up(self) -> None:
-        now = self._clock.seconds()
-        self.health.probed(now)
-        if self._probe is not None:
-            self._probe.cancel()
-            self._probe = None
-        host, port = self.address
-        self._logger.info("Server at {host} port {port} is up again", event="server-up", host=host, port=port)
-        self._owner.came_up(self._all)
-        self._find_share(now)
-
-    def _find_share(self, now: float) -> None:
-        share = self.health.share(now)
-        if share != self.share:
-            self.share = share
-            self._owner.reweigh(self._members)
 
 
 def _why_barred(member: Member) -> str:
