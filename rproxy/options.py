@@ -41,6 +41,10 @@ def _limit(name: str, text: str) -> list[object]:
     def parse(value: str) -> Any:
         try:
             number: Any = type(default)(value)
+        except ValueError:
+            kind = "a whole number" if isinstance(default, int) else "a number"
+            raise usage.UsageError(f"--{option} takes {kind}, not {value}") from None
+        try:
             Limits(**{name: number})
         except ValueError as error:
             raise usage.UsageError(f"--{option} {value}: {error}") from None
