@@ -17,6 +17,9 @@ from rproxy.policies import Peer, Policies, digest
 from rproxy.registry import ConflictError, Registry, TooManyError
 from rproxy.registry.registration import Registration
 
+#: Why a setup packet is refused.
+Refusal = Literal["forbidden", "conflict", "overloaded"]
+
 
 class Admission:
     """Enters setup packets into the registry, or says why not."""
@@ -95,10 +98,7 @@ class Admission:
 
     def refuse_found(self, registration: Registration, text: str) -> None:
         """Count and log that what another process told of isn't allowed here."""
-        self._counters.setup_refused["forbidden"] += 1
-        if self._trail is not None:
-            self._trail.setup_refused(registration.policy, registration.server_id, registration.host, "forbidden")
-        self.happened("refused", *registration.key, f"forbidden, {text}")
+        self._note(registration.policy, registration.server_id, registration.host, "forbidden", text)
         self.log_refusal(
             "Refused what the registry has of server id {server} ip {host} privacy policy {policy}: {why}",
             event="found-refused",
@@ -108,14 +108,9 @@ class Admission:
             why=text,
         )
 
-    def refuse(
-        self, policy: str, server_id: str, peer: Peer, code: Literal["forbidden", "conflict", "overloaded"], text: str
-    ) -> bytes:
+    def refuse(self, policy: str, server_id: str, peer: Peer, code: Refusal, text: str) -> bytes:
         """Count and log that a setup packet was refused, and return the packet to answer with."""
-        self._counters.setup_refused[code] += 1
-        if self._trail is not None:
-            self._trail.setup_refused(policy, server_id, peer.host, code)
-        self.happened("refused", policy, server_id, f"{code}, {text}")
+        self._note(policy, server_id, peer.host, code, text)
         self.log_refusal(
             "Refused setup message from server id {server} ip {host} privacy policy {policy}: {code}, {why}",
             event="setup-refused",
@@ -126,3 +121,9 @@ class Admission:
             why=text,
         )
         return packets.error(PROXY_ID, server_id, code, "no", text)
+
+    def _note(self, policy: str, server_id: str, host: str, code: Refusal, text: str) -> None:
+        self._counters.setup_refused[code] += 1
+        if self._trail is not None:
+            self._trail.setup_refused(policy, server_id, host, code)
+        self.happened("refused", policy, server_id, f"{code}, {text}")

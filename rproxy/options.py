@@ -41,6 +41,10 @@ def _limit(name: str, text: str) -> list[object]:
     def parse(value: str) -> Any:
         try:
             number: Any = type(default)(value)
+        except ValueError:
+            kind = "a whole number" if isinstance(default, int) else "a number"
+            raise usage.UsageError(f"--{option} takes {kind}, not {value}") from None
+        try:
             Limits(**{name: number})
         except ValueError as error:
             raise usage.UsageError(f"--{option} {value}: {error}") from None
@@ -80,14 +84,17 @@ class Options(usage.Options):
         ["port", "p", None, f"TCP port to listen on, on all interfaces; 0 for any free one [default: {_PORT}]"],
         _limit("max_packet", "The longest packet, in bytes"),
         _limit("max_clients", "Client connections at a time, of all workers; further ones wait"),
-        _limit("max_clients_per_address", "Of those from one address, or IPv6 /64; further ones are refused; 0: any"),
+        _limit(
+            "max_clients_per_address",
+            "Client connections from one address, or IPv6 /64; further ones are refused; 0: any",
+        ),
         _limit("rate_limit", "Packets a second from one address; it isn't read from beyond; 0: any"),
-        _limit("max_bytes_per_address", "Unanswered bytes of one address, likewise"),
+        _limit("max_bytes_per_address", "Unanswered bytes of one address; it isn't read from beyond; 0: any"),
         _limit("timeout", "From a packet to its answer at most, in seconds"),
         _limit("queue_timeout", "A packet's wait for a free server, in seconds"),
         _limit("connect_timeout", "For a connection to a server, in seconds"),
         _limit("max_fails", "Failed connections in a row that take a server down"),
-        _limit("max_timeouts", "Connections in a row without an answer in time that do so"),
+        _limit("max_timeouts", "Connections in a row without an answer in time that take a server down"),
         _limit("slow_start", "Until a server that came back has its full share, in seconds"),
         _limit("idle_timeout", "A client without a packet is disconnected after, in seconds"),
         _limit("packet_timeout", "From a packet's first byte to its last, in seconds"),
@@ -105,12 +112,12 @@ class Options(usage.Options):
             "audit-key",
             None,
             None,
-            "The file with the key of that: at least 16 bytes, such as openssl rand -hex 32 makes",
+            "The file with the key of --audit: at least 16 bytes, such as openssl rand -hex 32 makes",
         ],
         ["audit-on-error", None, "refuse", "While it can't be written, refuse packets, or continue without it"],
         ["upstream-tls-ca", None, None, "File with the authorities of the servers' certificates, or: system"],
         ["upstream-tls-cert", None, None, "File with the certificate to show to servers"],
-        ["upstream-tls-key", None, None, "File with its key"],
+        ["upstream-tls-key", None, None, "File with the key of --upstream-tls-cert"],
         ["upstream-tls-name", None, None, "What servers' certificates are for, instead of each one's IP address"],
         ["workers", None, 1, "Processes that serve, or auto: as many as there are processors for it", _workers],
         ["access-log", None, None, "Write a line for each packet to this file, without payloads"],

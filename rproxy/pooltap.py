@@ -130,7 +130,7 @@ class Options(usage.Options):
             "Connect to proxies by TLS: file with the authorities of their certificates, or: system",
         ],
         ["tls-cert", None, None, "File with the certificate to show to proxies"],
-        ["tls-key", None, None, "File with its key"],
+        ["tls-key", None, None, "File with the key of --tls-cert"],
         LOG_FORMAT,
         ["token-file", None, None, "File with the proof that it may register, where a proxy asks for one"],
     ]

@@ -86,6 +86,45 @@ def _open_registry(options: Options, reactor: Any, keyring: Keyring) -> Store:
         raise SystemExit(f"--registry: {error}") from None
 
 
+def _connector(
+    options: Options, keyring: Keyring, sockets: Any, reactor: Any
+) -> Callable[[Address, bool], IStreamClientEndpoint]:
+    """What makes the way to a server, by TLS or not."""
+    timeout = options["limits"].connect_timeout
+
+    def connect(address: Address, by_tls: bool) -> IStreamClientEndpoint:
+        host, port = address
+        endpoint = TCP4ClientEndpoint(sockets, host, port, timeout=timeout)
+        name = options["upstream-tls-name"] or host
+        return keyring.client(options["upstream-files"] if by_tls else None, endpoint, name, reactor, timeout)
+
+    return connect
+
+
+def _sweeps(limits: Limits, factory: ProxyFactory, keyring: Keyring, reactor: Any) -> list[SweepService]:
+    """What keeps the deadlines."""
+    router = factory.router
+    forgetter = Forgetter(
+        factory.registry, reactor.seconds, router.upstreams.is_down, router.upstreams.probe, limits.forget_after
+    )
+    return [
+        SweepService(reactor, limits.forget_after / LOOKS, forgetter.sweep),
+        SweepService(reactor, min(SWEEP, limits.timeout / 4, limits.queue_timeout / 4), factory.sweep),
+        SweepService(reactor, min(5.0, limits.idle_timeout / 4, limits.packet_timeout / 4), factory.sweep_idle),
+        SweepService(reactor, SWEEP_LOGS, keyring.sweep),
+    ]
+
+
+def _writers(
+    options: Options, trail: Trail | None, factory: ProxyFactory, reactor: Any
+) -> Iterator[Recorder | AccessWriter]:
+    """What writes files of the proxy's own."""
+    if trail is not None:
+        yield _record(options, trail, factory, reactor)
+    if options["access-log"] is not None:
+        yield _log_accesses(options, factory)
+
+
 def _record(options: Options, trail: Trail, factory: ProxyFactory, reactor: Any) -> Recorder:
     """What writes the factory's trail."""
     return Recorder(
@@ -193,18 +232,11 @@ def make_proxy(
     limits: Limits = options["limits"]
     keyring = Keyring()
 
-    def connect(address: Address, by_tls: bool) -> IStreamClientEndpoint:
-        host, port = address
-        endpoint = TCP4ClientEndpoint(sockets, host, port, timeout=limits.connect_timeout)
-        name = options["upstream-tls-name"] or host
-        files = options["upstream-files"] if by_tls else None
-        return keyring.client(files, endpoint, name, reactor, limits.connect_timeout)
-
     trail = _make_trail(options)
     factory = ProxyFactory(
         limits,
         reactor,
-        connect,
+        _connector(options, keyring, sockets, reactor),
         random.random,
         Claims(uuid4().hex, time.time),
         ProxyLog() if options["log-packets"] else None,
@@ -229,13 +261,6 @@ def make_proxy(
     )
     if not isinstance(options["registry"], MemoryUrl):
         factory.share(replica)
-    forgetter = Forgetter(factory.registry, reactor.seconds, upstreams.is_down, upstreams.probe, limits.forget_after)
-    sweeps = [
-        SweepService(reactor, limits.forget_after / LOOKS, forgetter.sweep),
-        SweepService(reactor, min(SWEEP, limits.timeout / 4, limits.queue_timeout / 4), factory.sweep),
-        SweepService(reactor, min(5.0, limits.idle_timeout / 4, limits.packet_timeout / 4), factory.sweep_idle),
-        SweepService(reactor, SWEEP_LOGS, keyring.sweep),
-    ]
     happenings = Happenings(time.time)
     factory.watch(happenings.note)
     lag = Lag(reactor)
@@ -243,6 +268,7 @@ def make_proxy(
     service = MultiService()
     SignalService(reactor).setServiceParent(service)
     lag.setServiceParent(service)
+    sweeps = _sweeps(limits, factory, keyring, reactor)
     proxy = ProxyService(factory, listeners, replica, sweeps, limits.drain_timeout, reactor)
     attend(options, proxy, control, reactor).setServiceParent(service)
     CollectorService(reactor).setServiceParent(service)
@@ -250,13 +276,8 @@ def make_proxy(
     reloads: list[Callable[[], object]] = [keyring.reload] if keyring else []
     if options["policies"] is not None:
         reloads.append(lambda: reload_policies(options, factory))
-    if trail is not None:
-        recorder = _record(options, trail, factory, reactor)
+    for writer in _writers(options, trail, factory, reactor):
         # The proxy's own child, because those are stopped when its last packet is answered.
-        recorder.setServiceParent(proxy)
-        reloads.append(recorder.reopen)
-    if options["access-log"] is not None:
-        writer = _log_accesses(options, factory)
         writer.setServiceParent(proxy)
         reloads.append(writer.reopen)
     reload = ReloadService(reactor, notifier.around(reloads))

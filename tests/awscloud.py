@@ -3,26 +3,42 @@
 from __future__ import annotations
 
 import json
+import os
 import re
-import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
+from functools import cache
+from io import StringIO
 from pathlib import Path
 from typing import Any
+from unittest import mock
 from urllib.request import Request, urlopen
 
 from attrs import frozen
+from botocore.loaders import JSONFileLoader
 
-from rproxy.ec2.clouds import Cloud, connect
+from rproxy import cli
 from tests.support import PATIENCE, Process, environment
 
 REGION = "eu-central-1"
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
+#: What boto3 knows of the services is megabytes of JSON, read again for each command: here only once.
+_load_file = cache(JSONFileLoader().load_file)
 _READY = r"Running on http://127\.0\.0\.1:(\d+)"
 
 
 def server() -> Process:
     """Return one that isn't started yet."""
     return Process([sys.executable, "-m", "tests.motoserver"], ready=_READY, seconds=3 * PATIENCE)
+
+
+@frozen
+class Ended:
+    """What came of a command."""
+
+    returncode: int
+    stdout: str
+    stderr: str
 
 
 @frozen
@@ -58,27 +74,22 @@ class Aws:
         """Return the variables that commands are run with."""
         return self.environment(**CREDENTIALS, AWS_REGION=REGION)
 
-    def run(
-        self, *arguments: str, stdin: str = "", env: dict[str, str] | None = None
-    ) -> subprocess.CompletedProcess[str]:
-        """Run ``rproxy ec2`` in a process of its own."""
-        return subprocess.run(
-            [sys.executable, "-m", "rproxy.cli", "ec2", *arguments],
-            input=stdin,
-            env=self.usual() if env is None else env,
-            capture_output=True,
-            text=True,
-            timeout=3 * PATIENCE,
-            check=False,
-        )
+    def run(self, *arguments: str, stdin: str = "", env: dict[str, str] | None = None) -> Ended:
+        """Run ``rproxy ec2`` in this process, as a process of its own spends most of its time on imports."""
+        out, err = StringIO(), StringIO()
+        with (
+            mock.patch.dict(os.environ, self.usual() if env is None else env, clear=True),
+            mock.patch.object(JSONFileLoader, "load_file", lambda _, path: _load_file(path)),
+            mock.patch("sys.stdin", StringIO(stdin)),
+            redirect_stdout(out),
+            redirect_stderr(err),
+        ):
+            code = cli.main(["ec2", *arguments])
+        return Ended(code, out.getvalue(), err.getvalue())
 
     def json(self, *arguments: str) -> Any:
         """Run it with ``--json``, and return what it printed."""
         return json.loads(self.run(*arguments, "--json").stdout)
-
-    def cloud(self) -> Cloud:
-        """Return a way there for this process, whose environment has to be that of :meth:`usual`."""
-        return connect(REGION)
 
     def post(self, path: str, body: bytes = b"") -> None:
         """Tell moto something."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import signal
@@ -11,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from attrs import frozen
@@ -20,7 +22,7 @@ from rproxy.ec2.buckets import bucket_name
 from rproxy.ec2.clouds import Cloud, connect
 from tests import stacks
 from tests.awscloud import CREDENTIALS, REGION, Aws, server
-from tests.support import Process
+from tests.support import Process, environment
 
 ACCOUNT = "123456789012"
 #: What a line of an event looks like.
@@ -34,19 +36,30 @@ def process() -> Iterator[Process]:
 
 
 @pytest.fixture
-def aws(process: Process, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Aws:
+def aws(process: Process, tmp_path: Path) -> Aws:
     """An empty one."""
     aws = Aws.of(process, tmp_path)
     aws.post("/moto-api/reset")
-    for name, value in aws.usual().items():
-        monkeypatch.setenv(name, value)
     return aws
 
 
+@pytest.fixture(scope="module")
+def environ(process: Process, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """This process's way there."""
+    with mock.patch.dict(os.environ, Aws.of(process, tmp_path_factory.mktemp("home")).usual(), clear=True):
+        yield
+
+
+@pytest.fixture(scope="module")
+def connected(environ: None) -> Cloud:
+    """Made once, as boto3 reads long files for it."""
+    return connect(REGION)
+
+
 @pytest.fixture
-def cloud(aws: Aws) -> Cloud:
-    """The way there for what the test does itself."""
-    return aws.cloud()
+def cloud(aws: Aws, connected: Cloud) -> Cloud:
+    """The way there for what the test does itself; nothing is there yet."""
+    return connected
 
 
 @pytest.fixture
@@ -164,29 +177,14 @@ def test_bucket(aws: Aws, cloud: Cloud, wheel: str) -> None:
     assert left(cloud) == NOTHING
 
 
-def test_large_template(aws: Aws, cloud: Cloud, tmp_path: Path) -> None:
+def test_large_template(aws: Aws, cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
     """It goes by way of the bucket, which is made for it."""
-    program = (
-        "import sys, time\n"
-        "from attrs import evolve\n"
-        "from rproxy.ec2 import raising, templates, terminal, clouds\n"
-        "def load(name):\n"
-        "    template = templates.load(name)\n"
-        "    return evolve(template, body=template.body + '#' * 40_000)\n"
-        "screen = terminal.Terminal(sys.stdout, sys.stderr, True)\n"
-        "wish = raising.Wish('large', None, None, {})\n"
-        f"up = raising.Raising(clouds.connect({REGION!r}), screen, wish, time.sleep, load)\n"
-        "up.tell()\n"
-        "sys.exit(up.raise_it(wait=True))\n"
-    )
-    with Process([sys.executable, "-c", program], ready=r"CREATE_COMPLETE", env=aws.usual()) as large:
-        assert large.wait() == 0
-        assert f'--s3-bucket", "{bucket_name(ACCOUNT, REGION, "large")}' in large.log
+    monkeypatch.setattr("rproxy.ec2.templates.MAX_INLINE", 1000)
+    assert "CREATE_COMPLETE" in aws.run("up", "large").stdout
     bucket = bucket_name(ACCOUNT, REGION, "large")
     assert left(cloud) == Left(["large"], [bucket], 1)
     (object,) = cloud.s3.list_objects_v2(Bucket=bucket)["Contents"]
     assert object["Key"].startswith("templates/")
-    # A change by the template that fits finds nothing that differs but the template.
     assert aws.run("down", "large", "--yes").returncode == 0
     assert left(cloud) == NOTHING
 
@@ -279,7 +277,7 @@ def test_nobody_reads(aws: Aws) -> None:
         assert up.stderr is not None
         up.stdout.close()
         said = up.stderr.read()
-    assert (up.returncode, said) == (1, b"")
+    assert (up.returncode, said) == (128 + signal.SIGPIPE, b"")
 
 
 def test_without_waiting(aws: Aws, cloud: Cloud, wheel: str) -> None:
@@ -406,11 +404,14 @@ def test_not_allowed(aws: Aws, cloud: Cloud) -> None:
         aws.post("/moto-api/reset-auth", b"1000000000")
 
 
-def test_without_boto3(aws: Aws, tmp_path: Path) -> None:
-    """It is said how to get it; all other commands do without."""
-    (tmp_path / "boto3.py").write_text("raise ImportError('none')")
-    env = aws.usual()
-    env["PYTHONPATH"] = f"{tmp_path}:{env['PYTHONPATH']}"
-    ended = aws.run("status", "x", env=env)
+def test_without_boto3(aws: Aws) -> None:
+    """It is said how to get it."""
+    with mock.patch.dict(sys.modules, {"boto3": None}):
+        ended = aws.run("status", "x")
     assert (ended.returncode, ended.stderr) == (1, "rproxy ec2: it needs boto3: pip install 'rproxy[ec2]'\n")
-    assert aws.run("up", "--help", env=env).returncode == 0
+
+
+def test_imports_nothing_before_it_runs() -> None:
+    """All other commands, and the help, do without boto3 and PyYAML."""
+    program = "import sys, rproxy.cli as cli; cli.make_parser(); sys.exit(bool({'boto3', 'yaml'} & {*sys.modules}))"
+    subprocess.run([sys.executable, "-c", program], env=environment(), check=True)

@@ -8,7 +8,7 @@ from rproxy.limits import Limits
 from rproxy.policies import EVERYTHING, Policies, Policy
 from rproxy.process.sweeping import SWEEP
 from rproxy.registry.registration import Registration
-from rproxy.stores.replica import MOST_ASKED_BYTES
+from rproxy.stores.asking import MOST_ASKED_BYTES
 from tests.links import Link, SharedStore
 from tests.memory import HOST, MemoryReactor, Proxy, ProxyCase, setup
 

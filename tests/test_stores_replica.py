@@ -19,7 +19,8 @@ from rproxy.registry.standing import Observer
 from rproxy.request import Request
 from rproxy.stores import PRESENCE, Message, News, Position
 from rproxy.stores import replica as module
-from rproxy.stores.replica import ASK_INTERVAL, ASK_TIMEOUT, BEAT, Replica
+from rproxy.stores.asking import ASK_TIMEOUT
+from rproxy.stores.replica import ASK_INTERVAL, BEAT, Replica
 from tests.links import HANGS, Link, SharedStore
 
 EAST, WEST = "10.0.0.1", "10.0.0.2"

@@ -16,7 +16,7 @@ from pathlib import Path
 from attrs import frozen
 
 from rproxy.networks import is_within, parse_network
-from rproxy.stores.urls import read_password
+from rproxy.secretfile import read_secret
 
 _LOOPBACK = (parse_network("127.0.0.0/8"), parse_network("::1/128"))
 #: A shorter one could be guessed.
@@ -115,10 +115,8 @@ def read_token(path: Path) -> str:
 
     :raises ValueError: it can't be read, others can read it, or what it holds can't be one.
     """
-    try:
-        token = read_password(path)
-    except ValueError as error:
-        raise ValueError(str(error).replace("password", "token")) from None
+    # What isn't ASCII can't be one, whatever it is.
+    token = read_secret(path, "token").decode("ascii", "replace").removesuffix("\n").removesuffix("\r")
     if len(token) < LEAST_TOKEN or not _TOKEN.fullmatch(token):
         raise ValueError(
             f"{path} doesn't hold a token: {LEAST_TOKEN} letters and digits or more, as openssl rand -hex 32 makes"

@@ -7,9 +7,10 @@ trail computed for them by way of one.
 from __future__ import annotations
 
 import hmac
-import stat
 from hashlib import sha256
 from pathlib import Path
+
+from rproxy.secretfile import read_secret
 
 #: The fewest bytes that a key may have.
 LEAST = 16
@@ -62,17 +63,12 @@ class Key:
 def read_key(path: Path) -> Key:
     """Return the key that a file holds; white space around it doesn't count.
 
-    Its group may read it, because that is how systemd's credentials look, and how an officer may share it.
-
     :raises KeyFileError: it can't be read, others can read it, or it is too short.
     """
     try:
-        mode = path.stat().st_mode
-        secret = path.read_bytes().strip() if stat.S_ISREG(mode) else b""
-    except OSError as error:
-        raise KeyFileError(f"the key {path} can't be read: {error.strerror}; {_HINT}") from None
-    if mode & stat.S_IRWXO:
-        raise KeyFileError(f"the key {path} is open to everybody: close it by: chmod o-rwx {path}")
+        secret = read_secret(path, "key", _HINT).strip()
+    except ValueError as error:
+        raise KeyFileError(str(error)) from None
     if len(secret) < LEAST:
         raise KeyFileError(f"the key {path} has {len(secret)} bytes, and needs {LEAST} at least; {_HINT}")
     return Key(secret)

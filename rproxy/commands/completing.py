@@ -9,9 +9,11 @@ SHELLS = ("bash", "zsh", "fish")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what it takes."""
+    # Filled to the width of the terminal, the command would be broken at a hyphen, and couldn't be copied.
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description = (
-        "Print the script by which a shell completes the commands and options of rproxy. For bash:"
-        " rproxy completion bash > ~/.local/share/bash-completion/completions/rproxy"
+        "Print the script by which a shell completes the commands and options of rproxy.\n"
+        "For bash: rproxy completion bash > ~/.local/share/bash-completion/completions/rproxy"
     )
     parser.add_argument("shell", choices=SHELLS, metavar="SHELL", help=f"one of {', '.join(SHELLS)}")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 
@@ -30,10 +29,6 @@ def run_action(args: argparse.Namespace) -> int:
         return BAD_USAGE
     except FailedError as error:
         terminal.fail(str(error))
-        return FAILED
-    except BrokenPipeError:
-        # Whoever read has gone. Nothing may be printed any more, at the interpreter's end neither.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except KeyboardInterrupt:
         terminal.fail("interrupted")

@@ -25,9 +25,9 @@ from rproxy.registry.records import Record, RecordKey
 from rproxy.registry.registration import Registration
 from rproxy.request import Request
 from rproxy.stores import PRESENCE, Message, News, Position, Store, StoreError, StoreRefusedError
+from rproxy.stores.asking import Asking
+from rproxy.stores.telling import Telling
 
-#: Seconds that a packet may wait for the store's word on its policy.
-ASK_TIMEOUT = 1.0
 #: Seconds from one question of this kind to the next: whoever asks for policies that don't exist must not be able to
 #: keep a store busy that others need.
 ASK_INTERVAL = 0.01
@@ -40,12 +40,6 @@ BEAT = PRESENCE / 3
 STORE_TIMEOUT = 5.0
 #: Seconds that a stop may take: a proxy that stops has told what there was to tell, or will not be able to.
 STOP_TIMEOUT = 3.0
-#: Seconds that an acknowledgement may wait for the store: a server that hears nothing for some seconds takes the proxy
-#: for an old one (:data:`rproxy.pool.leasing.ANSWER_TIMEOUT`).
-TOLD_TIMEOUT = 1.0
-#: Packets that may wait for the store's word, and their bytes.
-MOST_ASKED = 10_000
-MOST_ASKED_BYTES = 64 << 20
 #: The waits before a store that is away is tried again, in seconds.
 RETRY = Backoff(0.25, 2.0)
 #: Ends that nobody could be told of: beyond so many the oldest are dropped, as each can be caused by a stranger.
@@ -78,7 +72,6 @@ class Replica(Service):
         self._store = store
         self._registry = registry
         self._clock = clock
-        self._answer = answer
         self._shared_by = shared_by
         self._in_touch = in_touch
         self._random = random
@@ -87,17 +80,10 @@ class Replica(Service):
         #: What the store hasn't been told, and the leases that were renewed since it was told.
         self._pending: dict[RecordKey, Record] = {}
         self._renewed: set[RecordKey] = set()
-        #: What is to be done when the next exchange is over, and when the one is that is being made.
-        self._untold: list[Callable[[], object]] = []
-        self._telling: list[Callable[[], object]] = []
-        self._told_timer: IDelayedCall | None = None
+        self._telling = Telling(clock)
         #: Who waits for the next exchange that begins.
         self._unconfirmed: list[Deferred[None]] = []
-        #: Packets that the next exchange is for, and those that the one is for that is being made.
-        self._asked: list[Request] = []
-        self._asking: list[Request] = []
-        self._asked_bytes = 0
-        self._ask_timer: IDelayedCall | None = None
+        self._asking = Asking(clock, answer)
         self._last = 0.0
         #: When the next exchange is due, in the clock's seconds, and who waits for that.
         self._due = 0.0
@@ -134,30 +120,7 @@ class Replica(Service):
 
     def when_told(self, then: Callable[[], object]) -> None:
         """Call this when the store knows what has happened here until now, or can't be told soon; in order."""
-        if self.running and self.away is None and self._pending:
-            self._untold.append(then)
-        elif self._telling:
-            self._telling.append(then)
-        else:
-            then()
-        if (self._telling or self._untold) and self._told_timer is None:
-            self._told_timer = self._clock.callLater(TOLD_TIMEOUT, self._tell_no_longer)
-
-    def _tell_no_longer(self) -> None:
-        self._told_timer = None
-        self._tell_all()
-
-    def _tell_all(self) -> None:
-        self._telling, self._untold = self._telling + self._untold, []
-        self._have_told()
-
-    def _have_told(self) -> None:
-        telling, self._telling = self._telling, []
-        if self._told_timer is not None and not self._untold:
-            self._told_timer.cancel()
-            self._told_timer = None
-        for then in telling:
-            then()
+        self._telling.add(then, untold=bool(self.running and self.away is None and self._pending))
 
     def confirm(self) -> Deferred[None]:
         """Hear of all that the others have told until now.
@@ -183,32 +146,10 @@ class Replica(Service):
 
         The packet is handed back in any case, soon.
         """
-        if not self.running or self.away is not None:
+        if not self.running or self.away is not None or not self._asking.add(request):
             return False
-        asked = len(self._asked) + len(self._asking)
-        if asked >= MOST_ASKED or self._asked_bytes >= MOST_ASKED_BYTES:
-            return False
-        self._asked_bytes += len(request.raw)
-        self._asked.append(request)
         self._call(max(0.0, self._last + ASK_INTERVAL - self._clock.seconds()))
-        if self._ask_timer is None:
-            self._ask_timer = self._clock.callLater(ASK_TIMEOUT, self._ask_no_longer)
         return True
-
-    def _ask_no_longer(self) -> None:
-        self._ask_timer = None
-        self._hand_back(self._asking, self._asked)
-
-    def _hand_back(self, *asked: list[Request]) -> None:
-        requests = [request for each in asked for request in each]
-        self._asked_bytes -= sum(len(request.raw) for request in requests)
-        for each in asked:
-            each.clear()
-        if self._ask_timer is not None and not (self._asked or self._asking):
-            self._ask_timer.cancel()
-            self._ask_timer = None
-        if requests:
-            self._answer(requests)
 
     # Its life.
 
@@ -281,8 +222,8 @@ class Replica(Service):
     async def _exchange(self) -> None:
         told, self._pending = self._pending, {}
         renewed, self._renewed = self._renewed, set()
-        self._asking, self._asked = self._asked, []
-        self._telling, self._untold = self._untold, []
+        self._asking.begin()
+        self._telling.begin()
         confirming, self._unconfirmed = self._unconfirmed, []
         self._due = self._clock.seconds() + BEAT
         # What is told may be told late, or again: its lease doesn't begin anew by that.
@@ -295,14 +236,14 @@ class Replica(Service):
         except Exception:
             # Whatever it was: what was to be told still is, and nobody waits for ever.
             self._pending = told | self._pending
-            self._hand_back(self._asking, self._asked)
-            self._have_told()
+            self._asking.end_all()
+            self._telling.end()
             _fail(confirming)
             raise
-        self._have_told()
+        self._telling.end()
         for each in confirming:
             each.callback(None)
-        self._hand_back(self._asking)
+        self._asking.end()
 
     def _take(self, news: News) -> None:
         self._position = news.position
@@ -350,8 +291,8 @@ class Replica(Service):
         """There is no store to be waited for."""
         unconfirmed, self._unconfirmed = self._unconfirmed, []
         _fail(unconfirmed)
-        self._hand_back(self._asking, self._asked)
-        self._tell_all()
+        self._asking.end_all()
+        self._telling.end_all()
 
     def _back(self) -> None:
         if self.away_since is not None:

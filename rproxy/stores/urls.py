@@ -7,12 +7,12 @@ where nobody expects it.
 from __future__ import annotations
 
 import re
-import stat
 from pathlib import Path
 from urllib.parse import unquote
 
 from attrs import field, frozen
 
+from rproxy.secretfile import read_secret
 from rproxy.tls.files import SYSTEM, Files
 
 _FORMS = "give memory:, sqlite:PATH, redis://HOST:PORT/DB or redis+sentinel://HOST:PORT,HOST:PORT/SERVICE/DB"
@@ -77,14 +77,9 @@ def read_password(path: Path) -> str:
     :raises ValueError: it can't be read, others can read it, or there is no password in it.
     """
     try:
-        mode = path.stat().st_mode
-        password = path.read_text("utf-8").removesuffix("\n").removesuffix("\r") if stat.S_ISREG(mode) else ""
-    except OSError as error:
-        raise ValueError(f"the password {path} can't be read: {error.strerror}") from None
+        password = read_secret(path, "password").decode().removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError:
         raise ValueError(f"the password {path} is no text in UTF-8") from None
-    if mode & stat.S_IRWXO:
-        raise ValueError(f"the password {path} is open to everybody: close it by: chmod o-rwx {path}")
     if not password or "\n" in password:
         raise ValueError(f"{path} doesn't hold a password: it has to be its only line")
     return password

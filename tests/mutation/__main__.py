@@ -51,7 +51,7 @@ _ON_THE_WAY = (
     "tests/test_slow_start.py",
     "tests/test_sharing.py",
     "tests/test_admission.py",
-    "tests/test_reporting.py::ExplainTests",
+    "tests/test_control_reporting.py::ExplainTests",
     "tests/test_proxyservice.py::DrainTests",
 )
 SUBJECTS = {
@@ -59,17 +59,21 @@ SUBJECTS = {
     "packets": Subject(("rproxy/packets.py",), ("tests/test_packets.py",)),
     "health": Subject(("rproxy/health.py",), ("tests/test_health.py",)),
     "routing": Subject(
-        ("rproxy/routing.py",),
+        tuple(f"rproxy/{name}.py" for name in ("routing", "routes", "forwarding", "quotas", "retrying")),
         (
-            *("tests/test_routing.py", "tests/test_retrying.py", "tests/test_upstream.py"),
-            *("tests/test_reporting.py::PolicyTests", *_ON_THE_WAY),
+            *("tests/test_routing.py", "tests/test_forwarding.py", "tests/test_quotas.py", "tests/test_retrying.py"),
+            "tests/test_upstream.py",
+            *("tests/test_control_reporting.py::PolicyTests", *_ON_THE_WAY),
         ),
     ),
     "upstream": Subject(
-        ("rproxy/upstream.py",),
+        tuple(f"rproxy/upstream/{name}.py" for name in ("__init__", "directory", "members", "probing")),
         ("tests/test_upstream.py", "tests/test_connection.py", "tests/test_routing.py", *_ON_THE_WAY),
     ),
-    "registry": Subject(("rproxy/registry.py",), ("tests/test_registry.py", "tests/test_claims.py")),
+    "registry": Subject(
+        tuple(f"rproxy/registry/{name}.py" for name in ("__init__", "claims", "standing")),
+        ("tests/test_registry.py", "tests/test_registry_claims.py"),
+    ),
 }
 
 # mutmut takes its configuration from the pyproject.toml of where it runs, one for all that it mutates there. Its test
