@@ -385,6 +385,15 @@ class WorkTests(SynchronousTestCase):
         _, peek = self.work(packet * 1000, WHOLE, peek_data)
         self.assertEqual((peek.calls, len(peek.refused)), (1000, 1000))
 
+    def test_no_more_is_scanned_than_a_packet_may_have_and_a_byte(self) -> None:
+        for sizes in WHOLE, [MAX // 2, 1 << 30]:
+            framer: Framer[object] = Framer(nothing, MAX)
+            with self.assertRaises(StreamError):
+                for chunk in cut(b"{" + b" " * MAX * 9, sizes):
+                    framer.feed(chunk)
+                    framer.next()
+            self.assertEqual(MAX + 1, framer.scanned)
+
     def test_a_guess_longer_than_allowed_is_not_decoded(self) -> None:
         peek = Peek(anything)
         self.assertEqual(read([b'{"a":"' + b"x" * MAX + b'"}'], peek, MAX), ["too-large"])
@@ -518,6 +527,26 @@ class TakeTests(SynchronousTestCase):
         framer.feed(b"}{}")
         self.assertEqual([b"{  }", b"{}", b"{}"], [raw for raw, _ in framer.take(4)])
         self.assertEqual([b"{}{ }{  }", b"{ }{  }", b"{  }{}{}", b"{}{}"], asked)
+
+    def test_what_is_no_more_than_one_packet_is_not_asked_for_together(self) -> None:
+        asked: list[bytes] = []
+        framer: Framer[object] = Framer(anything, MAX, asked.append)
+        for chunk, taken in ((b'{"a":1}', [b'{"a":1}']), (b'{"a":', []), (b"2}", [b'{"a":2}'])):
+            framer.feed(chunk)
+            self.assertEqual(taken, [raw for raw, _ in framer.take(9)])
+        self.assertEqual([], asked)
+
+    def test_one_that_is_as_long_as_allowed_is_decoded_behind_white_space_too(self) -> None:
+        packet = b'{"a":"' + b"x" * (MAX - 8) + b'"}'
+        framer: Framer[object] = Framer(anything, MAX, none_together)
+        framer.feed(b" " + packet)
+        self.assertEqual([(packet, anything(packet))], framer.take(1))
+
+    def test_nothing_is_left_when_all_was_taken(self) -> None:
+        framer: Framer[object] = Framer(nothing, MAX, none_together)
+        framer.feed(b"{}{}")
+        self.assertEqual(2, len(framer.take(9)))
+        self.assertIsNone(framer.next())
 
     def test_more_than_a_packet_may_have_is_not_decoded_together(self) -> None:
         asked: list[bytes] = []
