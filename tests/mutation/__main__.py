@@ -72,7 +72,11 @@ SUBJECTS = {
     ),
     "registry": Subject(
         tuple(f"rproxy/registry/{name}.py" for name in ("__init__", "claims", "standing")),
-        ("tests/test_registry.py", "tests/test_registry_claims.py"),
+        (
+            *("tests/test_registry.py", "tests/test_registry_claims.py", "tests/test_registry_forgetting.py"),
+            # What it is told by stores and by setup packets.
+            *("tests/test_stores_replica.py", "tests/test_sharing.py", "tests/test_admission.py"),
+        ),
     ),
 }
 
