@@ -126,12 +126,16 @@ def shown(title: str) -> list[str]:
     return [line for block in code_blocks(section(DEPLOY, title), "sh") for line in block.splitlines()]
 
 
+#: Where the wheel is, and what the page has is typed.
+FOLDER = "/release"
+
+
 class Booted(Machine):
     """The machine, with what is asked of it here again and again."""
 
     def do(self, title: str) -> str:
         """Do what a section says in the folder that the wheel is in, and return what is printed."""
-        return "".join(self.run("sh", "-c", f"cd /wheels && {line}") for line in shown(title))
+        return "".join(self.run("sh", "-c", f"cd {FOLDER} && {line}") for line in shown(title))
 
     def show(self, unit: str, name: str) -> str:
         """A property of a unit."""
@@ -165,6 +169,7 @@ def booted(wheels: Path) -> Iterator[Booted]:
     """A machine in which what docs/howto/deploy.rst says was done, and a second pool server of another policy."""
     with Booted(binds={"/wheels": wheels}) as booted:
         booted.write("/etc/pip.conf", "[global]\nno-index = true\nfind-links = /wheels\n")
+        booted.run("sh", "-c", f"mkdir {FOLDER} && cp /wheels/rproxy-*.whl {FOLDER}")
         output = booted.do("Installing")
         assert "/etc/systemd/system/rproxy.service: written" in output
         assert "Hash of payload is correct" in output
@@ -412,7 +417,7 @@ def test_backup(booted: Booted) -> None:
 def test_package(booted: Booted) -> None:
     """The tree of a package has the units where packages have them."""
     booted.do("The layout, and packages")
-    files = booted.run("sh", "-c", "cd /debian/rproxy && find . -type f | sort").split()
+    files = booted.run("sh", "-c", f"cd {FOLDER}/debian/rproxy && find . -type f | sort").split()
     assert "./usr/lib/systemd/system/rproxy.service" in files
     assert "./etc/rproxy/rproxy.conf" in files
     assert not [file for file in files if file.startswith("./etc/systemd")]
