@@ -23,10 +23,14 @@ help: ## Show this list
 demo: $(VENV)/installed ## Run a proxy, pool servers and clients on this machine, and see how packets are spread
 	$(BIN)/rproxy simulate
 
-# pytest comes last, so that its summary stands at the end.
+# Both mostly wait, for processes and for time, so they run beside each other. What trial says comes at the end if it
+# isn't well; else pytest's summary does.
 test: lint ## Check everything: style, types, and the tests, under trial and under pytest with coverage
-	$(BIN)/python -m twisted.trial --reporter=text tests
-	$(BIN)/python -m pytest --cov
+	@mkdir -p build
+	$(BIN)/python -m twisted.trial --reporter=text tests >build/trial.log 2>&1 & trial=$$!; \
+	$(BIN)/python -m pytest --cov; status=$$?; \
+	wait $$trial || { cat build/trial.log; exit 1; }; \
+	exit $$status
 
 lint: $(VENV)/installed-dev ## Check style and types only
 	$(BIN)/ruff check
