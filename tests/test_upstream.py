@@ -822,6 +822,21 @@ class TellingTests(ProxyCase):
         )
         self.assertEqual([why], [event["why"] for event in events if event.get("event") == "server-down"])
 
+    def test_whoever_watches_is_told(self) -> None:
+        """Each time that it goes down, and that it is back."""
+        happened: list[tuple[str, ...]] = []
+        self.world.factory.router.happened = lambda *what: happened.append(what)
+        self.world.register("100", "111", 5000, pipeline=2)
+        self.world.client().ask("a")
+        server = self.world.server(5000)
+        self.world.advance(0.5)
+        server.connection.reset()
+        whys = (("down", "Connection was refused by other side."), ("up", ""), ("down", "the connection broke"))
+        told = [what for what in happened if what[0] in {"down", "up"}]
+        self.assertEqual([(what, "111", "100", why) for what, why in whys], told)
+        [member] = members(self.world)
+        self.assertEqual(2, member.tally.downs)
+
     def test_broken(self) -> None:
         self.world.register("100", "111", 5000, pipeline=2)
         server = self.world.server(5000)
