@@ -400,6 +400,8 @@ def test_renewal(booted: Booted) -> None:
 def test_backup(booted: Booted) -> None:
     """What was saved comes back, settings and registrations, without the servers' help."""
     saving, restoring = code_blocks(section(DEPLOY, "Backup and restoring"), "sh")
+    # What isn't there yet can't be saved: the last test may have restarted them.
+    booted.wait_for(COMMAND, "servers", until=r"^111 +100 (.*\n)*222 +101 ")
     booted.run("sh", "-ec", saving)
     # They can't register again now.
     booted.run("systemctl", "kill", "--signal=STOP", SERVER, OTHER)
