@@ -126,6 +126,9 @@ def shown(title: str) -> list[str]:
     return [line for block in code_blocks(section(DEPLOY, title), "sh") for line in block.splitlines()]
 
 
+#: That both servers are known: policies are shown in the order in which they got their first servers.
+BOTH = r"(?s)\A(?=.*^111 +100 )(?=.*^222 +101 )"
+
 #: Where the wheel is, and what the page has is typed.
 FOLDER = "/release"
 
@@ -227,7 +230,7 @@ def test_killed(booted: Booted) -> None:
     booted.wait_until(PROXY, "NRestarts", "^1$")
     booted.wait_until(PROXY, "ActiveState", "^active$")
     assert booted.show(PROXY, "MainPID") not in {"0", pid}
-    booted.wait_for(COMMAND, "servers", until=both)
+    booted.wait_for(COMMAND, "servers", until=BOTH)
     booted.run("systemctl", "kill", "--signal=CONT", SERVER, OTHER)
     output, _ = client.communicate(timeout=60)
     assert "Hash of payload is correct" in output
@@ -400,10 +403,8 @@ def test_renewal(booted: Booted) -> None:
 def test_backup(booted: Booted) -> None:
     """What was saved comes back, settings and registrations, without the servers' help."""
     saving, restoring = code_blocks(section(DEPLOY, "Backup and restoring"), "sh")
-    # Policies are shown in the order in which they got their first servers, whichever was quicker.
-    both = r"(?ms)\A(?=.*^111 +100 )(?=.*^222 +101 )"
     # What isn't there yet can't be saved: the last test may have restarted them.
-    booted.wait_for(COMMAND, "servers", until=both)
+    booted.wait_for(COMMAND, "servers", until=BOTH)
     booted.run("sh", "-ec", saving)
     # They can't register again now.
     booted.run("systemctl", "kill", "--signal=STOP", SERVER, OTHER)
@@ -411,7 +412,7 @@ def test_backup(booted: Booted) -> None:
     booted.run("sh", "-c", stop)
     booted.run("sh", "-c", "rm -r /etc/rproxy/rproxy.conf /var/lib/private/rproxy/*")
     booted.run("sh", "-ec", rest)
-    booted.wait_for(COMMAND, "servers", until=both)
+    booted.wait_for(COMMAND, "servers", until=BOTH)
     booted.run("test", "-f", "/etc/rproxy/rproxy.conf")
     booted.run("systemctl", "kill", "--signal=CONT", SERVER, OTHER)
     assert "Hash of payload is correct" in booted.send()
