@@ -59,7 +59,7 @@ dist: $(VENV)/installed-dev ## Build the source archive and the wheel into dist/
 clean: ## Remove what was made here, .venv included
 	rm -rf $(VENV) build dist *.egg-info _trial_temp* twisted/plugins/dropin.cache __pycache__
 	rm -rf .coverage .coverage.* htmlcov .hypothesis .mypy_cache .pytest_cache .ruff_cache bench/results tests.test_*
-	find rproxy tests twisted examples -name __pycache__ -prune -exec rm -rf {} +
+	find rproxy tests twisted examples bench docs -name __pycache__ -prune -exec rm -rf {} +
 
 define install
 	@if [ $(VERSION) = -unsuitable ]; then \

@@ -41,7 +41,7 @@ class Server(Protocol):
 
     @property
     def number(self) -> int:
-        """Which registration it is, see :class:`rproxy.registry.Registration`."""
+        """Which registration it is, see :class:`rproxy.registry.registration.Registration`."""
 
     @property
     def live(self) -> bool:

@@ -2,6 +2,7 @@
 
 ``guarding`` says who may ask what, ``answers`` what is answered, ``describing`` describes that by OpenAPI. ``routes``
 asks the proxy's :class:`rproxy.control.Control`, ``streaming`` tells what happens as it does, ``files`` has the
-pages. ``metrics`` makes of the figures what Prometheus reads, in the words of ``exposition``. ``site`` is the edge to
-HTTP, over the connections of ``channel``, and ``service`` keeps the listener until the proxy has stopped.
+pages. ``metrics`` makes of the figures what Prometheus reads, in the words of ``exposition``, and ``scraping`` does so
+a little in each turn. ``site`` is the edge to HTTP, over the connections of ``channel``, and ``service`` keeps the
+listener until the proxy has stopped.
 """

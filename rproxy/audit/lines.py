@@ -60,7 +60,7 @@ class Stopped(Line, tag="stop"):
 
 
 class Terms(Line, kw_only=True):
-    """A registration, as :class:`rproxy.registry.Registration` says."""
+    """A registration, as :class:`rproxy.registry.registration.Registration` says."""
 
     registration: int
     policy: str

@@ -6,6 +6,7 @@ Whatever is done can be done with the aws command as well (docs/howto/deploy.rst
 ``clouds`` is the way there: it alone imports boto3, and says in a sentence what goes wrong. ``stacks``, ``buckets`` and
 ``groups`` ask and tell AWS about one kind of thing each, and give plain values back. ``watching`` follows a stack until
 it has settled. ``raising`` and ``removing`` are two of the commands; ``running`` has the third, and calls them.
+``terminal`` prints what they say, and ``errors`` are what ends them.
 
 Only the options are here: whatever else the commands need is imported when they run.
 """

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 from mmap import mmap
 
-#: Connections more than another worker that a worker may have: so many, or this share of the other's.
+#: Connections more than another worker that a worker may have: so many, and one for so many of the other's.
 LEAD = 4
 LEAD_SHARE = 8
 
