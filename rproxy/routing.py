@@ -121,6 +121,7 @@ class Router:
                 continue
             if request.policy in self._routes:
                 self.submit(request)
+                request.count_from(self._clock.seconds())
             else:
                 # It may have had one meanwhile.
                 request.unserved = self._counters.tallies.unserved(request.policy)
@@ -155,7 +156,9 @@ class Router:
             route = self._routes.get(request.policy)
             if route is None:
                 request.refuse("no-server", "no", f"no server serves policy {request.policy} any more")
-            elif route.rotation.offer(request) is None and not route.refuse_long(request):
+            elif route.rotation.offer(request) is not None:
+                request.count_from(self._clock.seconds())
+            elif not route.refuse_long(request):
                 waiting.append((route, request))
         for route, request in reversed(waiting):
             request.waits_until = self._clock.seconds() + route.limits.queue_timeout
@@ -299,7 +302,7 @@ class Router:
                 self._waiting.pop(member.policy, None)
                 members.remove(member)
             elif upstream.take(request, member):
-                upstream.count_from_now(request)
+                request.count_from(self._clock.seconds())
                 upstream.turn += 1
             elif not route.refuse_long(request):
                 route.line.push_back(request)

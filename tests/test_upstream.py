@@ -13,6 +13,7 @@ from twisted.logger import LogEvent, capturedLogs, formatEvent
 
 from rproxy.policies import Policies, Policy
 from rproxy.registry.registration import Registration
+from rproxy.request import Request
 from rproxy.rotation import Member
 from rproxy.routing import upstream_of
 from tests.memory import HOST, MemoryServerHost, Proxy, ProxyCase, setup
@@ -945,6 +946,46 @@ class TimesTests(ProxyCase):
         self.world.reactor.advance(0.25)
         server.answer()
         self.assert_times([1.0, 0.25], [1.0, 1.25])
+
+    def test_retried(self) -> None:
+        """The first server's time isn't the second one's."""
+        self.world = self.proxy(Policies(by_name={"111": Policy(retry=True)}))
+        for server_id, port in ("100", 5000), ("200", 6000):
+            self.world.register(server_id, "111", port, pipeline=2)
+        first, second = self.world.server(5000), self.world.server(6000)
+        client = self.world.client()
+        for server in first, second:
+            client.ask("a")
+            server.answer()
+        client.ask("b")
+        self.world.reactor.advance(2)
+        first.connection.reset()
+        self.world.reactor.advance(0.5)
+        second.answer()
+        _, member = members(self.world)
+        self.assertEqual(([0.0, 0.5], [0.0, 2.5]), (member.tally.times.noted, member.tally.total_times.noted))
+
+    def test_store_was_asked(self) -> None:
+        """Nor is the store's."""
+        router = self.world.factory.router
+        asked: list[Request] = []
+
+        def asks(request: Request) -> bool:
+            asked.append(request)
+            return True
+
+        router.ask = asks
+        self.client.ask("a")
+        self.world.reactor.advance(0.5)
+        self.world.register("100", "111", 5000, pipeline=2)
+        server = self.world.server(5000)
+        self.world.client().ask("b")
+        server.answer()
+        router.answer_asked(asked)
+        self.world.pump()
+        self.world.reactor.advance(0.25)
+        server.answer()
+        self.assert_times([0.0, 0.25], [0.0, 0.75])
 
 
 class AskedTests(ProxyCase):

@@ -391,7 +391,7 @@ class Upstream(Factory):
         while self._unwritten and result.room:
             request = self._unwritten.popleft()
             if request.reply is None:
-                self.count_from_now(request)
+                request.count_from(self._clock.seconds())
                 if not result.write(request):
                     self._owner.redispatch((request,))
         if not self._connecting:
@@ -403,11 +403,6 @@ class Upstream(Factory):
             self._owner.room_made(self)
         elif result.room:
             self._owner.room_made(self)
-
-    def count_from_now(self, request: Request) -> None:
-        """It is about to be written, and wasn't read just now."""
-        if request.server is not None:
-            request.sent = self._clock.seconds() + request.server.tally.policy.timeout
 
     def timed_out(self) -> None:
         """See :class:`rproxy.connection.Pool`."""
