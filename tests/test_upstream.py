@@ -1144,6 +1144,8 @@ class HoldTests(ProxyCase):
         client.ask("b")
         self.assertEqual(1, server.attempted)
         self.router.upstreams.seen(held)
+        self.world.pump()
+        self.assertEqual((["a", "b"], 2), (server.payloads, server.attempted))
         client.ask("c")
         server.connection.answer()
         self.assertEqual((["a", "b", "c"], 2), (server.payloads, server.attempted))

@@ -190,13 +190,16 @@ class Upstream(Factory):
 
     def expect(self) -> None:
         """The server said that it is there, to somebody."""
-        self.held = False
-        if self.members.live:
-            self._probing.expect()
+        if self.held:
+            self.held = False
+            self.share_with(self._sharers)
+            # For those in line, who were told that there is none.
+            self._owner.room_made(self)
+        self._probing.expect()
 
     def probe(self) -> None:
         """Find out whether the server is there."""
-        if self.members.live and not (self._open or self.held):
+        if not self._open:
             self._probing.probe()
 
     def leave(self, member: Member) -> None:
@@ -343,7 +346,7 @@ class Upstream(Factory):
 
     def try_to_connect(self) -> None:
         """See :class:`rproxy.upstream.probing.Probed`."""
-        if not self._connecting:
+        if self.may_probe and not self._connecting:
             self._connect()
 
     def _may_connect(self) -> bool:
