@@ -227,21 +227,26 @@ class Router:
         """
         self._drained.add(key)
         if registration is not None:
-            self._routes[registration.policy].rotation.bar(registration.server_id).drained = True
-            self.bar([registration])
+            member = self._bar(registration)
+            member.drained = True
+            upstream_of(member).give_back()
 
     def resume(self, key: Key, registration: Registration | None) -> None:
         """Undo :meth:`drain`."""
         if key in self._drained:
             self._drained.discard(key)
             if registration is not None:
-                self.registered(registration)
+                self.registered(registration, found=self._bar(registration).found)
 
     def bar(self, registrations: Iterable[Registration]) -> None:
         """Write nothing more to these, which are about to end: one would be given what another gave back."""
         for registration in registrations:
-            member = self._routes[registration.policy].rotation.bar(registration.server_id)
-            upstream_of(member).members.bar(member)
+            self._bar(registration)
+
+    def _bar(self, registration: Registration) -> Member:
+        member = self._routes[registration.policy].rotation.bar(registration.server_id)
+        upstream_of(member).members.bar(member)
+        return member
 
     def reload(self, policies: Policies) -> None:
         """Keep to these policies from now on; the registrations that they don't allow have ended already."""

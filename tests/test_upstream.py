@@ -689,6 +689,20 @@ class LeaseTests(ProxyCase):
         self.server.accept()
         self.assertEqual(self.server.payloads, [])
 
+    def test_drained_by_an_operator_while_connecting(self) -> None:
+        """Then too, whatever becomes of the connection."""
+        self.server.hang()
+        self.client.ask("a", "b")
+        self.world.register("200", "111", 6000)
+        other = self.world.server(6000)
+        drained = next(each.registration for each in members(self.world) if each.server_id == "100")
+        self.world.factory.router.drain(drained.key, drained)
+        self.world.pump()
+        self.assertEqual(["a", "b"], sorted(other.payloads))
+        self.server.refuse()
+        self.world.advance(60)
+        self.assertEqual(0, len(self.server.connections))
+
     def test_no_longer_draining(self) -> None:
         """A server that drained may come back into the rotation, and then serves what has waited."""
         self.renew(drain=True)
@@ -913,6 +927,29 @@ class ConfirmTests(ProxyCase):
         asked[0].callback(None)
         world.pump()
         self.assertEqual((["a", "b"], 2), (server.payloads, server.attempted))
+
+    def test_drained_and_resumed(self) -> None:
+        """A server that is known from others is so still."""
+        world = self.proxy()
+        world.register("100", "111", 5000, pipeline=2)
+        server = world.server(5000)
+        router = world.factory.router
+        found = registration(world)
+        router.registered(found, found=True)
+        asked: list[Deferred[None]] = []
+
+        def confirms() -> Deferred[None]:
+            asked.append(Deferred())
+            return asked[-1]
+
+        router.confirm = confirms
+        router.drain(found.key, found)
+        router.resume(found.key, found)
+        world.client().ask("a")
+        self.assertEqual((1, 0), (len(asked), server.attempted))
+        asked[0].callback(None)
+        world.pump()
+        self.assertEqual(["a"], server.payloads)
 
 
 class TimesTests(ProxyCase):
@@ -1149,6 +1186,51 @@ class HoldTests(ProxyCase):
         client.ask("c")
         server.connection.answer()
         self.assertEqual((["a", "b", "c"], 2), (server.payloads, server.attempted))
+
+    def test_more_than_its_part_and_heard_of_again(self) -> None:
+        """As many connections as there may be by then stay."""
+        self.world.register("100", "111", 5000, pipeline=1, connections=2)
+        server = self.world.server(5000)
+        client = self.world.client()
+        client.ask("a", "b")
+        held = registration(self.world)
+        self.router.upstreams.hold([held])
+        self.router.upstreams.share_with(2)
+        server.answer()
+        self.assertEqual(2, len(server.open))
+        self.router.upstreams.seen(held)
+        self.world.pump()
+        self.assertEqual(1, len(server.open))
+
+    def test_drained_and_resumed(self) -> None:
+        """It is still who it was, so nothing is let go of."""
+        self.world.register("100", "111", 5000, pipeline=1)
+        server = self.world.server(5000)
+        client = self.world.client()
+        client.ask("a")
+        held = registration(self.world)
+        self.router.upstreams.hold([held])
+        let_go: list[Registration] = []
+        self.router.let_go = let_go.append
+        self.router.drain(held.key, held)
+        self.router.resume(held.key, held)
+        server.answer()
+        client.ask("b")
+        self.assertEqual((["a", "b"], 1, []), (server.payloads, server.attempted, let_go))
+
+    def test_down_drained_and_resumed(self) -> None:
+        """No connection is made to find out whether it is up."""
+        self.world.register("100", "111", 5000, pipeline=1, connections=2)
+        server = self.world.server(5000)
+        self.world.client().ask("a", "b")
+        held = registration(self.world)
+        self.router.upstreams.hold([held])
+        for _ in range(3):
+            upstream_of(members(self.world)[0]).timed_out()
+        self.router.drain(held.key, held)
+        self.router.resume(held.key, held)
+        self.world.pump()
+        self.assertEqual((2, True), (server.attempted, self.router.upstreams.is_down(held)))
 
     def test_up_and_heard_of_again(self) -> None:
         """It isn't connected to for that."""

@@ -124,7 +124,7 @@ class Upstream(Factory):
     def join(self, member: Member) -> None:
         """Serve one more policy, or a policy anew; the newest registration says how."""
         registration = member.registration
-        if self.held:
+        if self.held and not self.members.serve(registration):
             self._let_go()
             # They may lead to what listened here before.
             for connection in list(self._open):
@@ -177,7 +177,7 @@ class Upstream(Factory):
         self._probing.stop()
         for attempt in list(self._connecting):
             attempt.cancel()
-        self._give_back()
+        self.give_back()
         return True
 
     def _let_go(self) -> None:
@@ -221,7 +221,7 @@ class Upstream(Factory):
         """What was taken on other terms is offered again."""
         if self._changed:
             self._changed = False
-            self._give_back()
+            self.give_back()
 
     @property
     def takes_at_most(self) -> int:
@@ -237,7 +237,7 @@ class Upstream(Factory):
             attempt.cancel()
         for connection in list(self._open):
             connection.retire()
-        self._give_back()
+        self.give_back()
 
     def stop(self) -> None:
         """Refuse what is here, and close every connection."""
@@ -319,7 +319,8 @@ class Upstream(Factory):
             connection.sweep(now)
         self._probing.sweep(now)
 
-    def _give_back(self) -> None:
+    def give_back(self) -> None:
+        """What was taken, and isn't written, is offered again."""
         unwritten, self._unwritten = self._unwritten, deque()
         self._owner.redispatch(unwritten)
 
@@ -385,7 +386,7 @@ class Upstream(Factory):
             if self.members.live and not self.held:
                 self._probing.failed(result.getErrorMessage())
                 self._find_only()
-                self._give_back()
+                self.give_back()
             return
         self._open.append(result)
         if not self.health.up:
@@ -398,7 +399,7 @@ class Upstream(Factory):
                 if not result.write(request):
                     self._owner.redispatch((request,))
         if not self._connecting:
-            self._give_back()
+            self.give_back()
         # A probe may be one connection more than the server wants.
         spare = self._pipeline is None or not self.members.live or len(self._open) > self._connections
         if spare and not result.in_flight:
