@@ -317,6 +317,7 @@ class Router:
         """End what is past its time; called several times a second, so that no packet needs a timer of its own."""
         now = self._clock.seconds()
         self.upstreams.sweep(now)
+        self._retries.sweep()
         for policy, route in list(self._routes.items()):
             route.expire(now)
             if not route.line.packets and route.is_over(now):
