@@ -136,6 +136,11 @@ class Request(Struct, eq=False):
                 self.allowance.used -= 1
             self.asker.deliver_soon()
 
+    def count_from(self, now: float) -> None:
+        """It is written now, by the clock's seconds, if it was given to a server, and wasn't read just now."""
+        if self.server is not None:
+            self.sent = now + self.server.tally.policy.timeout
+
     def abandon(self) -> None:
         """The asker is gone: whatever comes for this request now goes to nobody."""
         if self.reply is None:

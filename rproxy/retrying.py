@@ -44,6 +44,10 @@ class Retries:
         self._counters.retried += len(again)
         return again, others
 
-    def _find_budget(self) -> int:
+    def sweep(self) -> None:
+        """Let go of those that are answered, and of what is in them."""
         self._retrying = [request for request in self._retrying if request.reply is None]
+
+    def _find_budget(self) -> int:
+        self.sweep()
         return int(max(RETRIES, RETRY_SHARE * self._counters.in_flight)) - len(self._retrying)

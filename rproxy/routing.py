@@ -121,6 +121,7 @@ class Router:
                 continue
             if request.policy in self._routes:
                 self.submit(request)
+                request.count_from(self._clock.seconds())
             else:
                 # It may have had one meanwhile.
                 request.unserved = self._counters.tallies.unserved(request.policy)
@@ -155,7 +156,9 @@ class Router:
             route = self._routes.get(request.policy)
             if route is None:
                 request.refuse("no-server", "no", f"no server serves policy {request.policy} any more")
-            elif route.rotation.offer(request) is None and not route.refuse_long(request):
+            elif route.rotation.offer(request) is not None:
+                request.count_from(self._clock.seconds())
+            elif not route.refuse_long(request):
                 waiting.append((route, request))
         for route, request in reversed(waiting):
             request.waits_until = self._clock.seconds() + route.limits.queue_timeout
@@ -224,21 +227,26 @@ class Router:
         """
         self._drained.add(key)
         if registration is not None:
-            self._routes[registration.policy].rotation.bar(registration.server_id).drained = True
-            self.bar([registration])
+            member = self._bar(registration)
+            member.drained = True
+            upstream_of(member).give_back()
 
     def resume(self, key: Key, registration: Registration | None) -> None:
         """Undo :meth:`drain`."""
         if key in self._drained:
             self._drained.discard(key)
             if registration is not None:
-                self.registered(registration)
+                self.registered(registration, found=self._bar(registration).found)
 
     def bar(self, registrations: Iterable[Registration]) -> None:
         """Write nothing more to these, which are about to end: one would be given what another gave back."""
         for registration in registrations:
-            member = self._routes[registration.policy].rotation.bar(registration.server_id)
-            upstream_of(member).members.bar(member)
+            self._bar(registration)
+
+    def _bar(self, registration: Registration) -> Member:
+        member = self._routes[registration.policy].rotation.bar(registration.server_id)
+        upstream_of(member).members.bar(member)
+        return member
 
     def reload(self, policies: Policies) -> None:
         """Keep to these policies from now on; the registrations that they don't allow have ended already."""
@@ -299,7 +307,7 @@ class Router:
                 self._waiting.pop(member.policy, None)
                 members.remove(member)
             elif upstream.take(request, member):
-                upstream.count_from_now(request)
+                request.count_from(self._clock.seconds())
                 upstream.turn += 1
             elif not route.refuse_long(request):
                 route.line.push_back(request)
@@ -309,6 +317,7 @@ class Router:
         """End what is past its time; called several times a second, so that no packet needs a timer of its own."""
         now = self._clock.seconds()
         self.upstreams.sweep(now)
+        self._retries.sweep()
         for policy, route in list(self._routes.items()):
             route.expire(now)
             if not route.line.packets and route.is_over(now):

@@ -437,6 +437,7 @@ class Traffic:
         for number, policy in enumerate(POLICIES * 2):
             self.register(number, policy)
             self.proxy.server(5000 + number)
+            self.proxy.server(6000 + number)
 
     def register(self, number: int, policy: str) -> None:
         if number % 2:
@@ -446,9 +447,9 @@ class Traffic:
 
     def step(self) -> None:
         """Something happens."""
-        kinds: list[tuple[Callable[[], object], int]] = [
+        kinds: list[tuple[Callable[[], object], float]] = [
             (self.ask, 8), (self.answer, 6), (self.connect, 2), (self.leave, 1), (self.lose, 1), (self.wait, 1),
-            (self.toggle, 1), (self.come_back, 1),
+            (self.toggle, 1), (self.come_back, 1), (self.move, 0.5), (self.reload, 0.5),
         ]  # fmt: skip
         (kind,) = self.random.choices([kind for kind, _ in kinds], [weight for _, weight in kinds])
         kind()
@@ -485,11 +486,15 @@ class Traffic:
             watched.client.reset()
 
     def answer(self) -> None:
-        self.proxy.server_at(("10.0.0.5", 5000 + self.random.randrange(6))).answer()
+        number = self.random.randrange(6)
+        for port in 5000, 6000:
+            self.proxy.server_at(("10.0.0.5", port + number)).answer()
 
     def lose(self) -> None:
-        for connection in self.proxy.server_at(("10.0.0.5", 5000 + self.random.randrange(6))).open:
-            connection.reset()
+        number = self.random.randrange(6)
+        for port in 5000, 6000:
+            for connection in self.proxy.server_at(("10.0.0.5", port + number)).open:
+                connection.reset()
 
     def toggle(self) -> None:
         server = self.proxy.server_at(("10.0.0.5", 5000 + self.random.randrange(6)))
@@ -501,6 +506,18 @@ class Traffic:
     def come_back(self) -> None:
         number = self.random.randrange(6)
         self.register(number, (POLICIES * 2)[number])
+
+    def move(self) -> None:
+        """A server is replaced by one elsewhere, which the next that comes back replaces."""
+        number = self.random.randrange(6)
+        self.proxy.register(str(number), (POLICIES * 2)[number], 6000 + number, pipeline=4)
+
+    def reload(self) -> None:
+        """A policy is there no more, or all are again."""
+        gone = self.random.choice([*POLICIES, "", ""])
+        rules = {name: RULES.get(name) or Policy() for name in POLICIES if name != gone}
+        self.proxy.factory.reload(Policies(by_name=rules))
+        self.proxy.pump()
 
     @property
     def in_flight(self) -> Counter[str]:
@@ -539,5 +556,5 @@ class AgreementTests(ReportingCase):
         self.assertEqual(sum(each.acked for each in figures.policies), counters.acked)
         self.assertEqual(sum(each.retried for each in figures.policies), counters.retried)
         self.assertEqual(add_up(each.refused for each in figures.policies), counters.refused)
-        servers = [server for policy in figures.policies for server in policy.servers]
-        self.assertEqual(sum(server.acked for server in servers), counters.acked)
+        servers = self.world.factory.counters.tallies.servers.values()
+        self.assertEqual(sum(count_of(server.total_times.sort()) for server in servers), counters.acked)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
 from typing import Any
 
 from rproxy.policies import Policies, Policy
+from rproxy.request import Request
 from rproxy.retrying import RETRIES, RETRY_SHARE
 from tests.memory import MemoryServerHost, Proxy, ProxyCase
 
@@ -141,3 +143,16 @@ class RetryTests(ProxyCase):
             self.assertEqual(world.factory.counters.retried, round_ * RETRIES)
             world.server(6000).answer()
             world.advance(60)
+
+    def test_nothing_is_kept_after_the_answers(self) -> None:
+        """No packet stays in the proxy longer than it has to, although no server is lost any more."""
+        world = self.world_with(5000, 6000)
+        client = world.client()
+        client.ask("kept?")
+        self.owner(world, 5000, 6000).connection.close()
+        self.owner(world, 5000, 6000).answer()
+        self.assertEqual(len(client.answers()), 1)
+        world.sweep()
+        gc.collect()
+        kept = [each for each in gc.get_objects() if type(each) is Request and b"kept?" in each.raw]
+        self.assertEqual(kept, [])

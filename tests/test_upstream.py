@@ -13,6 +13,7 @@ from twisted.logger import LogEvent, capturedLogs, formatEvent
 
 from rproxy.policies import Policies, Policy
 from rproxy.registry.registration import Registration
+from rproxy.request import Request
 from rproxy.rotation import Member
 from rproxy.routing import upstream_of
 from tests.memory import HOST, MemoryServerHost, Proxy, ProxyCase, setup
@@ -688,6 +689,20 @@ class LeaseTests(ProxyCase):
         self.server.accept()
         self.assertEqual(self.server.payloads, [])
 
+    def test_drained_by_an_operator_while_connecting(self) -> None:
+        """Then too, whatever becomes of the connection."""
+        self.server.hang()
+        self.client.ask("a", "b")
+        self.world.register("200", "111", 6000)
+        other = self.world.server(6000)
+        drained = next(each.registration for each in members(self.world) if each.server_id == "100")
+        self.world.factory.router.drain(drained.key, drained)
+        self.world.pump()
+        self.assertEqual(["a", "b"], sorted(other.payloads))
+        self.server.refuse()
+        self.world.advance(60)
+        self.assertEqual(0, len(self.server.connections))
+
     def test_no_longer_draining(self) -> None:
         """A server that drained may come back into the rotation, and then serves what has waited."""
         self.renew(drain=True)
@@ -913,6 +928,29 @@ class ConfirmTests(ProxyCase):
         world.pump()
         self.assertEqual((["a", "b"], 2), (server.payloads, server.attempted))
 
+    def test_drained_and_resumed(self) -> None:
+        """A server that is known from others is so still."""
+        world = self.proxy()
+        world.register("100", "111", 5000, pipeline=2)
+        server = world.server(5000)
+        router = world.factory.router
+        found = registration(world)
+        router.registered(found, found=True)
+        asked: list[Deferred[None]] = []
+
+        def confirms() -> Deferred[None]:
+            asked.append(Deferred())
+            return asked[-1]
+
+        router.confirm = confirms
+        router.drain(found.key, found)
+        router.resume(found.key, found)
+        world.client().ask("a")
+        self.assertEqual((1, 0), (len(asked), server.attempted))
+        asked[0].callback(None)
+        world.pump()
+        self.assertEqual(["a"], server.payloads)
+
 
 class TimesTests(ProxyCase):
     """How long a server took is counted from when it was given the packet, beside how long all of it took."""
@@ -945,6 +983,46 @@ class TimesTests(ProxyCase):
         self.world.reactor.advance(0.25)
         server.answer()
         self.assert_times([1.0, 0.25], [1.0, 1.25])
+
+    def test_retried(self) -> None:
+        """The first server's time isn't the second one's."""
+        self.world = self.proxy(Policies(by_name={"111": Policy(retry=True)}))
+        for server_id, port in ("100", 5000), ("200", 6000):
+            self.world.register(server_id, "111", port, pipeline=2)
+        first, second = self.world.server(5000), self.world.server(6000)
+        client = self.world.client()
+        for server in first, second:
+            client.ask("a")
+            server.answer()
+        client.ask("b")
+        self.world.reactor.advance(2)
+        first.connection.reset()
+        self.world.reactor.advance(0.5)
+        second.answer()
+        _, member = members(self.world)
+        self.assertEqual(([0.0, 0.5], [0.0, 2.5]), (member.tally.times.noted, member.tally.total_times.noted))
+
+    def test_store_was_asked(self) -> None:
+        """Nor is the store's."""
+        router = self.world.factory.router
+        asked: list[Request] = []
+
+        def asks(request: Request) -> bool:
+            asked.append(request)
+            return True
+
+        router.ask = asks
+        self.client.ask("a")
+        self.world.reactor.advance(0.5)
+        self.world.register("100", "111", 5000, pipeline=2)
+        server = self.world.server(5000)
+        self.world.client().ask("b")
+        server.answer()
+        router.answer_asked(asked)
+        self.world.pump()
+        self.world.reactor.advance(0.25)
+        server.answer()
+        self.assert_times([0.0, 0.25], [0.0, 0.75])
 
 
 class AskedTests(ProxyCase):
@@ -1103,9 +1181,56 @@ class HoldTests(ProxyCase):
         client.ask("b")
         self.assertEqual(1, server.attempted)
         self.router.upstreams.seen(held)
+        self.world.pump()
+        self.assertEqual((["a", "b"], 2), (server.payloads, server.attempted))
         client.ask("c")
         server.connection.answer()
         self.assertEqual((["a", "b", "c"], 2), (server.payloads, server.attempted))
+
+    def test_more_than_its_part_and_heard_of_again(self) -> None:
+        """As many connections as there may be by then stay."""
+        self.world.register("100", "111", 5000, pipeline=1, connections=2)
+        server = self.world.server(5000)
+        client = self.world.client()
+        client.ask("a", "b")
+        held = registration(self.world)
+        self.router.upstreams.hold([held])
+        self.router.upstreams.share_with(2)
+        server.answer()
+        self.assertEqual(2, len(server.open))
+        self.router.upstreams.seen(held)
+        self.world.pump()
+        self.assertEqual(1, len(server.open))
+
+    def test_drained_and_resumed(self) -> None:
+        """It is still who it was, so nothing is let go of."""
+        self.world.register("100", "111", 5000, pipeline=1)
+        server = self.world.server(5000)
+        client = self.world.client()
+        client.ask("a")
+        held = registration(self.world)
+        self.router.upstreams.hold([held])
+        let_go: list[Registration] = []
+        self.router.let_go = let_go.append
+        self.router.drain(held.key, held)
+        self.router.resume(held.key, held)
+        server.answer()
+        client.ask("b")
+        self.assertEqual((["a", "b"], 1, []), (server.payloads, server.attempted, let_go))
+
+    def test_down_drained_and_resumed(self) -> None:
+        """No connection is made to find out whether it is up."""
+        self.world.register("100", "111", 5000, pipeline=1, connections=2)
+        server = self.world.server(5000)
+        self.world.client().ask("a", "b")
+        held = registration(self.world)
+        self.router.upstreams.hold([held])
+        for _ in range(3):
+            upstream_of(members(self.world)[0]).timed_out()
+        self.router.drain(held.key, held)
+        self.router.resume(held.key, held)
+        self.world.pump()
+        self.assertEqual((2, True), (server.attempted, self.router.upstreams.is_down(held)))
 
     def test_up_and_heard_of_again(self) -> None:
         """It isn't connected to for that."""

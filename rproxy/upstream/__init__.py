@@ -124,7 +124,7 @@ class Upstream(Factory):
     def join(self, member: Member) -> None:
         """Serve one more policy, or a policy anew; the newest registration says how."""
         registration = member.registration
-        if self.held:
+        if self.held and not self.members.serve(registration):
             self._let_go()
             # They may lead to what listened here before.
             for connection in list(self._open):
@@ -177,7 +177,7 @@ class Upstream(Factory):
         self._probing.stop()
         for attempt in list(self._connecting):
             attempt.cancel()
-        self._give_back()
+        self.give_back()
         return True
 
     def _let_go(self) -> None:
@@ -190,13 +190,16 @@ class Upstream(Factory):
 
     def expect(self) -> None:
         """The server said that it is there, to somebody."""
-        self.held = False
-        if self.members.live:
-            self._probing.expect()
+        if self.held:
+            self.held = False
+            self.share_with(self._sharers)
+            # For those in line, who were told that there is none.
+            self._owner.room_made(self)
+        self._probing.expect()
 
     def probe(self) -> None:
         """Find out whether the server is there."""
-        if self.members.live and not (self._open or self.held):
+        if not self._open:
             self._probing.probe()
 
     def leave(self, member: Member) -> None:
@@ -218,7 +221,7 @@ class Upstream(Factory):
         """What was taken on other terms is offered again."""
         if self._changed:
             self._changed = False
-            self._give_back()
+            self.give_back()
 
     @property
     def takes_at_most(self) -> int:
@@ -234,7 +237,7 @@ class Upstream(Factory):
             attempt.cancel()
         for connection in list(self._open):
             connection.retire()
-        self._give_back()
+        self.give_back()
 
     def stop(self) -> None:
         """Refuse what is here, and close every connection."""
@@ -316,7 +319,8 @@ class Upstream(Factory):
             connection.sweep(now)
         self._probing.sweep(now)
 
-    def _give_back(self) -> None:
+    def give_back(self) -> None:
+        """What was taken, and isn't written, is offered again."""
         unwritten, self._unwritten = self._unwritten, deque()
         self._owner.redispatch(unwritten)
 
@@ -343,7 +347,7 @@ class Upstream(Factory):
 
     def try_to_connect(self) -> None:
         """See :class:`rproxy.upstream.probing.Probed`."""
-        if not self._connecting:
+        if self.may_probe and not self._connecting:
             self._connect()
 
     def _may_connect(self) -> bool:
@@ -382,7 +386,7 @@ class Upstream(Factory):
             if self.members.live and not self.held:
                 self._probing.failed(result.getErrorMessage())
                 self._find_only()
-                self._give_back()
+                self.give_back()
             return
         self._open.append(result)
         if not self.health.up:
@@ -391,11 +395,11 @@ class Upstream(Factory):
         while self._unwritten and result.room:
             request = self._unwritten.popleft()
             if request.reply is None:
-                self.count_from_now(request)
+                request.count_from(self._clock.seconds())
                 if not result.write(request):
                     self._owner.redispatch((request,))
         if not self._connecting:
-            self._give_back()
+            self.give_back()
         # A probe may be one connection more than the server wants.
         spare = self._pipeline is None or not self.members.live or len(self._open) > self._connections
         if spare and not result.in_flight:
@@ -403,11 +407,6 @@ class Upstream(Factory):
             self._owner.room_made(self)
         elif result.room:
             self._owner.room_made(self)
-
-    def count_from_now(self, request: Request) -> None:
-        """It is about to be written, and wasn't read just now."""
-        if request.server is not None:
-            request.sent = self._clock.seconds() + request.server.tally.policy.timeout
 
     def timed_out(self) -> None:
         """See :class:`rproxy.connection.Pool`."""

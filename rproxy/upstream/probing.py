@@ -35,7 +35,7 @@ class Probed(Protocol):
         """Whether anybody wants to know."""
 
     def try_to_connect(self) -> None:
-        """Make a connection, if none is being made."""
+        """Make a connection, if anybody wants to know and none is being made."""
 
 
 class Probing:
