@@ -321,6 +321,11 @@ class Disk:
         self.waiting.clear()
 
 
+def fail(works: bool) -> None:
+    """Have a mistake in it."""
+    raise ZeroDivisionError
+
+
 class RecorderTests(CommandCase):
     """When lines are written, and what happens where they can't be."""
 
@@ -539,6 +544,20 @@ class RecorderTests(CommandCase):
         self.clock.advance(RETRY)
         self.assertEqual(self.works, [False, True])
         self.successResultOf(self.recorder.stopService())
+
+    def test_mishandled_result(self) -> None:
+        """A mistake in what is told of it is shown, and keeps nobody waiting who stops."""
+        self.recorder = Recorder(self.trail, TrailFile(self.path, KEY), cast(Any, self.clock), self.disk, fail)
+        self.disk.slow = True
+        self.recorder.startService()
+        self.clock.advance(GATHER)
+        stopped = self.recorder.stopService()
+        ((_, done),) = self.disk.waiting
+        self.disk.slow = False
+        done.callback(OSError(errno.ENOSPC, "No space left on device"))
+        self.successResultOf(stopped)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 2)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_rotation_that_fails(self) -> None:
         """It goes on in the old file, and says so."""

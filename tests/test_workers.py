@@ -29,7 +29,7 @@ from rproxy.stores.replica import STOP_TIMEOUT
 from rproxy.stores.urls import SqliteUrl, parse_registry
 from rproxy.systemd.service import NOBODY
 from rproxy.workers import parent as parent_module
-from rproxy.workers.channel import Channel, ChannelError
+from rproxy.workers.channel import Channel, ChannelError, FullError
 from rproxy.workers.parent import Parent, make_parent, patience_with, values_of
 from rproxy.workers.serving import FAREWELL, WorkerService
 from rproxy.workers.spawning import Orders, Told, environment, how_it_ended
@@ -289,6 +289,15 @@ class SupervisorTests(SynchronousTestCase):
         self.workers[0].answers = ChannelError("there is no other side")
         self.rounds(ANSWER)
         self.assertEqual(self.workers[0].happened[-2:], ["asked ping", "killed"])
+
+    def test_one_that_can_not_be_told(self) -> None:
+        """It would go on without what it had to hear, so another one takes its place; others are left alone."""
+        self.start()
+        self.workers[0].answers = FullError("too many questions wait for their answer")
+        self.workers[1].answers = ChannelError("there is no other side")
+        self.successResultOf(self.supervisor.tell("set_drained", 2.0))
+        self.assertEqual([worker.happened[1:] for worker in self.workers], [["killed"], []])
+        self.assertEqual(self.lines(), ["Killing worker 1, which hasn't answered what it was told before"])
 
     def test_pause_of_the_machine(self) -> None:
         """However long it was, it was no worker's fault."""

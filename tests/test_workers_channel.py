@@ -14,7 +14,7 @@ from rproxy.figures import PolicyFigures
 from rproxy.figures.tallies import MOST_POLICIES, OTHERS, new_times
 from rproxy.limits import Limits
 from rproxy.packets import MAX_FIELD
-from rproxy.workers.channel import Channel, ChannelError, Handler
+from rproxy.workers.channel import Channel, ChannelError, FullError, Handler
 from tests.test_admin_metrics import figures, server
 
 
@@ -157,7 +157,7 @@ class ChannelTests(SynchronousTestCase):
     def test_too_many(self) -> None:
         """Somebody who never answers doesn't fill the memory."""
         asked = [self.near.ask("later") for _ in range(Channel.MOST)]
-        self.assert_unanswered(self.near.ask("later"), "too many questions wait for their answer")
+        self.failureResultOf(self.near.ask("later"), FullError)
         self.pump.flush()
         self.near.connectionLost()
         for each in asked:

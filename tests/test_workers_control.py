@@ -9,6 +9,7 @@ from attrs import define, field
 from msgspec import json
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from rproxy.control import FRESH, ControlError, LocalControl
@@ -381,6 +382,19 @@ class WorkersControlTests(ProxyCase):
         self.assertEqual([self.successResultOf(each) for each in asked], [[]] * 100)
         self.workers[2].hangs = False
         self.register(2)
+        self.assertEqual(self.kinds(), ["registered"])
+
+    def test_mistake_in_a_listener(self) -> None:
+        """It is shown, and what happens later is collected all the same."""
+        unlisten = self.control.listen(lambda happening: 1 // 0)
+        self.register(1)
+        with capturedLogs() as events:
+            self.control.look()
+        self.assertEqual([event["event"] for event in events], ["happenings-mishandled"])
+        self.flushLoggedErrors(ZeroDivisionError)
+        unlisten()
+        unlisten()
+        self.control.look()
         self.assertEqual(self.kinds(), ["registered"])
 
     def test_happenings_of_a_dead_worker(self) -> None:

@@ -195,7 +195,7 @@ class Recorder(Service):
         through: Deferred[None] = Deferred()
         self._batch = through
         writing = self._in_thread(lambda: self._leavable(self._file.write))
-        writing.addErrback(self._mishandled).addCallback(self._written, before, through)
+        writing.addErrback(self._mishandled).addCallback(self._written, before, through).addErrback(self._mishandled)
         return through
 
     def _mishandled(self, failure: Failure) -> OSError:
@@ -207,6 +207,14 @@ class Recorder(Service):
             # It was given up, and what became of it was told as far as it is known.
             return
         self._batch = None
+        try:
+            self._take_result(error, before)
+        finally:
+            # Whoever stops waits for it, and nobody else would end that.
+            through.callback(None)
+
+    def _take_result(self, error: OSError | None, before: int) -> None:
+        """A batch is written, or isn't."""
         trouble = "" if error is None else error.strerror or str(error)
         if trouble != self._trouble:
             self._trouble = trouble
@@ -230,7 +238,6 @@ class Recorder(Service):
         # are refused until then.
         if self._trail.size or self._trouble:
             self._wake()
-        through.callback(None)
 
     def _tell_doubt(self) -> None:
         size, why = self._file.take_doubt()

@@ -37,25 +37,19 @@ def nothing_happened(kind: str, policy: str, server: str, text: str) -> None:
     """Nobody looks on."""
 
 
-class Happenings:
-    """Remembers them, and tells whoever listens.
+class Lately:
+    """Remembers what happened, and tells whoever listens."""
 
-    :param wall: the seconds since 1970.
-    """
-
-    def __init__(self, wall: Callable[[], float]) -> None:
-        self._wall = wall
+    def __init__(self) -> None:
         self._number = 0
         self._lately: deque[Happening] = deque(maxlen=MOST)
         #: Each alone in a list, which is empty once it listens no more.
         self._listeners: list[list[Callable[[Happening], object]]] = []
 
-    def note(self, kind: str, policy: str, server: str, text: str = "") -> None:
-        """Something happened."""
+    def add(self, time: float, kind: str, policy: str, server: str, text: str) -> None:
+        """Remember it, and tell of it; see :class:`Happening`."""
         self._number += 1
-        happening = Happening(
-            number=self._number, time=self._wall(), kind=kind, policy=policy, server=server, text=text
-        )
+        happening = Happening(number=self._number, time=time, kind=kind, policy=policy, server=server, text=text)
         self._lately.append(happening)
         for entry in list(self._listeners):
             for listener in list(entry):
@@ -63,7 +57,7 @@ class Happenings:
 
     @property
     def lately(self) -> list[Happening]:
-        """Those that are remembered, the oldest first."""
+        """Those that are remembered, in the order in which they were told."""
         return list(self._lately)
 
     def listen(self, listener: Callable[[Happening], object]) -> Callable[[], None]:
@@ -77,3 +71,18 @@ class Happenings:
             self._listeners[:] = filter(None, self._listeners)
 
         return end
+
+
+class Happenings(Lately):
+    """What happened in this process.
+
+    :param wall: the seconds since 1970.
+    """
+
+    def __init__(self, wall: Callable[[], float]) -> None:
+        super().__init__()
+        self._wall = wall
+
+    def note(self, kind: str, policy: str, server: str, text: str = "") -> None:
+        """Something happened."""
+        self.add(self._wall(), kind, policy, server, text)

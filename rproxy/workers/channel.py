@@ -33,6 +33,10 @@ class TooLongError(ChannelError):
     """A message is longer than :attr:`Channel.LONGEST`."""
 
 
+class FullError(ChannelError):
+    """:attr:`Channel.MOST` questions wait for their answer already."""
+
+
 class Channel(Int32StringReceiver):
     """One end of the connection between the two.
 
@@ -70,7 +74,7 @@ class Channel(Int32StringReceiver):
         if not self.connected:
             return fail(ChannelError("there is no other side"))
         if len(self._asked) >= self.MOST:
-            return fail(ChannelError("too many questions wait for their answer"))
+            return fail(FullError("too many questions wait for their answer"))
         try:
             self._send("ask", name, arguments)
         except TooLongError as error:

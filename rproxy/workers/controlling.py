@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 from twisted.internet.defer import Deferred, DeferredLock
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from rproxy.control import ControlError, matching
@@ -68,6 +69,8 @@ class _Shared(Generic[T]):
 
 class WorkersControl:
     """See :class:`rproxy.control.Control`."""
+
+    _logger = Logger()
 
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
@@ -171,7 +174,9 @@ class WorkersControl:
 
     def look(self) -> None:
         """Collect what happened; called every now and then."""
-        self.happenings()
+        self.happenings().addErrback(
+            lambda failure: self._logger.failure("Can't collect what happened", failure, event="happenings-mishandled")
+        )
 
     @property
     def drained(self) -> list[Key]:

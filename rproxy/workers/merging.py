@@ -7,12 +7,9 @@ such as that a server is down, is its own, and its text says whose.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-from msgspec.structs import replace
-
-from rproxy.figures.happenings import MOST, Happening
+from rproxy.figures.happenings import MOST, Happening, Lately
 from rproxy.workers.processes import Process
 
 #: Told by each worker, with what they are taken for.
@@ -31,17 +28,15 @@ WINDOW = 10.0
 _Subject = tuple[str, str, str, str]
 
 
-class Merged:
+class Merged(Lately):
     """The list, and who is told of what is added to it."""
 
     def __init__(self) -> None:
+        super().__init__()
         #: By worker, the newest process that told something, and the number of the last that it told.
         self._last: dict[int, tuple[Process, int]] = {}
         #: What was told lately by whom.
         self._told: dict[_Subject, tuple[float, set[int]]] = {}
-        self._number = 0
-        self._lately: deque[Happening] = deque(maxlen=MOST)
-        self._listeners: list[Callable[[Happening], object]] = []
 
     def last_of(self, process: Process) -> int:
         """The number of the last happening that the process told."""
@@ -59,17 +54,13 @@ class Merged:
         for _, process, happening in sorted(fresh, key=lambda each: each[:2]):
             self._last[process.number] = (process, max(self.last_of(process), happening.number))
             if not self._was_told(process.number, happening):
-                self._add(process.number, happening)
+                text = _text(process.number, happening)
+                self.add(happening.time, happening.kind, happening.policy, happening.server, text)
 
     @property
     def lately(self) -> list[Happening]:
         """Those that are remembered, the oldest first."""
-        return sorted(self._lately, key=lambda happening: happening.time)
-
-    def listen(self, listener: Callable[[Happening], object]) -> Callable[[], None]:
-        """See :meth:`rproxy.figures.happenings.Happenings.listen`."""
-        self._listeners.append(listener)
-        return lambda: self._listeners.remove(listener)
+        return sorted(super().lately, key=lambda happening: happening.time)
 
     def _is_replaced(self, process: Process) -> bool:
         return self._last.get(process.number, (process, 0))[0] > process
@@ -88,10 +79,9 @@ class Merged:
             del self._told[next(iter(self._told))]
         return known
 
-    def _add(self, worker: int, happening: Happening) -> None:
-        self._number += 1
-        text = happening.text if happening.kind in _SHARED else f"worker {worker}: {happening.text}".rstrip(": ")
-        added = replace(happening, number=self._number, text=text)
-        self._lately.append(added)
-        for listener in list(self._listeners):
-            listener(added)
+
+def _text(worker: int, happening: Happening) -> str:
+    """What is said of it."""
+    if happening.kind in _SHARED:
+        return happening.text
+    return f"worker {worker}: {happening.text}" if happening.text else f"worker {worker}"

@@ -26,7 +26,7 @@ from rproxy.counting import Count
 from rproxy.figures.counters import Counters
 from rproxy.process.sweeping import SweepService
 from rproxy.proxyservice import say_stopped
-from rproxy.workers.channel import ChannelError
+from rproxy.workers.channel import ChannelError, FullError
 from rproxy.workers.processes import Process
 from rproxy.workers.spawning import Told
 from rproxy.workers.watching import ROUND, Watch
@@ -174,10 +174,14 @@ class Supervisor(Service):
     def tell(self, name: str, seconds: float, **arguments: Any) -> Deferred[list[Any]]:
         """Tell all that there are, and fire when those that accept have heard it, or took too long.
 
-        One that is starting hears it before it accepts, and one that hangs when it goes on.
+        One that is starting hears it before it accepts, and one that hangs when it goes on. One that can't be told,
+        as it was told too much before, is replaced by one that knows.
         """
         told = [
-            (place, place.worker.ask(name, **arguments).addTimeout(seconds, self._clock).addErrback(_without))
+            (
+                place,
+                place.worker.ask(name, **arguments).addTimeout(seconds, self._clock).addErrback(self._untold, place),
+            )
             for place in self._places
             if place.worker is not None
         ]
@@ -242,11 +246,20 @@ class Supervisor(Service):
     def _look(self) -> None:
         for place in self._places:
             why = place.worker and place.watch.look(place.worker.ask)
-            if place.worker is not None and why:
-                self._logger.error(
-                    "Killing worker {worker}, which {why}", event="worker-hangs", worker=place.number, why=why
-                )
-                place.worker.kill()
+            if why:
+                self._kill(place, why)
+
+    def _untold(self, failure: Failure, place: _Place) -> None:
+        _without(failure)
+        if failure.check(FullError):
+            self._kill(place, "hasn't answered what it was told before")
+
+    def _kill(self, place: _Place, why: str) -> None:
+        if place.worker is not None:
+            self._logger.error(
+                "Killing worker {worker}, which {why}", event="worker-hangs", worker=place.number, why=why
+            )
+            place.worker.kill()
 
     def _replace(self, place: _Place, how: str) -> None:
         if not self._is_up and place.in_vain:
