@@ -30,6 +30,9 @@ PYTHON = "/opt/rproxy/bin/python"
 #: What makes a wheel.
 SOURCES = ("rproxy", "twisted", "etc", "setup.cfg", "pyproject.toml", "README.rst", "LICENSE")
 
+#: The servers' options: some tests halt them, and what they are tested for must not end meanwhile on a slow machine.
+LEASE = "--lease 300"
+
 #: The handlers of the second pool server: one that blocks the reactor for good, and one that waits until it may answer.
 HANDLERS = """\
 import os
@@ -149,6 +152,14 @@ class Booted(Machine):
         """Send a packet, and keep trying."""
         return self.run(COMMAND, "send", "--id=1", f"--pp={policy}", "--payload=xyz1", "--keep-trying")
 
+    def wait_for_servers(self) -> None:
+        """Wait until the proxy knows both, in whatever order they came."""
+        self.wait_for("sh", "-c", f"{COMMAND} servers | sort", until=r"^111 +100 .*\n222 +101 ")
+
+    def handle_by(self, name: str) -> None:
+        """Have the second pool server, when it is started again, handle packets by one of :data:`HANDLERS`."""
+        self.write("/etc/rproxy/101.conf", f"POLICY=222\nLISTEN=5001\nOPTIONS={LEASE} --handler handlers:{name}\n")
+
     def log(self, unit: str) -> str:
         """What the journal has of a unit."""
         return self.run("journalctl", f"--unit={unit}", "--output=cat", "--no-pager")
@@ -175,7 +186,9 @@ def booted(wheels: Path) -> Iterator[Booted]:
         assert "Hash of payload is correct" in output
         packages = booted.run(PYTHON, "-c", "import rproxy; print(rproxy.__path__[0])").strip()
         booted.write(f"{packages}/../handlers.py", HANDLERS)
-        booted.write("/etc/rproxy/101.conf", "POLICY=222\nLISTEN=5001\nOPTIONS=--handler handlers:wait\n")
+        booted.run("sh", "-c", f"echo 'OPTIONS={LEASE}' >>/etc/rproxy/100.conf")
+        booted.handle_by("wait")
+        booted.run("systemctl", "restart", SERVER)
         booted.run("systemctl", "enable", "--now", OTHER)
         booted.wait_until(PROXY, "StatusText", "2 servers up of 2")
         yield booted
@@ -227,7 +240,7 @@ def test_killed(booted: Booted) -> None:
     booted.wait_until(PROXY, "NRestarts", "^1$")
     booted.wait_until(PROXY, "ActiveState", "^active$")
     assert booted.show(PROXY, "MainPID") not in {"0", pid}
-    booted.wait_for(COMMAND, "servers", until=r"^111 +100 (.*\n)*222 +101 ")
+    booted.wait_for_servers()
     booted.run("systemctl", "kill", "--signal=CONT", SERVER, OTHER)
     output, _ = client.communicate(timeout=60)
     assert "Hash of payload is correct" in output
@@ -238,7 +251,7 @@ def test_watchdog(booted: Booted) -> None:
     for unit in PROXY, OTHER:
         # Not so short that a proxy that works is taken for hung when the machine has much to do.
         booted.drop_in(unit, "watchdog", "[Service]\nWatchdogSec=5s\n")
-    booted.write("/etc/rproxy/101.conf", "POLICY=222\nLISTEN=5001\nOPTIONS=--handler handlers:block\n")
+    booted.handle_by("block")
     booted.run("systemctl", "restart", PROXY, OTHER)
     booted.wait_until(OTHER, "StatusText", "1 of 1 registration confirmed")
     # The proxy feeds its own all the while.
@@ -252,7 +265,7 @@ def test_watchdog(booted: Booted) -> None:
     assert "Hash of payload is correct" in booted.send()
     for unit in PROXY, OTHER:
         booted.undo(unit)
-    booted.write("/etc/rproxy/101.conf", "POLICY=222\nLISTEN=5001\nOPTIONS=--handler handlers:wait\n")
+    booted.handle_by("wait")
     booted.run("systemctl", "restart", PROXY, OTHER)
 
 
@@ -264,6 +277,8 @@ def test_restart_refuses_nobody(booted: Booted) -> None:
         booted.wait_for("ls", "/tmp", until="^begun$")
         for _ in range(2):
             booted.run("systemctl", "restart", PROXY)
+        # It may not have found the new proxy yet, which knows it from the registry.
+        booted.run("systemctl", "restart", SERVER)
         booted.do("Restarting and upgrading")
     finally:
         booted.write("/tmp/enough", "")
@@ -401,7 +416,7 @@ def test_backup(booted: Booted) -> None:
     """What was saved comes back, settings and registrations, without the servers' help."""
     saving, restoring = code_blocks(section(DEPLOY, "Backup and restoring"), "sh")
     # What isn't there yet can't be saved: the last test may have restarted them.
-    booted.wait_for(COMMAND, "servers", until=r"^111 +100 (.*\n)*222 +101 ")
+    booted.wait_for_servers()
     booted.run("sh", "-ec", saving)
     # They can't register again now.
     booted.run("systemctl", "kill", "--signal=STOP", SERVER, OTHER)
@@ -409,7 +424,7 @@ def test_backup(booted: Booted) -> None:
     booted.run("sh", "-c", stop)
     booted.run("sh", "-c", "rm -r /etc/rproxy/rproxy.conf /var/lib/private/rproxy/*")
     booted.run("sh", "-ec", rest)
-    booted.wait_for(COMMAND, "servers", until=r"^111 +100 (.*\n)*222 +101 ")
+    booted.wait_for_servers()
     booted.run("test", "-f", "/etc/rproxy/rproxy.conf")
     booted.run("systemctl", "kill", "--signal=CONT", SERVER, OTHER)
     assert "Hash of payload is correct" in booted.send()
