@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from tests.authority import Authority
 from tests.documentation import code_blocks, section
 from tests.machine import Machine
 from tests.support import ROOT
+from tests.wheels import make
 
 pytestmark = pytest.mark.timeout(machine.MAKING)
 
@@ -27,9 +26,6 @@ DEPLOY = ROOT / "docs" / "howto" / "deploy.rst"
 PROXY, PORTS, SERVER, OTHER = "rproxy.service", "rproxy.socket", "rpoolserver@100.service", "rpoolserver@101.service"
 COMMAND = "/opt/rproxy/bin/rproxy"
 PYTHON = "/opt/rproxy/bin/python"
-#: What makes a wheel.
-SOURCES = ("rproxy", "twisted", "etc", "setup.cfg", "pyproject.toml", "README.rst", "LICENSE")
-
 #: The servers' options: some tests halt them, and what they are tested for must not end meanwhile on a slow machine.
 LEASE = "--lease 300"
 
@@ -111,17 +107,7 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a wheel of rproxy and of all that it needs, for the machine's Python."""
     if why := machine.obstacle():
         pytest.skip(why)
-    sources, wheels = tmp_path_factory.mktemp("sources"), tmp_path_factory.mktemp("wheels")
-    for name in SOURCES:
-        # As it is, the link to etc/ too; a copy, as the build leaves things behind.
-        subprocess.run(["cp", "--archive", str(ROOT / name), str(sources)], check=True)
-    pip = [sys.executable, "-m", "pip", "-qq", "--disable-pip-version-check"]
-    subprocess.run([*pip, "wheel", "--no-deps", f"--wheel-dir={wheels}", str(sources)], check=True)
-    (wheel,) = wheels.glob("rproxy-*.whl")
-    fetch = ["download", "--only-binary=:all:", "--python-version=3.11", f"--dest={wheels}", f"{wheel}[tls]"]
-    subprocess.run([*pip, *fetch], check=True)
-    shutil.rmtree(sources)
-    return wheels
+    return make(tmp_path_factory.mktemp("release"), "tls").parent
 
 
 def shown(title: str) -> list[str]:
