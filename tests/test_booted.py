@@ -151,13 +151,8 @@ class Booted(Machine):
         return self.run("journalctl", f"--unit={unit}", "--output=cat", "--no-pager")
 
     def drop_in(self, unit: str, name: str, text: str) -> None:
-        """Change a unit until the machine ends, or :meth:`undo`."""
+        """Change a unit, in a test that has it :func:`put_back`."""
         self.write(f"/run/systemd/system/{unit}.d/{name}.conf", text)
-        self.run("systemctl", "daemon-reload")
-
-    def undo(self, unit: str) -> None:
-        """Take back what :meth:`drop_in` did to a unit."""
-        self.run("rm", "-r", f"/run/systemd/system/{unit}.d")
         self.run("systemctl", "daemon-reload")
 
 
@@ -180,6 +175,20 @@ def booted(wheels: Path) -> Iterator[Booted]:
         yield booted
 
 
+@pytest.fixture
+def put_back(booted: Booted) -> Iterator[None]:
+    """Have settings and units after the test as they were before it, and all run anew."""
+    booted.run("tar", "-C", "/", "-cf", "/tmp/settings.tar", "etc/rproxy", "etc/systemd/system")
+    yield
+    booted.run("systemctl", "stop", PORTS, PROXY, SERVER, OTHER)
+    booted.run("sh", "-c", "rm -rf /etc/rproxy /etc/systemd/system /run/systemd/system/r*.d")
+    booted.run("tar", "-C", "/", "-xf", "/tmp/settings.tar")
+    booted.run("systemctl", "daemon-reload")
+    booted.run("systemctl", "reset-failed")
+    booted.run("systemctl", "start", PORTS, PROXY, SERVER, OTHER)
+    booted.wait_for_servers()
+
+
 def test_units_are_right(booted: Booted) -> None:
     """Nothing is found wrong in them as they are installed, and little in how open they are."""
     assert booted.run("systemd-analyze", "verify", PROXY, PORTS, SERVER) == ""
@@ -198,9 +207,9 @@ def test_it_says_how_it_is(booted: Booted) -> None:
     assert "Unable to write" not in output
 
 
+@pytest.mark.usefixtures("put_back")
 def test_reload(booted: Booted) -> None:
     """It reads its policies again and goes on as the same process; so does what has nothing to read."""
-    booted.run("cp", "/etc/rproxy/rproxy.conf", "/tmp/rproxy.conf")
     booted.write("/etc/rproxy/policies.toml", "[policy.111]\n[policy.222]\n")
     booted.write("/etc/rproxy/rproxy.conf", "RPROXY_OPTIONS=--policies /etc/rproxy/policies.toml\n")
     booted.run("systemctl", "restart", PROXY)
@@ -211,8 +220,6 @@ def test_reload(booted: Booted) -> None:
     booted.wait_for(COMMAND, "explain", "111", until="wouldn't go to a server")
     assert (booted.show(PROXY, "MainPID"), booted.show(SERVER, "MainPID")) == before
     assert booted.show(PROXY, "ActiveState") == "active"
-    booted.run("mv", "/tmp/rproxy.conf", "/etc/rproxy/rproxy.conf")
-    booted.run("systemctl", "restart", PROXY)
 
 
 def test_killed(booted: Booted) -> None:
@@ -232,6 +239,7 @@ def test_killed(booted: Booted) -> None:
     assert "Hash of payload is correct" in output
 
 
+@pytest.mark.usefixtures("put_back")
 def test_watchdog(booted: Booted) -> None:
     """What hangs is killed and started again: a pool server that a handler blocks, and a proxy that was halted."""
     for unit in PROXY, OTHER:
@@ -249,10 +257,6 @@ def test_watchdog(booted: Booted) -> None:
     booted.wait_until(PROXY, "MainPID", rf"^(?!0$|{pid}$)\d+")
     assert "Watchdog timeout" in booted.log(PROXY)
     assert "Hash of payload is correct" in booted.send()
-    for unit in PROXY, OTHER:
-        booted.undo(unit)
-    booted.handle_by("wait")
-    booted.run("systemctl", "restart", PROXY, OTHER)
 
 
 def test_restart_refuses_nobody(booted: Booted) -> None:
@@ -274,9 +278,9 @@ def test_restart_refuses_nobody(booted: Booted) -> None:
     assert counts["acked"] > 100
     # Who was accepted as the last one is told so, rather than nothing.
     assert {*counts} <= {"acked", "shutting-down"}
-    booted.run("systemctl", "start", PORTS, PROXY, SERVER)
 
 
+@pytest.mark.usefixtures("put_back")
 def test_stop(booted: Booted) -> None:
     """Told to stop with a packet in flight, it says that it stops, has it answered, and leaves in order."""
     client = subprocess.Popen(
@@ -296,6 +300,7 @@ def test_stop(booted: Booted) -> None:
     assert "Hash of payload is correct" in booted.send()
 
 
+@pytest.mark.usefixtures("put_back")
 def test_wrong_options(booted: Booted) -> None:
     """It isn't started again and again with them; when they are right it is started as the page says."""
     booted.run("cp", "/etc/rproxy/rproxy.conf", "/tmp/rproxy.conf")
@@ -312,11 +317,11 @@ def test_wrong_options(booted: Booted) -> None:
     booted.wait_until(PORTS, "ActiveState", "failed")
     booted.run("mv", "/tmp/rproxy.conf", "/etc/rproxy/rproxy.conf")
     booted.do("When it doesn't start")
-    booted.undo(PROXY)
-    booted.run("systemctl", "start", SERVER, OTHER)
+    booted.run("systemctl", "start", SERVER)
     assert "Hash of payload is correct" in booted.send()
 
 
+@pytest.mark.usefixtures("put_back")
 def test_sandbox(booted: Booted) -> None:
     """What runs as a service does writes nowhere but into its state, and sees nothing of others."""
     booted.write("/opt/rproxy/probe.py", PROBE)
@@ -333,7 +338,6 @@ def test_sandbox(booted: Booted) -> None:
             "root": False,
             "devices": [],
         }
-        booted.undo(unit)
     # The probe would find something where there is no sandbox.
     outside = json.loads(
         booted.run("sh", "-c", f"cd /tmp; STATE_DIRECTORY=. {PYTHON} /opt/rproxy/probe.py; cat probe.json")
@@ -343,6 +347,7 @@ def test_sandbox(booted: Booted) -> None:
     assert all(outside.values())
 
 
+@pytest.mark.usefixtures("put_back")
 def test_several_processes_and_a_token(booted: Booted) -> None:
     """With workers the parent is systemd's, and what only root may read is handed over."""
     booted.do("Keys and tokens")
@@ -359,9 +364,9 @@ def test_several_processes_and_a_token(booted: Booted) -> None:
     booted.run("systemctl", "reload", PROXY)
     booted.run("systemctl", "stop", PORTS, PROXY)
     assert booted.show(PROXY, "Result") == "success"
-    booted.run("systemctl", "start", PORTS, PROXY)
 
 
+@pytest.mark.usefixtures("put_back")
 def test_tls(booted: Booted, tmp_path: Path) -> None:
     """At a port that systemd holds, with a key that only root may read."""
     booted.run("/opt/rproxy/bin/pip", "install", "rproxy[tls]")
