@@ -25,7 +25,7 @@ from rproxy.logs.service import LoggedService, check_format
 from rproxy.packets import MAX_FIELD
 from rproxy.pool.handling import Handler, Handling
 from rproxy.pool.leasing import DEFAULT_LEASE, DRAIN_TIMEOUT, Offer
-from rproxy.pool.registrar import Registrar
+from rproxy.pool.registrar import LAST_TRY, Registrar
 from rproxy.pool.server import DEFAULT_PIPELINE, PoolServerFactory
 from rproxy.pool.service import CLOSE_TIMEOUT, Address, PoolService
 from rproxy.process.signals import ReloadService, SignalService
@@ -204,7 +204,7 @@ def makeService(options: Options) -> IService:
     pool.setServiceParent(service)
     SweepService(reactor, SWEEP_LOGS, keyring.sweep).setServiceParent(service)
     ReloadService(reactor, notifier.around([keyring.reload] if keyring else [])).setServiceParent(service)
-    stop_seconds = options["drain-timeout"] + DRAIN_TIMEOUT + CLOSE_TIMEOUT + GRACE
+    stop_seconds = options["drain-timeout"] + LAST_TRY + DRAIN_TIMEOUT + CLOSE_TIMEOUT + GRACE
 
     def status() -> str:
         return pool_status(pool.registered, len(pool.registrars), pool.in_flight)

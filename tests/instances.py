@@ -9,16 +9,12 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from tests import machine
 from tests.machine import Machine
-from tests.support import ROOT
 
-#: What makes a wheel.
-_SOURCES = ("rproxy", "twisted", "etc", "setup.cfg", "pyproject.toml", "README.rst", "LICENSE")
 #: Where the script writes down what it was asked for.
 ASKED = "/var/log/aws"
 
@@ -47,22 +43,6 @@ _PIP = """\
 no-index = true
 find-links = /srv/wheels
 """
-
-
-def make_wheels(folder: Path) -> Path:
-    """Put a wheel of rproxy, and all that it needs, into a folder, for the Python of the machines; return the wheel."""
-    sources, wheels = folder / "sources", folder / "wheels"
-    sources.mkdir()
-    for name in _SOURCES:
-        # As it is, the link to etc/ too; a copy, as the build leaves things behind.
-        subprocess.run(["cp", "--archive", str(ROOT / name), str(sources)], check=True)
-    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "wheel", "--no-deps", f"--wheel-dir={wheels}", str(sources)], check=True)
-    shutil.rmtree(sources)
-    (wheel,) = wheels.glob("rproxy-*.whl")
-    fetch = ["download", "--only-binary=:all:", "--python-version=3.11", f"--dest={wheels}"]
-    subprocess.run([*pip, *fetch, f"{wheel}[redis,tls]"], check=True)
-    return wheel
 
 
 class Instance(Machine):

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from tests.authority import Authority
 from tests.documentation import code_blocks, section
 from tests.machine import Machine
 from tests.support import ROOT
+from tests.wheels import make
 
 pytestmark = pytest.mark.timeout(machine.MAKING)
 
@@ -27,8 +26,8 @@ DEPLOY = ROOT / "docs" / "howto" / "deploy.rst"
 PROXY, PORTS, SERVER, OTHER = "rproxy.service", "rproxy.socket", "rpoolserver@100.service", "rpoolserver@101.service"
 COMMAND = "/opt/rproxy/bin/rproxy"
 PYTHON = "/opt/rproxy/bin/python"
-#: What makes a wheel.
-SOURCES = ("rproxy", "twisted", "etc", "setup.cfg", "pyproject.toml", "README.rst", "LICENSE")
+#: The servers' options: some tests halt them, and what they are tested for must not end meanwhile on a slow machine.
+LEASE = "--lease 300"
 
 #: The handlers of the second pool server: one that blocks the reactor for good, and one that waits until it may answer.
 HANDLERS = """\
@@ -108,26 +107,13 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a wheel of rproxy and of all that it needs, for the machine's Python."""
     if why := machine.obstacle():
         pytest.skip(why)
-    sources, wheels = tmp_path_factory.mktemp("sources"), tmp_path_factory.mktemp("wheels")
-    for name in SOURCES:
-        # As it is, the link to etc/ too; a copy, as the build leaves things behind.
-        subprocess.run(["cp", "--archive", str(ROOT / name), str(sources)], check=True)
-    pip = [sys.executable, "-m", "pip", "-qq", "--disable-pip-version-check"]
-    subprocess.run([*pip, "wheel", "--no-deps", f"--wheel-dir={wheels}", str(sources)], check=True)
-    (wheel,) = wheels.glob("rproxy-*.whl")
-    fetch = ["download", "--only-binary=:all:", "--python-version=3.11", f"--dest={wheels}", f"{wheel}[tls]"]
-    subprocess.run([*pip, *fetch], check=True)
-    shutil.rmtree(sources)
-    return wheels
+    return make(tmp_path_factory.mktemp("release"), "tls").parent
 
 
 def shown(title: str) -> list[str]:
     """The commands of a section, each on a line."""
     return [line for block in code_blocks(section(DEPLOY, title), "sh") for line in block.splitlines()]
 
-
-#: That both servers are known: policies are shown in the order in which they got their first servers.
-BOTH = r"(?s)\A(?=.*^111 +100 )(?=.*^222 +101 )"
 
 #: Where the wheel is, and what the page has is typed.
 FOLDER = "/release"
@@ -152,18 +138,21 @@ class Booted(Machine):
         """Send a packet, and keep trying."""
         return self.run(COMMAND, "send", "--id=1", f"--pp={policy}", "--payload=xyz1", "--keep-trying")
 
+    def wait_for_servers(self) -> None:
+        """Wait until the proxy knows both; policies are shown in the order in which they got their first servers."""
+        self.wait_for("sh", "-c", f"{COMMAND} servers | sort", until=r"^111 +100 .*\n222 +101 ")
+
+    def handle_by(self, name: str) -> None:
+        """Have the second pool server, when it is started again, handle packets by one of :data:`HANDLERS`."""
+        self.write("/etc/rproxy/101.conf", f"POLICY=222\nLISTEN=5001\nOPTIONS={LEASE} --handler handlers:{name}\n")
+
     def log(self, unit: str) -> str:
         """What the journal has of a unit."""
         return self.run("journalctl", f"--unit={unit}", "--output=cat", "--no-pager")
 
     def drop_in(self, unit: str, name: str, text: str) -> None:
-        """Change a unit until the machine ends, or :meth:`undo`."""
+        """Change a unit, in a test that has it :func:`put_back`."""
         self.write(f"/run/systemd/system/{unit}.d/{name}.conf", text)
-        self.run("systemctl", "daemon-reload")
-
-    def undo(self, unit: str) -> None:
-        """Take back what :meth:`drop_in` did to a unit."""
-        self.run("rm", "-r", f"/run/systemd/system/{unit}.d")
         self.run("systemctl", "daemon-reload")
 
 
@@ -178,10 +167,26 @@ def booted(wheels: Path) -> Iterator[Booted]:
         assert "Hash of payload is correct" in output
         packages = booted.run(PYTHON, "-c", "import rproxy; print(rproxy.__path__[0])").strip()
         booted.write(f"{packages}/../handlers.py", HANDLERS)
-        booted.write("/etc/rproxy/101.conf", "POLICY=222\nLISTEN=5001\nOPTIONS=--handler handlers:wait\n")
+        booted.run("sh", "-c", f"echo 'OPTIONS={LEASE}' >>/etc/rproxy/100.conf")
+        booted.handle_by("wait")
+        booted.run("systemctl", "restart", SERVER)
         booted.run("systemctl", "enable", "--now", OTHER)
         booted.wait_until(PROXY, "StatusText", "2 servers up of 2")
         yield booted
+
+
+@pytest.fixture
+def put_back(booted: Booted) -> Iterator[None]:
+    """Have settings and units after the test as they were before it, and all run anew."""
+    booted.run("tar", "-C", "/", "-cf", "/tmp/settings.tar", "etc/rproxy", "etc/systemd/system")
+    yield
+    booted.run("systemctl", "stop", PORTS, PROXY, SERVER, OTHER)
+    booted.run("sh", "-c", "rm -rf /etc/rproxy /etc/systemd/system /run/systemd/system/r*.d")
+    booted.run("tar", "-C", "/", "-xf", "/tmp/settings.tar")
+    booted.run("systemctl", "daemon-reload")
+    booted.run("systemctl", "reset-failed")
+    booted.run("systemctl", "start", PORTS, PROXY, SERVER, OTHER)
+    booted.wait_for_servers()
 
 
 def test_units_are_right(booted: Booted) -> None:
@@ -202,9 +207,9 @@ def test_it_says_how_it_is(booted: Booted) -> None:
     assert "Unable to write" not in output
 
 
+@pytest.mark.usefixtures("put_back")
 def test_reload(booted: Booted) -> None:
     """It reads its policies again and goes on as the same process; so does what has nothing to read."""
-    booted.run("cp", "/etc/rproxy/rproxy.conf", "/tmp/rproxy.conf")
     booted.write("/etc/rproxy/policies.toml", "[policy.111]\n[policy.222]\n")
     booted.write("/etc/rproxy/rproxy.conf", "RPROXY_OPTIONS=--policies /etc/rproxy/policies.toml\n")
     booted.run("systemctl", "restart", PROXY)
@@ -215,8 +220,6 @@ def test_reload(booted: Booted) -> None:
     booted.wait_for(COMMAND, "explain", "111", until="wouldn't go to a server")
     assert (booted.show(PROXY, "MainPID"), booted.show(SERVER, "MainPID")) == before
     assert booted.show(PROXY, "ActiveState") == "active"
-    booted.run("mv", "/tmp/rproxy.conf", "/etc/rproxy/rproxy.conf")
-    booted.run("systemctl", "restart", PROXY)
 
 
 def test_killed(booted: Booted) -> None:
@@ -230,18 +233,19 @@ def test_killed(booted: Booted) -> None:
     booted.wait_until(PROXY, "NRestarts", "^1$")
     booted.wait_until(PROXY, "ActiveState", "^active$")
     assert booted.show(PROXY, "MainPID") not in {"0", pid}
-    booted.wait_for(COMMAND, "servers", until=BOTH)
+    booted.wait_for_servers()
     booted.run("systemctl", "kill", "--signal=CONT", SERVER, OTHER)
     output, _ = client.communicate(timeout=60)
     assert "Hash of payload is correct" in output
 
 
+@pytest.mark.usefixtures("put_back")
 def test_watchdog(booted: Booted) -> None:
     """What hangs is killed and started again: a pool server that a handler blocks, and a proxy that was halted."""
     for unit in PROXY, OTHER:
         # Not so short that a proxy that works is taken for hung when the machine has much to do.
         booted.drop_in(unit, "watchdog", "[Service]\nWatchdogSec=5s\n")
-    booted.write("/etc/rproxy/101.conf", "POLICY=222\nLISTEN=5001\nOPTIONS=--handler handlers:block\n")
+    booted.handle_by("block")
     booted.run("systemctl", "restart", PROXY, OTHER)
     booted.wait_until(OTHER, "StatusText", "1 of 1 registration confirmed")
     # The proxy feeds its own all the while.
@@ -253,10 +257,6 @@ def test_watchdog(booted: Booted) -> None:
     booted.wait_until(PROXY, "MainPID", rf"^(?!0$|{pid}$)\d+")
     assert "Watchdog timeout" in booted.log(PROXY)
     assert "Hash of payload is correct" in booted.send()
-    for unit in PROXY, OTHER:
-        booted.undo(unit)
-    booted.write("/etc/rproxy/101.conf", "POLICY=222\nLISTEN=5001\nOPTIONS=--handler handlers:wait\n")
-    booted.run("systemctl", "restart", PROXY, OTHER)
 
 
 def test_restart_refuses_nobody(booted: Booted) -> None:
@@ -267,6 +267,8 @@ def test_restart_refuses_nobody(booted: Booted) -> None:
         booted.wait_for("ls", "/tmp", until="^begun$")
         for _ in range(2):
             booted.run("systemctl", "restart", PROXY)
+        # It may not have found the new proxy yet, which knows it from the registry.
+        booted.run("systemctl", "restart", SERVER)
         booted.do("Restarting and upgrading")
     finally:
         booted.write("/tmp/enough", "")
@@ -276,9 +278,9 @@ def test_restart_refuses_nobody(booted: Booted) -> None:
     assert counts["acked"] > 100
     # Who was accepted as the last one is told so, rather than nothing.
     assert {*counts} <= {"acked", "shutting-down"}
-    booted.run("systemctl", "start", PORTS, PROXY, SERVER)
 
 
+@pytest.mark.usefixtures("put_back")
 def test_stop(booted: Booted) -> None:
     """Told to stop with a packet in flight, it says that it stops, has it answered, and leaves in order."""
     client = subprocess.Popen(
@@ -298,6 +300,7 @@ def test_stop(booted: Booted) -> None:
     assert "Hash of payload is correct" in booted.send()
 
 
+@pytest.mark.usefixtures("put_back")
 def test_wrong_options(booted: Booted) -> None:
     """It isn't started again and again with them; when they are right it is started as the page says."""
     booted.run("cp", "/etc/rproxy/rproxy.conf", "/tmp/rproxy.conf")
@@ -314,11 +317,11 @@ def test_wrong_options(booted: Booted) -> None:
     booted.wait_until(PORTS, "ActiveState", "failed")
     booted.run("mv", "/tmp/rproxy.conf", "/etc/rproxy/rproxy.conf")
     booted.do("When it doesn't start")
-    booted.undo(PROXY)
-    booted.run("systemctl", "start", SERVER, OTHER)
+    booted.run("systemctl", "start", SERVER)
     assert "Hash of payload is correct" in booted.send()
 
 
+@pytest.mark.usefixtures("put_back")
 def test_sandbox(booted: Booted) -> None:
     """What runs as a service does writes nowhere but into its state, and sees nothing of others."""
     booted.write("/opt/rproxy/probe.py", PROBE)
@@ -335,7 +338,6 @@ def test_sandbox(booted: Booted) -> None:
             "root": False,
             "devices": [],
         }
-        booted.undo(unit)
     # The probe would find something where there is no sandbox.
     outside = json.loads(
         booted.run("sh", "-c", f"cd /tmp; STATE_DIRECTORY=. {PYTHON} /opt/rproxy/probe.py; cat probe.json")
@@ -345,6 +347,7 @@ def test_sandbox(booted: Booted) -> None:
     assert all(outside.values())
 
 
+@pytest.mark.usefixtures("put_back")
 def test_several_processes_and_a_token(booted: Booted) -> None:
     """With workers the parent is systemd's, and what only root may read is handed over."""
     booted.do("Keys and tokens")
@@ -361,9 +364,9 @@ def test_several_processes_and_a_token(booted: Booted) -> None:
     booted.run("systemctl", "reload", PROXY)
     booted.run("systemctl", "stop", PORTS, PROXY)
     assert booted.show(PROXY, "Result") == "success"
-    booted.run("systemctl", "start", PORTS, PROXY)
 
 
+@pytest.mark.usefixtures("put_back")
 def test_tls(booted: Booted, tmp_path: Path) -> None:
     """At a port that systemd holds, with a key that only root may read."""
     booted.run("/opt/rproxy/bin/pip", "install", "rproxy[tls]")
@@ -404,7 +407,7 @@ def test_backup(booted: Booted) -> None:
     """What was saved comes back, settings and registrations, without the servers' help."""
     saving, restoring = code_blocks(section(DEPLOY, "Backup and restoring"), "sh")
     # What isn't there yet can't be saved: the last test may have restarted them.
-    booted.wait_for(COMMAND, "servers", until=BOTH)
+    booted.wait_for_servers()
     booted.run("sh", "-ec", saving)
     # They can't register again now.
     booted.run("systemctl", "kill", "--signal=STOP", SERVER, OTHER)
@@ -412,7 +415,7 @@ def test_backup(booted: Booted) -> None:
     booted.run("sh", "-c", stop)
     booted.run("sh", "-c", "rm -r /etc/rproxy/rproxy.conf /var/lib/private/rproxy/*")
     booted.run("sh", "-ec", rest)
-    booted.wait_for(COMMAND, "servers", until=BOTH)
+    booted.wait_for_servers()
     booted.run("test", "-f", "/etc/rproxy/rproxy.conf")
     booted.run("systemctl", "kill", "--signal=CONT", SERVER, OTHER)
     assert "Hash of payload is correct" in booted.send()

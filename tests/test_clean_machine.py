@@ -6,8 +6,6 @@ Beside them it has systemd, as it is booted, and its packages come from a folder
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,7 @@ from tests import machine
 from tests.machine import Machine
 from tests.sources import QUICK, clone, sources
 from tests.support import ROOT
+from tests.wheels import build, fetch
 
 
 def named() -> set[str]:
@@ -23,18 +22,6 @@ def named() -> set[str]:
     found = re.search(r"apt-get install --no-install-recommends (.+)$", (ROOT / "README.rst").read_text(), re.MULTILINE)
     assert found is not None
     return {*found[1].split()}
-
-
-def fetch(sources: Path, folder: Path) -> None:
-    """Put the packages that these sources need into a folder, as wheels for that machine's Python."""
-    pip = [sys.executable, "-m", "pip", "-qq", "--disable-pip-version-check"]
-    subprocess.run([*pip, "wheel", "--no-deps", f"--wheel-dir={folder}", str(sources)], check=True)
-    (wheel,) = folder.glob("rproxy-*.whl")
-    wanted = [str(wheel), "setuptools>=77"]
-    subprocess.run(
-        [*pip, "download", "--only-binary=:all:", "--python-version=3.11", f"--dest={folder}", *wanted], check=True
-    )
-    wheel.unlink()
 
 
 @pytest.mark.timeout(machine.MAKING)
@@ -49,7 +36,9 @@ def test_demo(tmp_path: Path) -> None:
     clone(copy)
     # Another one, as building leaves things behind.
     clone(built)
-    fetch(built, wheels)
+    wheel = build(built, wheels)
+    fetch(wheels, str(wheel), "setuptools>=77")
+    wheel.unlink()
     with Machine(*(named() - {*machine.PACKAGES}), binds={"/wheels": wheels}) as booted:
         booted.write("/etc/pip.conf", "[global]\nno-index = true\nfind-links = /wheels\n")
         booted.run("useradd", "--create-home", "somebody")

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests import instances, machine
+from tests import instances, machine, wheels
 from tests.authority import Authority
-from tests.instances import Instance, make_wheels, wire
+from tests.instances import Instance, wire
 from tests.stacks import cloud
 from tests.templates import Stack
 
@@ -80,7 +80,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def wheel(folder: Path) -> Path:
-    return make_wheels(folder)
+    return wheels.make(folder, "redis,tls")
 
 
 @pytest.fixture(scope="class")

@@ -15,7 +15,7 @@ from rproxy import packets
 from rproxy.limits import Limits
 from rproxy.packets import Setup
 from rproxy.pool.leasing import ANSWER_TIMEOUT, DRAIN_TIMEOUT, Offer
-from rproxy.pool.registrar import OLD_PROXY_INTERVAL, RETRY, RETRY_REFUSED, SILENCES, WAITS, Registrar
+from rproxy.pool.registrar import LAST_TRY, OLD_PROXY_INTERVAL, RETRY, RETRY_REFUSED, SILENCES, WAITS, Registrar
 from rproxy.tls.files import TLSError
 from tests.endpoints import Peer
 from tests.transports import logged_lines, lose
@@ -531,8 +531,77 @@ class DrainTests(RegistrarCase):
 
         self.assertFalse(self.successResultOf(drained))
 
+    def test_between_connections(self) -> None:
+        """A proxy that has answered is found once more, also where that is being tried: it may know the server yet."""
+        for waits in 0.0, RETRY.bound(1):
+            self.setUp()
+            self.register()
+            lose(self.proxy.protocol, ConnectionLost)
+            self.clock.advance(waits)
+
+            drained = self.registrar.drain()
+            self.proxy.accept()
+            self.assertEqual(self.proxy.received(), [setup(), setup(drain=True)])
+            self.proxy.answer(ACK)
+            self.assertNoResult(drained)
+            self.proxy.answer(ACK)
+
+            self.assertTrue(self.successResultOf(drained))
+            stopped = self.registrar.stopService()
+            self.assertTrue(self.proxy.transport.disconnecting)
+            lose(self.proxy.protocol)
+            self.successResultOf(stopped)
+            self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_restarting(self) -> None:
+        """One that has accepted the next connection, and is still starting, is asked over that."""
+        self.register()
+        lose(self.proxy.protocol, ConnectionLost)
+        self.reconnects_after()
+        self.proxy.accept()
+
+        drained = self.registrar.drain()
+        self.assertEqual(self.proxy.received(), [setup(), setup(drain=True)])
+        self.proxy.answer(ACK, ACK)
+
+        self.assertTrue(self.successResultOf(drained))
+
+    def test_gone(self) -> None:
+        """It is tried once, and not for long, and nobody is told that it goes on."""
+        for refuses in False, True:
+            self.setUp()
+            self.register()
+            lose(self.proxy.protocol, ConnectionLost)
+            with logged_lines() as lines:
+                drained = self.registrar.drain()
+                if refuses:
+                    self.proxy.refuse()
+                    self.clock.advance(0)
+                else:
+                    self.clock.advance(LAST_TRY - 0.1)
+                    self.assertNoResult(drained)
+                    self.clock.pump([0.1, 0])
+                    self.assertEqual(self.proxy.cancelled, 1)
+
+            self.assertFalse(self.successResultOf(drained))
+            self.assertEqual(lines, [])
+            self.assertEqual(self.proxy.attempts, [])
+            self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_became_old(self) -> None:
+        """One that has answered, and is taken for an old one since, isn't tried."""
+        self.register()
+        lose(self.proxy.protocol)
+        for _ in range(SILENCES):
+            self.reconnects_after()
+            self.proxy.accept()
+            lose(self.proxy.protocol)
+
+        self.assertFalse(self.successResultOf(self.registrar.drain()))
+        self.assertEqual(self.proxy.attempts, [])
+
     def test_no_connection(self) -> None:
-        """Where there is none, none is made."""
+        """Where there is none, and never was, none is made."""
         for refused in False, True:
             self.setUp()
             if refused:

@@ -172,6 +172,33 @@ class StopTests(PoolServiceCase):
 
         self.successResultOf(stopped)
 
+    def test_proxies_restarted(self) -> None:
+        """Proxies that it hasn't found again yet are told all the same: what they send meanwhile is answered."""
+        self.register_everywhere()
+        for peer in self.proxies.values():
+            lose(peer.protocol)
+        connection, transport = self.connect()
+
+        stopped = self.service.stopService()
+        for peer in self.proxies.values():
+            peer.accept()
+            _, drain = peer.received()
+            assert isinstance(drain, Setup)
+            self.assertTrue(drain.drain)
+            peer.answer(ACK)
+        self.asked[0].callback("A")
+        self.assertFalse(transport.disconnecting)
+        connection.dataReceived(packets.data("1", "111", "b"))
+        self.asked[1].callback("B")
+        self.assertEqual(len(packets_in(transport.taken())), 2)
+        for peer in self.proxies.values():
+            peer.answer(ACK)
+        self.assertNoResult(stopped)
+        lose(connection)
+        self.lose_setup_connections()
+
+        self.successResultOf(stopped)
+
     def test_unregistered(self) -> None:
         """Where no proxy is told to send no more, what is in flight is waited for, and the connections are closed."""
         for peer in self.proxies.values():

@@ -20,6 +20,7 @@ from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IAddress, IProtocol, IProtocolFactory, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
+from twisted.internet.task import deferLater
 from twisted.logger import Logger, LogPublisher
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -42,6 +43,8 @@ WAITS = 3
 RETRY = Backoff(0.5, 2.0)
 #: The waits after a refusal, which is likely to be repeated until somebody changes something, in seconds.
 RETRY_REFUSED = Backoff(1.0, 30.0)
+#: How long a drain may take to connect once more, in seconds.
+LAST_TRY = 1.0
 
 
 class Registrar(Service):
@@ -66,6 +69,7 @@ class Registrar(Service):
         self._proxy = proxy
         self._policy = offer.policy
         self._jitter = jitter
+        self._clock = clock
         self._client = _QuietClientService(
             _WatchedEndpoint(endpoint, self._unreachable),
             _SetupFactory(lambda: SetupProtocol(offer, self, clock)),
@@ -105,12 +109,30 @@ class Registrar(Service):
     def drain(self) -> Deferred[bool]:
         """Ask the proxy for no more packets, and never register again.
 
-        Fires with whether the proxy acknowledged it. It is False where the server isn't registered, for example at an
-        old proxy, and where :data:`rproxy.pool.leasing.DRAIN_TIMEOUT` passes. Never fails.
+        A proxy that has restarted may know the server from its registry, before the server has found it again. So one
+        that has answered is asked where there is no registration too, over a connection that is made for it if need
+        be, within :data:`LAST_TRY`.
+
+        Fires with whether the proxy acknowledged it. It is False at an old proxy, at one that never answered or can't
+        be connected to, and where :data:`rproxy.pool.leasing.DRAIN_TIMEOUT` passes. Never fails.
         """
         self._draining = True
-        if self._connection is not None and self._connection.registered:
+        if not self._has_answered or self._told_old:
+            return self._give_up()
+        if self._connection is not None:
             return self._connection.drain()
+        return self._client.stopService().addCallback(self._drain_anew)
+
+    def _drain_anew(self, _: None) -> Deferred[bool]:
+        self._client.startService()
+        connected = self._client.whenConnected(failAfterFailures=1).addTimeout(LAST_TRY, self._clock)
+        return connected.addCallbacks(
+            lambda _: self._connection is not None and self._connection.drain(),
+            # The client can't be stopped while it tells that it failed.
+            lambda _: deferLater(self._clock, 0, self._client.stopService).addCallback(lambda _: False),
+        )
+
+    def _give_up(self) -> Deferred[bool]:
         return self._client.stopService().addCallback(lambda _: False)
 
     # From the connection: see rproxy.pool.leasing.Owner.
@@ -195,7 +217,7 @@ class Registrar(Service):
             )
 
     def _unreachable(self, failure: Failure) -> None:
-        if not self._told_unreachable and not failure.check(CancelledError):
+        if not (self._told_unreachable or self._draining or failure.check(CancelledError)):
             self._told_unreachable = True
             self._log.warn(
                 "Can't connect to {proxy}, and will go on trying: {why}",

@@ -55,10 +55,10 @@ def decoding(data: bytes) -> None:
 
 def together(data: bytes) -> None:
     """Packets that are read together are those that are read one by one."""
-    # The framer doesn't ask about anything else.
+    # The framer doesn't ask about anything else, nor about more bytes than one packet may have.
     found = packets.peek_many_data(data) if data.startswith(b"{") and data.endswith(b"}") else None
     if found is not None:
-        frames, _ = _frames([data], None)
+        frames, _ = _frames([data], None, len(data))
         assert [raw for raw, _ in found] == frames, (found, frames)
         assert [packets.peek_data(raw) for raw, _ in found] == [packet for _, packet in found]
 
@@ -126,9 +126,11 @@ def _cut(stream: bytes, sizes: bytes) -> Iterator[bytes]:
         number += 1
 
 
-def _frames(segments: Any, peek_many: Any = packets.peek_many_data) -> tuple[list[bytes | str], Framer[Data]]:
+def _frames(
+    segments: Any, peek_many: Any = packets.peek_many_data, max_packet: int = MAX_PACKET
+) -> tuple[list[bytes | str], Framer[Data]]:
     """What a connection sees that is fed so: frames, and last the code of the error where there was one."""
-    framer = Framer(packets.peek_data, MAX_PACKET, *([peek_many] if peek_many else []))
+    framer = Framer(packets.peek_data, max_packet, *([peek_many] if peek_many else []))
     seen: list[bytes | str] = []
     for segment in segments:
         framer.feed(segment)
