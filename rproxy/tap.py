@@ -25,7 +25,6 @@ from rproxy.control.reporting import Reporter
 from rproxy.downstream import ClientProtocol, ServerProtocol
 from rproxy.figures.happenings import Happenings
 from rproxy.fronting.protocol import FrontedFactory
-from rproxy.limits import Limits
 from rproxy.listening import ListenerService
 from rproxy.logs.access import AccessLog
 from rproxy.logs.accessfile import AccessWriter
@@ -101,9 +100,43 @@ def _connector(
     return connect
 
 
-def _sweeps(limits: Limits, factory: ProxyFactory, keyring: Keyring, reactor: Any) -> list[SweepService]:
-    """What keeps the deadlines."""
+def _make_factory(options: Options, keyring: Keyring, sockets: Any, reactor: Any, trail: Trail | None) -> ProxyFactory:
+    return ProxyFactory(
+        options["limits"],
+        reactor,
+        _connector(options, keyring, sockets, reactor),
+        random.random,
+        Claims(uuid4().hex, time.time),
+        ProxyLog() if options["log-packets"] else None,
+        options["allowed"],
+        trail,
+    )
+
+
+def _make_replica(store: Store, factory: ProxyFactory, reactor: Any) -> Replica:
     router = factory.router
+    return Replica(
+        store,
+        factory.registry,
+        reactor,
+        router.answer_asked,
+        router.upstreams.share_with,
+        router.upstreams.in_touch,
+        random.random,
+    )
+
+
+def _reloads(options: Options, factory: ProxyFactory, keyring: Keyring) -> Iterator[Callable[[], object]]:
+    """What reads files that others wrote again, where there are any."""
+    if keyring:
+        yield keyring.reload
+    if options["policies"] is not None:
+        yield lambda: reload_policies(options, factory)
+
+
+def _sweeps(factory: ProxyFactory, keyring: Keyring, reactor: Any) -> list[SweepService]:
+    """What keeps the deadlines."""
+    router, limits = factory.router, factory.limits
     forgetter = Forgetter(
         factory.registry, reactor.seconds, router.upstreams.is_down, router.upstreams.probe, limits.forget_after
     )
@@ -229,57 +262,38 @@ def make_proxy(
     :param notifier: tells systemd of this process, if it is the one to do so.
     :raises SystemExit: its certificates can't be used.
     """
-    limits: Limits = options["limits"]
     keyring = Keyring()
-
     trail = _make_trail(options)
-    factory = ProxyFactory(
-        limits,
-        reactor,
-        _connector(options, keyring, sockets, reactor),
-        random.random,
-        Claims(uuid4().hex, time.time),
-        ProxyLog() if options["log-packets"] else None,
-        options["allowed"],
-        trail,
-    )
+    factory = _make_factory(options, keyring, sockets, reactor, trail)
     try:
         keyring.load(options["upstream-files"])
         listeners = list(_listeners(options, factory, keyring, sockets, endpoints))
     except CertificatesError as error:
         raise SystemExit(str(error)) from None
     store = _open_registry(options, reactor, keyring)
-    upstreams = factory.router.upstreams
-    replica = Replica(
-        store,
-        factory.registry,
-        reactor,
-        factory.router.answer_asked,
-        upstreams.share_with,
-        upstreams.in_touch,
-        random.random,
-    )
+    replica = _make_replica(store, factory, reactor)
     if not isinstance(options["registry"], MemoryUrl):
         factory.share(replica)
+    lag = Lag(reactor)
     happenings = Happenings(time.time)
     factory.watch(happenings.note)
-    lag = Lag(reactor)
     control = LocalControl(factory, Reporter(factory, replica, lag, number, str(store)), happenings)
-    service = MultiService()
-    SignalService(reactor).setServiceParent(service)
-    lag.setServiceParent(service)
-    sweeps = _sweeps(limits, factory, keyring, reactor)
-    proxy = ProxyService(factory, listeners, replica, sweeps, limits.drain_timeout, reactor)
-    attend(options, proxy, control, reactor).setServiceParent(service)
-    CollectorService(reactor).setServiceParent(service)
-    OpenFilesService(limits.max_clients).setServiceParent(service)
-    reloads: list[Callable[[], object]] = [keyring.reload] if keyring else []
-    if options["policies"] is not None:
-        reloads.append(lambda: reload_policies(options, factory))
-    for writer in _writers(options, trail, factory, reactor):
+    sweeps = _sweeps(factory, keyring, reactor)
+    proxy = ProxyService(factory, listeners, replica, sweeps, factory.limits.drain_timeout, reactor)
+    writers = list(_writers(options, trail, factory, reactor))
+    for writer in writers:
         # The proxy's own child, because those are stopped when its last packet is answered.
         writer.setServiceParent(proxy)
-        reloads.append(writer.reopen)
+    reloads = [*_reloads(options, factory, keyring), *(writer.reopen for writer in writers)]
     reload = ReloadService(reactor, notifier.around(reloads))
-    reload.setServiceParent(service)
+    service = MultiService()
+    for part in (
+        SignalService(reactor),
+        lag,
+        attend(options, proxy, control, reactor),
+        CollectorService(reactor),
+        OpenFilesService(factory.limits.max_clients),
+        reload,
+    ):
+        part.setServiceParent(service)
     return Proxy(service, factory, reload.reload, control)
