@@ -8,7 +8,7 @@ from typing import Any
 
 from bench import access, audit, backpressure, growth, latency, memory, registry, scrape, shapes, sharing, workers
 from bench.stage import Bench
-from bench.tables import Column, Row, count, decimal, percent, ratio, size
+from bench.tables import Column, Row, count, decimal, millis, percent, ratio, size
 
 
 @dataclass(frozen=True)
@@ -96,10 +96,10 @@ SCRAPE = Table(
     " reactor, and the text, in many; of those the longest, and of all turns of all rounds the longest.",
     (
         Column("servers", "servers", count),
-        Column("figures", "figures", lambda n: decimal(n * 1e3)),
-        Column("text", "metrics", lambda n: decimal(n * 1e3)),
-        Column("turn", "turn", lambda n: decimal(n * 1e3)),
-        Column("longest", "longest", lambda n: decimal(n * 1e3)),
+        Column("figures", "figures", millis),
+        Column("text", "metrics", millis),
+        Column("turn", "turn", millis),
+        Column("longest", "longest", millis),
         Column("KiB", "bytes", lambda n: decimal(n / 2**10)),
     ),
 )
@@ -125,10 +125,10 @@ LATENCY = Table(
     (
         Column("proxy", "who", str),
         Column("messages/s", "rate", count),
-        Column("p50", "p50", lambda n: decimal(n * 1e3)),
-        Column("p90", "p90", lambda n: decimal(n * 1e3)),
-        Column("p99", "p99", lambda n: decimal(n * 1e3)),
-        Column("p99.9", "p999", lambda n: decimal(n * 1e3)),
+        Column("p50", "p50", millis),
+        Column("p90", "p90", millis),
+        Column("p99", "p99", millis),
+        Column("p99.9", "p999", millis),
         Column("of one processor", "busy", percent),
     ),
 )
@@ -139,18 +139,14 @@ BACKPRESSURE = Table(
     " others come, with them, and after; and the most memory that rproxy ever had.",
     (
         Column("the others", "others", str),
-        Column("p50 before", "p50_before", lambda n: decimal(n * 1e3)),
-        Column("p50 with", "p50_with", lambda n: decimal(n * 1e3)),
-        Column("p99 before", "p99_before", lambda n: decimal(n * 1e3)),
-        Column("p99 with", "p99_with", lambda n: decimal(n * 1e3)),
-        Column("p99 after", "p99_after", lambda n: decimal(n * 1e3)),
+        Column("p50 before", "p50_before", millis),
+        Column("p50 with", "p50_with", millis),
+        Column("p99 before", "p99_before", millis),
+        Column("p99 with", "p99_with", millis),
+        Column("p99 after", "p99_after", millis),
         Column("MiB peak", "peak", lambda n: decimal(n / 2**20)),
     ),
 )
-
-
-def _millis(seconds: float) -> str:
-    return decimal(seconds * 1e3)
 
 
 WORKERS = Table(
@@ -181,12 +177,12 @@ SHARING = Table(
     (
         Column("the other", "other", str),
         Column("of each", "count", count),
-        Column("acknowledged", "acknowledged", _millis),
-        Column("answered p50", "answered", _millis),
-        Column("p99", "answered_p99", _millis),
+        Column("acknowledged", "acknowledged", millis),
+        Column("answered p50", "answered", millis),
+        Column("p99", "answered_p99", millis),
         Column("refused before", "refusals", count),
-        Column("found p50", "found", _millis),
-        Column("p99", "found_p99", _millis),
+        Column("found p50", "found", millis),
+        Column("p99", "found_p99", millis),
     ),
 )
 
@@ -216,10 +212,10 @@ DEATHS = Table(
     (
         Column("what", "what", str),
         Column("ends", "count", count),
-        Column("least", "least", _millis),
-        Column("p50", "median", _millis),
-        Column("p99", "p99", _millis),
-        Column("most", "most", _millis),
+        Column("least", "least", millis),
+        Column("p50", "median", millis),
+        Column("p99", "p99", millis),
+        Column("most", "most", millis),
     ),
 )
 

@@ -49,6 +49,11 @@ def decimal(number: float) -> str:
     return f"{number:.2f}" if abs(number) >= 0.01 else f"{number:.2g}"
 
 
+def millis(seconds: float) -> str:
+    """Seconds as milliseconds."""
+    return decimal(seconds * 1e3)
+
+
 def count(number: float) -> str:
     """A whole number."""
     return f"{number:,.0f}"
