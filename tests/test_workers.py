@@ -303,9 +303,15 @@ class SupervisorTests(SynchronousTestCase):
         self.start()
         self.workers[0].answers = FullError("too many questions wait for their answer")
         self.workers[1].answers = ChannelError("there is no other side")
-        self.successResultOf(self.supervisor.workers.tell("set_drained", 2.0))
-        self.assertEqual([worker.happened[1:] for worker in self.workers], [["killed"], []])
+        for _ in range(2):
+            self.successResultOf(self.supervisor.workers.tell("set_drained", 2.0))
+        self.assertEqual([worker.happened.count("killed") for worker in self.workers], [1, 0])
         self.assertEqual(self.lines("Killing"), ["Killing worker 1, which hasn't answered what it was told before"])
+        self.workers[0].told.ended("was ended by SIGKILL")
+        self.clock.advance(BACKOFF.first)
+        self.workers[2].answers = FullError("too many questions wait for their answer")
+        self.successResultOf(self.supervisor.workers.tell("set_drained", 2.0))
+        self.assertEqual(self.workers[2].happened[-1], "killed")
 
     def test_pause_of_the_machine(self) -> None:
         """However long it was, it was no worker's fault."""

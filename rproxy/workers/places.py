@@ -47,6 +47,7 @@ class Place:
     watch: Watch = Factory(Watch)
     is_ready: bool = False
     has_told: bool = False
+    is_killed: bool = False
     #: How many were started.
     generation: int = 0
     since: float = 0.0
@@ -63,7 +64,7 @@ class Place:
     def begin(self) -> None:
         """Another one is about to be started."""
         self.restart = None
-        self.has_told = False
+        self.has_told = self.is_killed = False
         self.generation += 1
         self.watch = Watch()
 
@@ -84,7 +85,8 @@ class Place:
         self.is_ready, self.worker = False, None
 
     def kill(self, why: str) -> None:
-        """End it at once, if it is there; ``why`` is the rest of a sentence that begins with "which"."""
-        if self.worker is not None:
+        """End it at once, if it is there still; ``why`` is the rest of a sentence that begins with "which"."""
+        if self.worker is not None and not self.is_killed:
+            self.is_killed = True
             _logger.error("Killing worker {worker}, which {why}", event="worker-hangs", worker=self.number, why=why)
             self.worker.kill()
