@@ -303,10 +303,17 @@ class SupervisorTests(SynchronousTestCase):
         self.start()
         self.workers[0].answers = FullError("too many questions wait for their answer")
         self.workers[1].answers = ChannelError("there is no other side")
+        self.workers[0].hangs = True
+        told = self.supervisor.workers.tell("set_drained", 2.0)
+        self.workers[0].hangs = False
         for _ in range(2):
             self.successResultOf(self.supervisor.workers.tell("set_drained", 2.0))
         self.assertEqual([worker.happened.count("killed") for worker in self.workers], [1, 0])
         self.assertEqual(self.lines("Killing"), ["Killing worker 1, which hasn't answered what it was told before"])
+        # That it never heard what it was told before is no news any more.
+        self.workers[0].unanswered[0].errback(ChannelError("the other side is gone"))
+        self.successResultOf(told)
+        self.assertEqual(len(self.lines("A worker didn't answer set_drained: ")), 3)
         self.workers[0].told.ended("was ended by SIGKILL")
         self.clock.advance(BACKOFF.first)
         self.workers[2].answers = FullError("too many questions wait for their answer")

@@ -72,7 +72,7 @@ class Workers:
         _without(failure)
         if failure.check(FullError):
             place.kill("hasn't answered what it was told before")
-        else:
+        elif not place.is_killed:
             self._logger.warn(
                 "A worker didn't answer {question}: {why}", event="worker-silent", question=name, why=failure.value
             )
