@@ -259,7 +259,9 @@ class WrappedTests(FrontedCase):
     def test_one_that_fails(self) -> None:
         """It takes nobody's place for good: the reactor, which ends its connection, tells only the one that failed."""
         self.serve()
-        self.world.port.factory = FrontedFactory(Factory.forProtocol(Failing), self.world.factory, [parse_network(FRONT)])
+        self.world.port.factory = FrontedFactory(
+            Factory.forProtocol(Failing), self.world.factory, [parse_network(FRONT)]
+        )
         client = self.front()
         with self.assertRaises(ZeroDivisionError):
             client.send(LINE)
