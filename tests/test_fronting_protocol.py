@@ -209,6 +209,13 @@ class Picky(Factory):
         return None
 
 
+class Failing(Protocol):
+    """A protocol with a fault."""
+
+    def connectionMade(self) -> None:
+        raise ZeroDivisionError
+
+
 class Greeting(Protocol):
     """A protocol that isn't the proxy's, as one that does TLS would be."""
 
@@ -247,6 +254,17 @@ class WrappedTests(FrontedCase):
         client = self.front()
         client.send(LINE)
         self.assertTrue(client.gone)
+        self.assertFalse(self.world.factory.clients)
+
+    def test_one_that_fails(self) -> None:
+        """It takes nobody's place for good: the reactor, which ends its connection, tells only the one that failed."""
+        self.serve()
+        self.world.port.factory = FrontedFactory(
+            Factory.forProtocol(Failing), self.world.factory, [parse_network(FRONT)]
+        )
+        client = self.front()
+        with self.assertRaises(ZeroDivisionError):
+            client.send(LINE)
         self.assertFalse(self.world.factory.clients)
 
     def test_it_starts_and_stops_the_other(self) -> None:

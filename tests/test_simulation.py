@@ -10,6 +10,7 @@ import subprocess
 import sys
 from argparse import ArgumentParser
 from collections.abc import Iterator
+from errno import EMFILE
 from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
@@ -185,9 +186,13 @@ class FakeReactor(Clock):
     def __init__(self) -> None:
         super().__init__()
         self.processes: list[FakeProcess] = []
+        #: So many, and no more.
+        self.most = 100
 
     def spawnProcess(self, child: Child, executable: str, argv: list[str], env: dict[str, str], path: str) -> None:
         assert argv[:4] == [executable, "-m", "rproxy.simulation.child", "-n"], argv
+        if len(self.processes) == self.most:
+            raise OSError(EMFILE, os.strerror(EMFILE))
         self.processes.append(FakeProcess(child, tuple(argv[5:]), path))
 
 
@@ -538,6 +543,20 @@ class RunningTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(self.running).aborted, "server 100 ended with exit code 1")
         assert isinstance(self.stopper.why, ChildDied)
         self.assertEqual(self.stopper.why.lines, ("It broke",))
+
+    def test_system_that_does_not_let_it(self) -> None:
+        """What it had started is stopped, and it is said what is missing."""
+        self.reactor.most = 3
+        proxy = self.reactor.processes[0]
+        proxy.says("x Running the reverse proxy on port 1234\n")
+        _, *servers = self.reactor.processes
+        self.assertEqual([process.signals for process in servers], [["TERM"]] * 2)
+        for process in (*servers, proxy):
+            process.ends()
+
+        why = "server 300 can't be started: Too many open files"
+        self.assertEqual(self.successResultOf(self.running).aborted, why)
+        self.assertEqual(str(self.stopper.why), why)
 
     def test_first_reason_counts(self) -> None:
         """What follows from it is none."""

@@ -96,6 +96,8 @@ class NotifierTests(ToldTestCase):
     def test_reload(self) -> None:
         """What SIGHUP calls is enclosed in words about that, also where it is nothing."""
         notifier = Notifier(Manager(self.listener.address))
+        notifier.tell_ready()
+        self.told()
         calls: list[str] = []
         for reload in notifier.around([lambda: calls.append("reload")]):
             reload()
@@ -104,6 +106,14 @@ class NotifierTests(ToldTestCase):
         self.assertGreater(int(begin["MONOTONIC_USEC"]), 0)
         self.assertEqual(calls, ["reload"])
         self.assertEqual(len(notifier.around([])), 2)
+
+    def test_reload_before_it_is_ready(self) -> None:
+        """It isn't taken for ready by that."""
+        notifier = Notifier(Manager(self.listener.address))
+        calls: list[str] = []
+        for reload in notifier.around([lambda: calls.append("reload")]):
+            reload()
+        self.assertEqual((self.told(), calls), ([], ["reload"]))
 
     def test_reload_without_a_manager(self) -> None:
         """SIGHUP is what it ever was."""

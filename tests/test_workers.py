@@ -14,7 +14,7 @@ from unittest import mock
 from attrs import define, field
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, fail, succeed
-from twisted.internet.error import ProcessDone, ProcessTerminated, ReactorNotRunning
+from twisted.internet.error import ReactorNotRunning
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import capturedLogs, formatEvent
@@ -31,9 +31,10 @@ from rproxy.systemd.service import NOBODY
 from rproxy.workers import parent as parent_module
 from rproxy.workers.channel import Channel, ChannelError, FullError
 from rproxy.workers.parent import Parent, make_parent, patience_with, values_of
+from rproxy.workers.places import STEADY
 from rproxy.workers.serving import FAREWELL, WorkerService
-from rproxy.workers.spawning import Orders, Told, environment, how_it_ended
-from rproxy.workers.supervising import ATTEMPTS, BACKOFF, STEADY, Supervisor
+from rproxy.workers.spawning import Orders, Told
+from rproxy.workers.supervising import ATTEMPTS, BACKOFF, Supervisor
 from rproxy.workers.watching import ANSWER, ROUND, START
 
 PATIENCE = 10.0
@@ -240,14 +241,21 @@ class SupervisorTests(SynchronousTestCase):
         self.supervisor.kill()
         self.assertEqual([worker.happened for worker in self.workers], [[], ["killed"]])
 
-    def test_ask(self) -> None:
-        """All that there are; who doesn't answer is left out."""
-        self.start()
-        self.workers[0].answers = ChannelError("the other side is gone")
-        self.workers[1].answers = {"received": 3}
-        self.assertEqual(self.successResultOf(self.supervisor.ask("counters")), [{"received": 3}])
-        self.assertEqual([worker.happened for worker in self.workers], [["asked counters"]] * 2)
-        self.assertEqual(self.lines(), ["A worker didn't answer counters: the other side is gone"])
+    def test_tell(self) -> None:
+        """All that there are, and it is over when all have heard it, or took too long; who doesn't answer is shown."""
+        self.supervisor.startService()
+        starting, other = self.workers
+        starting.hangs = True
+        other.told.ready()
+        other.answers = ChannelError("the other side is gone")
+        told = self.supervisor.workers.tell("reload", 2.0)
+        self.assertEqual([worker.happened for worker in self.workers], [["asked reload"]] * 2)
+        self.assertEqual(self.lines(), ["A worker didn't answer reload: the other side is gone"])
+        self.assertNoResult(told)
+        self.clock.advance(2.0)
+        self.successResultOf(told)
+        self.assertEqual(len(self.lines("A worker didn't answer reload: ")), 2)
+        self.assertEqual([worker.happened[1:] for worker in self.workers], [[], []])
 
     def rounds(self, seconds: float) -> None:
         """Let that time go by, and the round that has begun."""
@@ -295,9 +303,22 @@ class SupervisorTests(SynchronousTestCase):
         self.start()
         self.workers[0].answers = FullError("too many questions wait for their answer")
         self.workers[1].answers = ChannelError("there is no other side")
-        self.successResultOf(self.supervisor.tell("set_drained", 2.0))
-        self.assertEqual([worker.happened[1:] for worker in self.workers], [["killed"], []])
-        self.assertEqual(self.lines(), ["Killing worker 1, which hasn't answered what it was told before"])
+        self.workers[0].hangs = True
+        told = self.supervisor.workers.tell("set_drained", 2.0)
+        self.workers[0].hangs = False
+        for _ in range(2):
+            self.successResultOf(self.supervisor.workers.tell("set_drained", 2.0))
+        self.assertEqual([worker.happened.count("killed") for worker in self.workers], [1, 0])
+        self.assertEqual(self.lines("Killing"), ["Killing worker 1, which hasn't answered what it was told before"])
+        # That it never heard what it was told before is no news any more.
+        self.workers[0].unanswered[0].errback(ChannelError("the other side is gone"))
+        self.successResultOf(told)
+        self.assertEqual(len(self.lines("A worker didn't answer set_drained: ")), 3)
+        self.workers[0].told.ended("was ended by SIGKILL")
+        self.clock.advance(BACKOFF.first)
+        self.workers[2].answers = FullError("too many questions wait for their answer")
+        self.successResultOf(self.supervisor.workers.tell("set_drained", 2.0))
+        self.assertEqual(self.workers[2].happened[-1], "killed")
 
     def test_pause_of_the_machine(self) -> None:
         """However long it was, it was no worker's fault."""
@@ -413,7 +434,6 @@ class WorkerServiceTests(SynchronousTestCase):
     def test_questions(self) -> None:
         self.ask("reload")
         self.assertEqual(self.told, ["ready", "reloaded"])
-        self.assertEqual(Counters(**self.ask("counters")), self.counters)
         self.assertIsNone(self.ask("ping"))
 
     def test_stop(self) -> None:
@@ -421,7 +441,7 @@ class WorkerServiceTests(SynchronousTestCase):
         self.ask("stop")
         self.assertFalse(self.reactor.is_running)
         stopped = self.service.stopService()
-        self.assertEqual((self.ask("counters")["received"], self.proxy.happened[-1]), (2, "stopped"))
+        self.assertEqual((self.ask("ping"), self.proxy.happened[-1]), (None, "stopped"))
         self.proxy.stopped.callback(None)
         self.assertNoResult(stopped)
         self.pump.flush()
@@ -454,21 +474,6 @@ class WorkerServiceTests(SynchronousTestCase):
         stopped = self.service.stopService()
         self.proxy.stopped.callback(None)
         self.successResultOf(stopped)
-
-
-class ProcessTests(SynchronousTestCase):
-    """What is said of a process, and what it starts with."""
-
-    def test_how_it_ended(self) -> None:
-        self.assertEqual(how_it_ended(ProcessTerminated(signal=9)), "was ended by SIGKILL")
-        self.assertEqual(how_it_ended(ProcessTerminated(signal=35)), "was ended by signal 35")
-        self.assertEqual(how_it_ended(ProcessTerminated(exitCode=1)), "ended with exit code 1")
-        self.assertEqual(how_it_ended(ProcessDone(0)), "ended with exit code 0")
-
-    def test_environment(self) -> None:
-        """What systemd told the parent isn't passed on."""
-        given = {"LISTEN_FDS": "1", "NOTIFY_SOCKET": "/run/notify", "HOME": "/root", "PYTHONPATH": "elsewhere"}
-        self.assertEqual(environment(given, ["/a", "/b"]), {"HOME": "/root", "PYTHONPATH": "/a:/b"})
 
 
 class OptionTests(SynchronousTestCase):
@@ -547,12 +552,15 @@ class ParentTests(SynchronousTestCase):
         self.policies = self.folder / "policies.toml"
         self.policies.write_text("[policy.111]\n")
         self.orders: list[Orders] = []
+        self.told: list[Told] = []
         self.asked: list[str] = []
+        self.answer: Any = [["111", "9"]]
+        self.kills = 0
         self.options = Options()
         self.options.parseOptions(["--workers", "2", "--policies", str(self.policies), "--admin", "9000"])
         # What a reactor in memory listens with can't be kept from reading.
         self.options["listen"] = []
-        self.patch(parent_module, "WorkerProcess", lambda number, told: self)
+        self.patch(parent_module, "WorkerProcess", self.process)
         self.enterContext(mock.patch.dict(os.environ, RUNTIME_DIRECTORY=str(self.folder)))
         self.make()
 
@@ -562,6 +570,11 @@ class ParentTests(SynchronousTestCase):
         self.parent: Any = Parent(self.options, self.reactor)
         self.addCleanup(os.close, self.parent._board)
 
+    def process(self, number: int, told: Told) -> ParentTests:
+        """A worker's, which the test is."""
+        self.told.append(told)
+        return self
+
     def spawn(self, reactor: Any, orders: Orders, *rest: Any) -> None:
         """See :class:`rproxy.workers.spawning.WorkerProcess`."""
         self.orders.append(orders)
@@ -569,24 +582,27 @@ class ParentTests(SynchronousTestCase):
     def ask(self, name: str, **arguments: Any) -> Deferred[Any]:
         """See :class:`rproxy.workers.spawning.WorkerProcess`."""
         self.asked.append(name)
-        return succeed([["111", "9"]])
+        return fail(self.answer) if isinstance(self.answer, Exception) else succeed(self.answer)
 
     def owes(self, name: str) -> bool:
         """See :class:`rproxy.workers.spawning.WorkerProcess`."""
         return False
 
-    def start(self) -> list[Any]:
-        """Start it; the places of its workers."""
+    def kill(self) -> None:
+        """See :class:`rproxy.workers.spawning.WorkerProcess`."""
+        self.kills += 1
+
+    def start(self) -> None:
+        """Start it, and its workers."""
+        self.told.clear()
         self.parent.startService()
         self.reactor.run()
-        places: list[Any] = self.parent._supervisor._places
-        for place in places:
-            place.ready()
-        return places
+        for told in self.told:
+            told.ready()
 
     def test_orders(self) -> None:
         """A worker that replaces another begins with what the files said last, and with what is drained."""
-        first, _ = self.start()
+        self.start()
         self.assertEqual([(each.number, each.drained) for each in self.orders], [(1, []), (2, [])])
         self.assertEqual(self.successResultOf(self.parent.control.drain("9", None)), 1)
         self.policies.write_text("[policy.222]\n")
@@ -594,10 +610,19 @@ class ParentTests(SynchronousTestCase):
         self.policies.write_text("not this time")
         self.parent.reload()
         self.assertEqual(self.asked, ["find"] * 2 + ["set_drained"] * 2 + ["reload"] * 4)
-        first.ended("was ended by SIGKILL")
+        self.told[0].ended("was ended by SIGKILL")
         self.reactor.advance(BACKOFF.first)
         self.assertEqual((self.orders[-1].number, self.orders[-1].drained), (1, [("111", "9")]))
         self.assertEqual([*self.orders[-1].options["allowed"].by_name], ["222"])
+
+    def test_reload_that_does_not_arrive(self) -> None:
+        """Who doesn't hear that the policies changed doesn't go on by the old ones."""
+        self.start()
+        self.answer = FullError("too many questions wait for their answer")
+        with capturedLogs() as events:
+            self.parent.reload()
+        self.assertEqual(self.kills, 2)
+        self.assertEqual([event["event"] for event in events], ["worker-hangs"] * 2)
 
     def test_stop_that_fails(self) -> None:
         """Whatever fails is told when the workers are gone, and what they shared with them."""

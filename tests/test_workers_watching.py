@@ -14,9 +14,10 @@ from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import TestCase
 
 from rproxy.options import Options
+from rproxy.process.children import environment
 from rproxy.workers.balancing import make_board
 from rproxy.workers.parent import values_of
-from rproxy.workers.spawning import Orders, Told, WorkerProcess, environment
+from rproxy.workers.spawning import Orders, Told, WorkerProcess, variables
 from rproxy.workers.supervising import BACKOFF, Supervisor
 from rproxy.workers.watching import ANSWER, ROUND
 from tests.workers import state_of
@@ -58,8 +59,9 @@ class HangTests(TestCase):
 
     def spawn(self, number: int, told: Told) -> WorkerProcess:
         worker = WorkerProcess(number, told)
+        env = environment(variables(os.environ), sys.path)
         orders = Orders(number, values_of(self.options, number, None), [socket.AF_INET], [])
-        worker.spawn(reactor, orders, self.board, [self.listener.fileno()], environment(os.environ, sys.path))
+        worker.spawn(reactor, orders, self.board, [self.listener.fileno()], env)
         self.workers.append(worker)
         return worker
 
@@ -72,7 +74,7 @@ class HangTests(TestCase):
         await until(lambda: self.said == ["ready"])
         self.clock.advance(ROUND)
         # Answers keep the order of questions, so the worker has answered the first one too.
-        await self.supervisor.ask("counters")
+        await self.supervisor.workers.tell("reload", ANSWER)
         (hung,) = self.workers
         assert hung.pid is not None
         os.kill(hung.pid, signal.SIGSTOP)

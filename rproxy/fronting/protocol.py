@@ -94,9 +94,11 @@ class HeaderProtocol(Protocol):
             self.abort()
             return
         self._transport.protocol = protocol
-        protocol.makeConnection(_NamedTransport(self._transport, address))
-        # Only now, so that nobody else is accepted in between.
-        self._proxy.closed(self, is_client=True)
+        try:
+            protocol.makeConnection(_NamedTransport(self._transport, address))
+        finally:
+            # Only now, so that nobody else is accepted in between.
+            self._proxy.closed(self, is_client=True)
         if rest:
             protocol.dataReceived(rest)
 

@@ -18,6 +18,7 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
 from rproxy.listening import BACKLOG
+from rproxy.process.children import environment, how_it_ended
 from rproxy.simulation.plan import Server
 
 HOST = "127.0.0.1"
@@ -36,7 +37,7 @@ _PROXY_LISTENS = re.compile(r"Running the reverse proxy on port (\d+)$")
 
 
 class ChildDied(Exception):
-    """A process ended before it was told to.
+    """A process ended before it was told to, or couldn't be started.
 
     :ivar lines: the last ones of its log.
     """
@@ -99,7 +100,7 @@ class Child(ProcessProtocol):
             self.outReceived(b"\n")
         self.ended.callback(None)
         if not self._stopping:
-            self._died(ChildDied(self._name, _how_it_ended(reason.value), self._lines))
+            self._died(ChildDied(self._name, how_it_ended(reason.value), self._lines))
 
     def _take(self, line: str) -> None:
         self._lines.append(line)
@@ -139,12 +140,17 @@ class Cluster:
     _servers: list[Child] = field(factory=list, init=False)
 
     async def start(self, servers: Sequence[Server]) -> int:
-        """Start all processes, wait until each server is registered, and return the proxy's port."""
+        """Start all processes, wait until each server is registered, and return the proxy's port.
+
+        :raises ChildDied: the system doesn't let one be started.
+        """
         self._proxy = self._spawn("the proxy", "rproxy", "--listen", _ANY_PORT)
         match = await self._proxy.wait_for(_PROXY_LISTENS)
         port = int(match[1])
         registered = [self._proxy.wait_for(_registration_of(server)) for server in servers]
-        self._servers += [self._spawn_server(server, port) for server in servers]
+        for server in servers:
+            # One by one, as those that were started are to be stopped where the next one can't be.
+            self._servers.append(self._spawn_server(server, port))
         await gatherResults(registered, consumeErrors=True)
         return port
 
@@ -173,7 +179,11 @@ class Cluster:
     def _spawn(self, name: str, *arguments: str) -> Child:
         child = Child(name, self._died)
         argv = [sys.executable, "-m", "rproxy.simulation.child", "-n", "--pidfile=", *arguments]
-        self._reactor.spawnProcess(child, sys.executable, argv, env=_environment(), path=self._folder)
+        env = environment(os.environ, sys.path)
+        try:
+            self._reactor.spawnProcess(child, sys.executable, argv, env=env, path=self._folder)
+        except OSError as error:
+            raise ChildDied(name, f"can't be started: {error.strerror}", ()) from None
         return child
 
 
@@ -185,15 +195,3 @@ def _kill(children: Iterable[Child]) -> None:
 def _registration_of(server: Server) -> re.Pattern[str]:
     """The proxy's line that says that a server is registered (docs/reference/protocol.rst, What the terminals show)."""
     return re.compile(rf"Received setup message from server id {re.escape(server.server_id)} ip ")
-
-
-def _environment() -> dict[str, str]:
-    """This process's environment, with which a child elsewhere imports what is imported here."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in sys.path)}  # noqa: PTH100
-
-
-def _how_it_ended(reason: BaseException | None) -> str:
-    number = getattr(reason, "signal", None)
-    if number is not None:
-        return f"was ended by {signal.Signals(number).name}"
-    return f"ended with exit code {getattr(reason, 'exitCode', None)}"

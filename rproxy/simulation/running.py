@@ -95,6 +95,8 @@ async def simulate(plan: Plan, reactor: Any, stopper: Stopper, told: report.Told
         )
         try:
             await stopper.wait_for(Deferred.fromCoroutine(_send_through(plan, reactor, cluster, heard, told)))
+        except ChildDied as error:
+            stopper.stop(error)
         finally:
             why = stopper.why
             if deadline.active():

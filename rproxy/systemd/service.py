@@ -39,6 +39,8 @@ class Notifier:
 
     def __init__(self, manager: Manager | None) -> None:
         self.manager = manager
+        #: Whether it was told that the service is ready.
+        self.is_ready = False
         self._failed = False
 
     def tell(self, **fields: str | int) -> bool:
@@ -58,18 +60,26 @@ class Notifier:
         self._failed = False
         return True
 
+    def tell_ready(self) -> bool:
+        """Tell that the service is ready, and return whether that was sent."""
+        self.is_ready = self.tell(READY=1)
+        return self.is_ready
+
     def around(self, reloads: Sequence[Reload]) -> Sequence[Reload]:
-        """Return what SIGHUP is to call so that the manager knows of it.
+        """Return what SIGHUP is to call so that the manager knows of it, from when the service is ready.
 
         With a manager that is something also where there is nothing to read again: to it, SIGHUP is always a reload.
         """
         return reloads if self.manager is None else [self._reloading, *reloads, self._reloaded]
 
     def _reloading(self) -> None:
-        self.tell(RELOADING=1, MONOTONIC_USEC=time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000)
+        if self.is_ready:
+            self.tell(RELOADING=1, MONOTONIC_USEC=time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000)
 
     def _reloaded(self) -> None:
-        self.tell(READY=1)
+        # To the manager that is the end of a start, too.
+        if self.is_ready:
+            self.tell(READY=1)
 
 
 #: For a process of which nobody else wants to know.
@@ -101,7 +111,6 @@ class SystemdService(MultiService):
         self._status = status
         self._stop_seconds = stop_seconds
         self._told = ""
-        self._told_ready = False
         self._again: IDelayedCall | None = None
         if notifier.manager is not None:
             SweepService(reactor, STATUS, self._look).setServiceParent(self)
@@ -129,14 +138,13 @@ class SystemdService(MultiService):
         self._again = None
         if not self.running:
             return
-        self._told_ready = self._is_ready() and self._notifier.tell(READY=1)
-        if self._told_ready:
+        if self._is_ready() and self._notifier.tell_ready():
             self._look()
         else:
             self._again = self._reactor.callLater(READY, self._begin)
 
     def _look(self) -> None:
-        if self._told_ready:
+        if self._notifier.is_ready:
             maybeDeferred(self._status).addCallbacks(self._tell, self._failed)
 
     def _tell(self, status: str) -> None:

@@ -74,6 +74,7 @@ class WorkersControl:
 
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
+        self._workers = supervisor.workers
         self._merged = Merged()
         self._memory = Memory()
         self._drained: frozenset[Key] = frozenset()
@@ -94,7 +95,7 @@ class WorkersControl:
     async def _figures(self) -> Figures:
         with self._room():
             answers = await self._ask("figures")
-        there = self._supervisor.processes
+        there = self._workers.processes
         self._memory.hear({process: msgspec.convert(answer, Figures) for process, answer in answers.items()}, there)
         answering = [process for process in there if process in answers]
         if not answering:
@@ -146,13 +147,13 @@ class WorkersControl:
     async def _revoke(self, server_id: str, policy: str | None) -> int:
         with self._room():
             keys = await self._find(server_id, policy)
-            await self._supervisor.tell("end", SECONDS, keys=sorted(keys))
+            await self._workers.tell("end", SECONDS, keys=sorted(keys))
         return len(keys)
 
     def _set_drained(self, keys: Iterable[Key]) -> Deferred[list[Any]]:
         """Fires when the workers have heard it."""
         self._drained = frozenset(keys)
-        return self._supervisor.tell("set_drained", SECONDS, keys=self.drained)
+        return self._workers.tell("set_drained", SECONDS, keys=self.drained)
 
     async def _find(self, server_id: str, policy: str | None) -> set[Key]:
         answers = await self._ask("find", server_id=server_id, policy=policy)
@@ -162,8 +163,8 @@ class WorkersControl:
         return self._shared_happenings.get()
 
     async def _happenings(self) -> Sequence[Happening]:
-        since = {str(process.number): self._merged.last_of(process) for process in self._supervisor.processes}
-        answers = await self._supervisor.ask_each("happenings", SECONDS, since=since)
+        since = {str(process.number): self._merged.last_of(process) for process in self._workers.processes}
+        answers = await self._workers.ask("happenings", SECONDS, since=since)
         self._merged.take({process: msgspec.convert(answer, list[Happening]) for process, answer in answers.items()})
         return self._merged.lately
 
@@ -194,7 +195,7 @@ class WorkersControl:
             self._asking -= 1
 
     async def _ask(self, name: str, **arguments: Any) -> dict[Process, Any]:
-        answers = await self._supervisor.ask_each(name, SECONDS, **arguments)
+        answers = await self._workers.ask(name, SECONDS, **arguments)
         if not answers:
             raise ControlError(NOBODY)
         return answers

@@ -25,6 +25,7 @@ from rproxy.audit.recording import PATIENCE
 from rproxy.listening import ListenerService
 from rproxy.options import Options
 from rproxy.policies.reading import PoliciesError
+from rproxy.process.children import environment
 from rproxy.process.signals import ReloadService, SignalService
 from rproxy.process.sweeping import SweepService
 from rproxy.proxy.doors import say_registering, say_running
@@ -39,8 +40,9 @@ from rproxy.tls.keyring import Keyring
 from rproxy.workers.balancing import make_board
 from rproxy.workers.controlling import INTERVAL, WorkersControl
 from rproxy.workers.sharing import NobodyFactory
-from rproxy.workers.spawning import Orders, Told, WorkerProcess, environment
+from rproxy.workers.spawning import Orders, Told, WorkerProcess, variables
 from rproxy.workers.supervising import Supervisor
+from rproxy.workers.watching import ANSWER
 
 #: What a worker may take beyond its own bounds until it is killed, in seconds.
 GRACE = 3.0
@@ -60,7 +62,7 @@ class Parent(MultiService):
         super().__init__()
         self._options = options
         self._reactor = reactor
-        self._env = environment(os.environ, sys.path)
+        self._env = environment(variables(os.environ), sys.path)
         self._folder: Path | None = None
         self._board = make_board(options["workers"])
         self._clients: list[IListeningPort] = []
@@ -110,7 +112,7 @@ class Parent(MultiService):
         # A file with a mistake is told of by the workers.
         with suppress(PoliciesError):
             self._options["allowed"] = self._options.read_policies()
-        self._supervisor.ask("reload")
+        self._supervisor.workers.tell("reload", ANSWER)
 
     def kill(self) -> None:
         """End all workers at once, as this process is about to end; may be called in a signal handler."""

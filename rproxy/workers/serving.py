@@ -49,7 +49,6 @@ class WorkerService(Service):
             {
                 "stop": self._leave,
                 "reload": reload,
-                "counters": counters.snapshot,
                 "ping": lambda: None,
                 **answers,
             },

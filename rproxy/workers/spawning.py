@@ -7,8 +7,8 @@ import pickle
 import signal
 import socket
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
 from attrs import frozen
@@ -18,6 +18,7 @@ from twisted.internet.interfaces import IProcessTransport
 from twisted.internet.protocol import Factory, ProcessProtocol
 from twisted.python.failure import Failure
 
+from rproxy.process.children import how_it_ended
 from rproxy.registry.registration import Key
 from rproxy.workers.channel import Channel, ChannelError
 from rproxy.workers.relaying import LineReader, log_sockets, relay
@@ -65,14 +66,19 @@ class Told(Protocol):
 
 
 class WorkerProcess(ProcessProtocol):
-    """One worker's process."""
+    """One worker's process.
+
+    It has ended when the channel has, too: what it said last is heard before that.
+    """
 
     def __init__(self, number: int, told: Told) -> None:
         self._number = number
         self._told = told
         self._partial = {1: b"", 2: b""}
         self._lines: LineReader | None = None
-        self.channel = Channel({"ready": told.ready, "stopped": told.counted}, lambda: None)
+        #: How it ended, once it has.
+        self._how = ""
+        self.channel = Channel({"ready": told.ready, "stopped": told.counted}, self._tell_end)
 
     @property
     def pid(self) -> int | None:
@@ -90,29 +96,11 @@ class WorkerProcess(ProcessProtocol):
         """
         argv = [sys.executable, "-P", "-m", "rproxy.worker", str(orders.number)]
         told = pickle.dumps(orders)
-        near, far = socket.socketpair()
-        lines, far_lines = log_sockets()
-        with near, far, far_lines:
-            near.setblocking(False)
-            far.setblocking(False)
-            files: dict[int, Any] = {
-                0: "w",
-                1: "r",
-                2: "r",
-                CHANNEL: far.fileno(),
-                LOG: far_lines.fileno(),
-                BOARD: board,
-            }
+        with self._connected(reactor) as channel, self._logged(reactor) as log:
+            files: dict[int, Any] = {0: "w", 1: "r", 2: "r", CHANNEL: channel, LOG: log, BOARD: board}
             files.update(enumerate(listeners, LISTENERS))
-            try:
-                transport = reactor.spawnProcess(self, sys.executable, argv, env=env, childFDs=files)
-            except BaseException:
-                lines.close()
-                raise
-            factory = Factory.forProtocol(lambda: self.channel)
-            factory.noisy = False
-            reactor.adoptStreamConnection(near.fileno(), socket.AF_UNIX, factory)
-        self._lines = LineReader(reactor, lines, self._number)
+            # The last that may fail: from here on it says by itself how it ends.
+            transport = reactor.spawnProcess(self, sys.executable, argv, env=env, childFDs=files)
         transport.write(told)
         transport.closeStdin()
 
@@ -149,23 +137,40 @@ class WorkerProcess(ProcessProtocol):
                 self.childDataReceived(descriptor, b"\n")
         if self._lines is not None:
             self._lines.finish()
-        self._told.ended(how_it_ended(reason.value))
+        self._how = how_it_ended(reason.value)
+        self._tell_end()
+
+    def _tell_end(self) -> None:
+        if self._how and not self.channel.connected:
+            self._told.ended(self._how)
+
+    # What it is started with.
+
+    @contextmanager
+    def _connected(self, reactor: Any) -> Iterator[int]:
+        """Begin the channel, and give the descriptor of its other end."""
+        near, far = socket.socketpair()
+        with near, far:
+            near.setblocking(False)
+            far.setblocking(False)
+            factory = Factory.forProtocol(lambda: self.channel)
+            factory.noisy = False
+            reactor.adoptStreamConnection(near.fileno(), socket.AF_UNIX, factory)
+            yield far.fileno()
+
+    @contextmanager
+    def _logged(self, reactor: Any) -> Iterator[int]:
+        """Begin to read its log, and give the descriptor to write there."""
+        near, far = log_sockets()
+        self._lines = LineReader(reactor, near, self._number)
+        with far:
+            try:
+                yield far.fileno()
+            except BaseException:
+                self._lines.connectionLost()
+                raise
 
 
-def how_it_ended(reason: BaseException | None) -> str:
-    """Say it, for a sentence that begins with who did."""
-    number = getattr(reason, "signal", None)
-    if number is not None:
-        # Most realtime signals have a number only.
-        named = number in set(signal.Signals)
-        return f"was ended by {signal.Signals(number).name if named else f'signal {number}'}"
-    return f"ended with exit code {getattr(reason, 'exitCode', None)}"
-
-
-def environment(sources: Mapping[str, str], path: Sequence[str]) -> dict[str, str]:
-    """Return the variables of a worker, which imports what is imported here, wherever it starts.
-
-    :param path: where that is; call it before the process changes its folder.
-    """
-    kept = {name: value for name, value in sources.items() if name not in _PARENTS_OWN}
-    return {**kept, "PYTHONPATH": os.pathsep.join(os.path.abspath(folder) for folder in path)}  # noqa: PTH100 - as text
+def variables(given: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables of the parent's that are for its workers, too."""
+    return {name: value for name, value in given.items() if name not in _PARENTS_OWN}

@@ -11,89 +11,49 @@ A worker that hangs (:mod:`rproxy.workers.watching`) is killed, and from there o
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
-from attrs import Factory, define
+from attrs import frozen
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, TimeoutError, gatherResults, succeed
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.defer import Deferred, TimeoutError, succeed
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from rproxy.backoff import Backoff
 from rproxy.counting import Count
 from rproxy.figures.counters import Counters
 from rproxy.process.sweeping import SweepService
 from rproxy.proxyservice import say_stopped
-from rproxy.workers.channel import ChannelError, FullError
-from rproxy.workers.processes import Process
+from rproxy.workers.asking import Workers
+from rproxy.workers.places import Place, Worker
 from rproxy.workers.spawning import Told
-from rproxy.workers.watching import ROUND, Watch
+from rproxy.workers.watching import ROUND
 
 #: Before a worker is replaced, in seconds.
 BACKOFF = Backoff(0.2, 10.0)
-#: A worker that has accepted for so long isn't held against its replacement, in seconds.
-STEADY = 30.0
 #: So many replacements of each in a row may end before they accept.
 ATTEMPTS = 5
-
-
-class Worker(Protocol):
-    """What is asked of a worker; see :class:`rproxy.workers.spawning.WorkerProcess`."""
-
-    def ask(self, name: str, **arguments: Any) -> Deferred[Any]:
-        """Ask it something."""
-
-    def owes(self, name: str) -> bool:
-        """Whether it hasn't answered that yet, and nobody waits any longer."""
-
-    def stop(self) -> None:
-        """Have it drain and leave."""
-
-    def kill(self) -> None:
-        """End it at once."""
-
 
 #: Starts the worker of that number, or raises :exc:`OSError`.
 Spawn = Callable[[int, Told], Worker]
 
 
-@define(eq=False)
-class _Place:
-    """One of the workers and those that come after it; it is also whom the worker tells of itself."""
+@frozen
+class _Told:
+    """Whom the worker at a place tells of itself; see :class:`Told`."""
 
-    supervisor: Supervisor
-    number: int
-    worker: Worker | None = None
-    watch: Watch = Factory(Watch)
-    is_ready: bool = False
-    has_told: bool = False
-    #: How many were started.
-    generation: int = 0
-    since: float = 0.0
-    #: Ends in a row: of those that weren't steady, and of those that didn't even accept.
-    ends: int = 0
-    in_vain: int = 0
-    restart: IDelayedCall | None = None
-
-    @property
-    def process(self) -> Process:
-        """The newest."""
-        return Process(self.number, self.generation)
+    _supervisor: Supervisor
+    _place: Place
 
     def ready(self) -> None:
-        """See :class:`Told`."""
-        self.supervisor.ready(self)
+        self._supervisor.ready(self._place)
 
     def counted(self, counters: Mapping[str, Any]) -> None:
-        """See :class:`Told`."""
-        self.has_told = True
-        self.supervisor.counters.add(counters)
+        self._place.has_told = True
+        self._supervisor.counters.add(counters)
 
     def ended(self, how: str) -> None:
-        """See :class:`Told`."""
-        self.supervisor.ended(self, how)
+        self._supervisor.ended(self._place, how)
 
 
 class Supervisor(Service):
@@ -126,7 +86,9 @@ class Supervisor(Service):
         self._patience = patience
         self._all_ready = all_ready
         self._give_up = give_up
-        self._places = [_Place(self, number) for number in range(1, size + 1)]
+        self._places = [Place(number) for number in range(1, size + 1)]
+        #: All that there are, to be asked and told.
+        self.workers = Workers(self._places, clock)
         self._alive = Count()
         self._rounds = SweepService(clock, ROUND, self._look)
         self._is_up = False
@@ -147,51 +109,6 @@ class Supervisor(Service):
         self._rounds.stopService()
         return Deferred.fromCoroutine(self._stop())
 
-    def ask(self, name: str, **arguments: Any) -> Deferred[list[Any]]:
-        """Ask all that there are, and fire with the answers of those that gave one, the first worker's first."""
-        asked = [place.worker.ask(name, **arguments) for place in self._places if place.worker is not None]
-        for each in asked:
-            each.addErrback(self._unanswered, name)
-        return gatherResults(asked).addCallback(lambda answers: [each for each in answers if each is not None])
-
-    def ask_each(self, name: str, seconds: float, **arguments: Any) -> Deferred[dict[Process, Any]]:
-        """Ask all that accept, and fire with the answers by process, without those that took too long.
-
-        Whoever took too long isn't asked the same again before it has answered: what is asked every second would else
-        be ever more, and keep it from what it has to hear.
-
-        :param name: a question that changes nothing; what has to be done is told by :meth:`tell`.
-        """
-        asked: list[Deferred[tuple[Process, Any] | None]] = [
-            place.worker.ask(name, **arguments)
-            .addTimeout(seconds, self._clock)
-            .addCallbacks(partial(_by_process, place.process), _without)
-            for place in self._places
-            if place.worker is not None and place.is_ready and not place.worker.owes(name)
-        ]
-        return gatherResults(asked).addCallback(lambda answers: dict(each for each in answers if each is not None))
-
-    def tell(self, name: str, seconds: float, **arguments: Any) -> Deferred[list[Any]]:
-        """Tell all that there are, and fire when those that accept have heard it, or took too long.
-
-        One that is starting hears it before it accepts, and one that hangs when it goes on. One that can't be told,
-        as it was told too much before, is replaced by one that knows.
-        """
-        told = [
-            (
-                place,
-                place.worker.ask(name, **arguments).addTimeout(seconds, self._clock).addErrback(self._untold, place),
-            )
-            for place in self._places
-            if place.worker is not None
-        ]
-        return gatherResults([each for place, each in told if place.is_ready])
-
-    @property
-    def processes(self) -> list[Process]:
-        """The newest of each worker."""
-        return [place.process for place in self._places]
-
     @property
     def is_serving(self) -> bool:
         """Whether all have accepted once, some accept now, and none was told to stop."""
@@ -205,41 +122,32 @@ class Supervisor(Service):
 
     # From the workers.
 
-    def ready(self, place: _Place) -> None:
+    def ready(self, place: Place) -> None:
         """One accepts."""
-        place.is_ready = True
-        place.watch.ready()
-        place.in_vain = 0
-        place.since = self._clock.seconds()
+        place.ready(self._clock.seconds())
         if self._is_up:
             self._logger.info("Worker {worker} is back", event="worker-back", worker=place.number)
         elif self.running and all(each.is_ready for each in self._places):
             self._is_up = True
             self._all_ready()
 
-    def ended(self, place: _Place, how: str) -> None:
+    def ended(self, place: Place, how: str) -> None:
         """One is no more."""
-        was_ready, place.is_ready, place.worker = place.is_ready, False, None
-        if was_ready and self._clock.seconds() - place.since >= STEADY:
-            place.ends = 0
-        if was_ready and not place.has_told:
+        is_lost = place.is_ready and not place.has_told
+        if is_lost:
             how = f"{how}, and what it has counted is lost"
+        place.end(self._clock.seconds())
         if self.running and not self._gave_up:
-            place.ends += 1
-            place.in_vain += not was_ready
             self._replace(place, how)
-        elif was_ready and not place.has_told:
+        elif is_lost:
             self._logger.warn("Worker {worker} {why}", event="worker-lost", worker=place.number, why=how)
         self._alive.change(-1)
 
-    def _start(self, place: _Place) -> None:
-        place.restart = None
-        place.has_told = False
-        place.generation += 1
-        place.watch = Watch()
+    def _start(self, place: Place) -> None:
+        place.begin()
         self._alive.change(1)
         try:
-            place.worker = self._spawn(place.number, place)
+            place.worker = self._spawn(place.number, _Told(self, place))
         except OSError as error:
             self.ended(place, f"can't be started: {error}")
 
@@ -247,21 +155,9 @@ class Supervisor(Service):
         for place in self._places:
             why = place.worker and place.watch.look(place.worker.ask)
             if why:
-                self._kill(place, why)
+                place.kill(why)
 
-    def _untold(self, failure: Failure, place: _Place) -> None:
-        _without(failure)
-        if failure.check(FullError):
-            self._kill(place, "hasn't answered what it was told before")
-
-    def _kill(self, place: _Place, why: str) -> None:
-        if place.worker is not None:
-            self._logger.error(
-                "Killing worker {worker}, which {why}", event="worker-hangs", worker=place.number, why=why
-            )
-            place.worker.kill()
-
-    def _replace(self, place: _Place, how: str) -> None:
+    def _replace(self, place: Place, how: str) -> None:
         if not self._is_up and place.in_vain:
             self._fail("Can't start", place, how)
         elif all(each.in_vain >= ATTEMPTS for each in self._places):
@@ -277,18 +173,12 @@ class Supervisor(Service):
                 wait=wait,
             )
 
-    def _fail(self, what: str, place: _Place, how: str) -> None:
+    def _fail(self, what: str, place: Place, how: str) -> None:
         self._logger.error(
             "{what}: worker {worker} {why}", event="workers-given-up", what=what, worker=place.number, why=how
         )
         self._gave_up = True
         self._give_up()
-
-    def _unanswered(self, failure: Failure, name: str) -> None:
-        failure.trap(ChannelError)
-        self._logger.warn(
-            "A worker didn't answer {question}: {why}", event="worker-silent", question=name, why=failure.value
-        )
 
     async def _stop(self) -> None:
         for place in self._places:
@@ -309,11 +199,3 @@ class Supervisor(Service):
             self.kill()
             await self._alive.when_zero()
         say_stopped(self.counters)
-
-
-def _by_process(process: Process, answer: Any) -> tuple[Process, Any]:
-    return process, answer
-
-
-def _without(failure: Failure) -> None:
-    failure.trap(ChannelError, TimeoutError)

@@ -33,6 +33,8 @@ def judge(history: History) -> list[Violation]:
     """Return all that doesn't agree in a history."""
     seen = Seen(history)
     violations = list(readings(seen))
+    if not history.readings:
+        violations.append(Violation("vacuous", "nobody looked at what the proxy shows meanwhile"))
     if history.views is None:
         return [*violations, Violation("vacuous", "nobody looked at what the proxy shows in the end")]
     checks = (views_agree, adds_up, servers, clients, journals, log)

@@ -58,6 +58,8 @@ class AgreementTests(HistoryCase):
         )
         for server_id, number in ("s1", 4), ("s2", 2), ("s3", 2):
             self.acknowledged(server_id, number)
+        begun = msgspec.structs.replace(self.shown, counters=Counters().snapshot(), policies=[])
+        self.history.readings = [Reading(BEGAN, 0, msgspec.to_builtins(begun))]
 
     # Making it up.
 
@@ -223,6 +225,11 @@ class AgreementTests(HistoryCase):
             setattr(part, name, 0)
         self.shown.missing = [2]
         self.assert_found("left")
+
+    def test_nobody_looked_meanwhile(self) -> None:
+        """Something may have sunk."""
+        self.history.readings = []
+        self.assert_found("vacuous")
 
     def test_readings(self) -> None:
         """Nothing sinks from one to the next of a life, and each adds up."""
