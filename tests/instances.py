@@ -107,6 +107,11 @@ class Instance(Machine):
         """What AWS was asked for so far, each a line."""
         return self.run("cat", ASKED).splitlines()
 
+    def boot_again(self) -> None:
+        """Do what cloud-init does at a boot that isn't the first."""
+        # A real one would find nothing of what was written before.
+        self.run("cloud-init", "single", "--name=scripts-per-boot", seconds=2 * machine.PATIENCE)
+
     @property
     def bootstrapped(self) -> str:
         """What was printed when it was made what it is."""
