@@ -57,6 +57,9 @@ class Instance(Machine):
     :param files: other files that it has, by their path there.
     """
 
+    #: It installs the release meanwhile.
+    booting = 3 * machine.PATIENCE
+
     def __init__(
         self,
         *packages: str,
@@ -110,7 +113,7 @@ class Instance(Machine):
     def boot_again(self) -> None:
         """Do what cloud-init does at a boot that isn't the first."""
         # A real one would find nothing of what was written before.
-        self.run("cloud-init", "single", "--name=scripts-per-boot", seconds=2 * machine.PATIENCE)
+        self.run("cloud-init", "single", "--name=scripts-per-boot", seconds=self.booting)
 
     @property
     def bootstrapped(self) -> str:
