@@ -57,6 +57,9 @@ class Instance(Machine):
     :param files: other files that it has, by their path there.
     """
 
+    #: It installs the release meanwhile.
+    booting = 3 * machine.PATIENCE
+
     def __init__(
         self,
         *packages: str,
@@ -106,6 +109,11 @@ class Instance(Machine):
     def asked(self) -> list[str]:
         """What AWS was asked for so far, each a line."""
         return self.run("cat", ASKED).splitlines()
+
+    def boot_again(self) -> None:
+        """Do what cloud-init does at a boot that isn't the first."""
+        # A real one would find nothing of what was written before.
+        self.run("cloud-init", "single", "--name=scripts-per-boot", seconds=self.booting)
 
     @property
     def bootstrapped(self) -> str:

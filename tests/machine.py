@@ -136,7 +136,10 @@ class Machine:
 
     :param packages: Debian packages beside :data:`PACKAGES`.
     :param binds: folders of this machine that it sees, by their path there; it can't write to them.
+    :cvar booting: seconds that it may take until all that boots with it is done.
     """
+
+    booting = PATIENCE
 
     def __init__(self, *packages: str, binds: Mapping[str, Path] | None = None) -> None:
         self._packages = packages
@@ -161,7 +164,7 @@ class Machine:
             stack.callback(self._end, process)
             try:
                 self._leader = wait_for(lambda: _child_of(process), PATIENCE, "the machine's first process")
-                wait_for(self._is_up, PATIENCE, "the machine to boot")
+                wait_for(self._is_up, self.booting, "the machine to boot")
             except AssertionError as error:
                 raise AssertionError(f"{error}:\n{console.read_text(errors='replace')}") from None
             self._stack = stack.pop_all()

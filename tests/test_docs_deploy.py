@@ -21,7 +21,7 @@ import pytest
 import yaml
 
 from rproxy.ec2.templates import load
-from tests import stacks
+from tests import stacks, wheels
 from tests.awscloud import CREDENTIALS, Aws, server
 from tests.documentation import code_blocks, section, table
 from tests.support import ROOT
@@ -69,10 +69,11 @@ exec {aws} --endpoint-url "$AWS_ENDPOINT_URL" "$@"
 esac
 exec {python} -m rproxy.cli "$@"
 """,
+    # A wheel as far as it is looked at.
     "pip": """\
 [ "$1" = wheel ] || exit 0
 mkdir -p dist
-echo "made by $*" > dist/rproxy-9.9-py3-none-any.whl
+{python} -m zipfile --create dist/rproxy-9.9-py3-none-any.whl {root}/twisted
 """,
 }
 
@@ -97,7 +98,7 @@ class Shell:
         (folder / "etc").symlink_to(ROOT / "etc")
         for name, text in COMMANDS.items():
             path = folder / "bin" / name
-            path.write_text("#!/bin/sh\n" + text.format(aws=AWS, python=sys.executable, allow=ALLOW))
+            path.write_text("#!/bin/sh\n" + text.format(aws=AWS, python=sys.executable, allow=ALLOW, root=ROOT))
             path.chmod(0o755)
         self.env = {**env, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "AWS_REGION": REGION, "AWS_PAGER": ""}
 
@@ -195,8 +196,7 @@ def client(service: str) -> Any:
 @pytest.mark.timeout(200)
 def test_dry_run_does_the_same(aws: Aws, shell: Shell) -> None:
     """What ``--dry-run`` prints makes the stack and the bucket that ``up`` would; it finds both there."""
-    wheel = shell.folder / "rproxy-9.9-py3-none-any.whl"
-    wheel.write_text("a wheel")
+    wheel = wheels.pretend(shell.folder / "rproxy-9.9-py3-none-any.whl")
     up = f"rproxy ec2 up dry --wheel {wheel} --policies a,b --servers 3"
     shell.run(shell.run(f"{up} --dry-run"))
     printed = shell.run(up)

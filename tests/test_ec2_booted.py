@@ -69,6 +69,8 @@ with socket.create_connection((address, 8000), source_address=(address, 0)) as c
     print(connection.recv(4096).decode())
 """
 RPROXY = "/opt/rproxy/bin/rproxy"
+#: What user data has run, and what that leaves when it is done.
+SCRIPT, MADE = "/var/lib/cloud/scripts/per-boot/rproxy", "/var/lib/cloud/instance/rproxy-made"
 
 
 @pytest.fixture(scope="module")
@@ -161,13 +163,30 @@ class TestOneProxy:
         assert f"ec2 create-tags --resources {POOL_ID} --tags Key=rproxy:number,Value=1" in pool.asked
         assert pool.asked[-1].endswith(f"--logical-resource-id PoolGroup --unique-id {POOL_ID} --status SUCCESS")
 
-    def test_what_runs_does_so_after_a_reboot(self, pair: tuple[Instance, Instance]) -> None:
-        """User data is for the first boot alone."""
+    def test_what_is_made_is_not_made_again(self, pair: tuple[Instance, Instance]) -> None:
+        """At the next boot there is nothing to do; the units come by themselves."""
         proxy, pool = pair
+        for each in pair:
+            before = each.asked
+            each.boot_again()
+            assert each.asked == before
 
         units = ("rproxy.socket", "rproxy.service", "rproxy-no-ip.service")
         assert proxy.run("systemctl", "is-enabled", *units).split() == ["enabled"] * 3
         assert pool.run("systemctl", "is-enabled", "rpoolserver@101.service").split() == ["enabled"]
+
+    def test_what_a_reboot_cut_short_is_made_at_the_next_boot(self, pair: tuple[Instance, Instance]) -> None:
+        """Whatever was there already is no hindrance, also where it was nearly done."""
+        proxy, pool = pair
+        for each, unit in (proxy, "rproxy.service"), (pool, "rpoolserver@101.service"):
+            before = len(each.asked)
+            process = each.run("systemctl", "show", "--property=MainPID", "--value", unit)
+            each.run("rm", MADE)
+            each.boot_again()
+            assert each.asked[before:][-1].endswith("--status SUCCESS")
+            assert each.run("systemctl", "is-active", unit).strip() == "active"
+            # It isn't left with the files of before.
+            assert each.run("systemctl", "show", "--property=MainPID", "--value", unit) != process
 
     def test_packets_go_through(self, pair: tuple[Instance, Instance]) -> None:
         """From a client, to the proxy, to the pool server, which registered by the name of the proxy's address."""
@@ -219,7 +238,7 @@ class TestOneProxy:
 
     def test_the_journal_goes_to_a_file_for_cloudwatch(self, pair: tuple[Instance, Instance]) -> None:
         """Debian has no agent of CloudWatch, so here one is asked that only writes down what it is asked for."""
-        functions = "sed '/^trap /d; /^install_packages$/,$d' /usr/local/sbin/rproxy-bootstrap"
+        functions = f"sed '/^trap /d; /^.* exit 0$/d; /^install_packages$/,$d' {SCRIPT}"
         # The pool server is made once more; the proxy would ask No-IP again.
         made = (
             (pair[0], "rproxy.service", "send_logs rproxy.service", "Running the reverse proxy on port 8100"),
@@ -244,9 +263,9 @@ class TestOneProxy:
         """As when a pool server is to send logs, and its image has nothing for it."""
         _, pool = pair
         before = len(pool.asked)
-        pool.run("sh", "-c", "echo LOG_GROUP=/rproxy/packets >>/etc/rproxy-instance")
+        pool.run("sh", "-c", f"echo LOG_GROUP=/rproxy/packets >>/etc/rproxy-instance; rm {MADE}")
 
-        said = pool.run("/usr/local/sbin/rproxy-bootstrap", code=1)
+        said = pool.run(SCRIPT, code=1)
         assert "give an image of Amazon Linux" in said
         assert "off in 5 minutes" in said
         (line,) = pool.asked[before:]

@@ -1,8 +1,8 @@
-"""What instances of EC2 run at their first boot: the functions of the script, each by itself."""
+"""What instances of EC2 run when they boot: the functions of the script, each by itself."""
 
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jmespath
@@ -16,20 +16,63 @@ from tests.templates import STACK, Stack, read
 Line = tuple[int, str, str]
 
 
+def script() -> str:
+    """All of it."""
+    return str(read("rproxy.yaml")["Mappings"]["Text"]["Bootstrap"]["Script"])
+
+
 def functions() -> str:
     """The script without what it does at once."""
-    script = str(read("rproxy.yaml")["Mappings"]["Text"]["Bootstrap"]["Script"])
-    begin, end = script.index("# retry COMMAND"), script.rindex("install_packages\n")
-    return f"set -euo pipefail\n{script[begin:end]}"
+    text = script()
+    begin, end = text.index("# retry COMMAND"), text.rindex("install_packages\n")
+    return f"set -euo pipefail\n{text[begin:end]}"
 
 
 def bash(what: str, code: int = 0) -> str:
     """What is printed by functions that are called."""
-    done = subprocess.run(
-        ["bash"], input=f"{functions()}\n{what}\n", capture_output=True, text=True, timeout=60, check=False
-    )
+    return execute(f"{functions()}\n{what}\n", code)
+
+
+def execute(text: str, code: int) -> str:
+    done = subprocess.run(["bash"], input=text, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == code, done.stderr
     return done.stdout
+
+
+@pytest.fixture
+def boot(tmp_path: Path) -> Callable[..., str]:
+    """What is printed when an instance boots again and again, and what makes it what it is comes to something else."""
+    begin = script().split("# retry COMMAND", maxsplit=1)[0]
+    made = "made=/var/lib/cloud/instance/rproxy-made"
+    told = ". /etc/rproxy-instance"
+    assert begin.count(f"\n{made}\n") == begin.count(f"\n{told}\n") == 1
+    begin = begin.replace(made, f"made={tmp_path}/made")
+    begin = begin.replace(told, "ROLE=pool STACK=x GROUP=PoolGroup REGION=us-east-1")
+    stand_in = "cloud-init() { echo i-a; }; aws() { echo aws $@; }; shutdown() { echo shutdown $@; }"
+    return lambda what, code=0: execute(f"{stand_in}\n{begin}\n{what}\n", code)
+
+
+SIGNAL = "aws cloudformation signal-resource --stack-name x --logical-resource-id PoolGroup --unique-id i-a --status"
+
+
+def test_what_is_made_is_told_once(boot: Callable[..., str]) -> None:
+    """At the next boot there is nothing to do."""
+    assert boot("echo making").splitlines() == ["making", f"{SIGNAL} SUCCESS"]
+    assert boot("echo making") == ""
+
+
+def test_what_fails_is_told_and_switched_off(boot: Callable[..., str]) -> None:
+    """Whoever has kept it on, and boots it again, has it try again."""
+    failed = [f"{SIGNAL} FAILURE", "rproxy: this instance can't be made a pool: off in 5 minutes", "shutdown -P +5"]
+    assert boot("false; echo not here", 1).splitlines() == failed
+    assert boot("false; echo not here", 1).splitlines() == failed
+
+
+def test_a_reboot_is_no_failure_and_it_goes_on_then(boot: Callable[..., str]) -> None:
+    """All that runs is told to end, what is waited for as well; the stack hears nothing of it."""
+    ended = "bash -c 'kill -TERM $PPID; kill -TERM $$'"
+    assert boot(f"echo making; {ended}; echo not here", 1) == "making\n"
+    assert boot("echo making").splitlines() == ["making", f"{SIGNAL} SUCCESS"]
 
 
 def number(me: str, *lines: Line, code: int = 0) -> str:
@@ -67,6 +110,39 @@ def test_more_than_ten() -> None:
 def test_a_number_is_kept() -> None:
     """When the script is run again."""
     assert number("i-b", (1, "i-a", "None"), (2, "i-b", "3")) == "3"
+
+
+def test_of_two_with_one_number_the_first_keeps_it() -> None:
+    both: list[Line] = [(1, "i-b", "0"), (2, "i-a", "0"), (3, "i-c", "1")]
+
+    assert [number(me, *both) for me in ("i-b", "i-a", "i-c")] == ["0", "2", "1"]
+
+
+def test_who_is_seen_late_gives_way(tmp_path: Path) -> None:
+    """Two that saw nothing of each other took one number; that is noticed, and one of them takes another."""
+    looks = tmp_path / "looks"
+    mine = "2026-01-01T00:00:02+00:00\\ti-b\\t"
+    earlier = "2026-01-01T00:00:01+00:00\\ti-a\\t0\\n"
+    what = f"""
+        STACK_NAME=x instance=i-b
+        sleep() {{ :; }}
+        aws() {{
+            [ "$2" = describe-instances ] || {{ echo "$@"; return; }}
+            echo >>{looks}
+            case $(wc -l <{looks}) in
+            1) printf '{mine}None\\n' ;;
+            2) printf '{mine}0\\n' ;;
+            3) printf '{earlier}{mine}0\\n' ;;
+            *) printf '{earlier}{mine}1\\n' ;;
+            esac
+        }}
+        take_number
+        echo "$number"
+    """
+    tag = "ec2 create-tags --resources i-b --tags Key=rproxy:number,Value="
+    assert bash(f"number=\n{what}").splitlines() == [f"{tag}0", f"{tag}1", "1"]
+    # Until it was seen so three times.
+    assert len(looks.read_text()) == 6
 
 
 def test_who_does_not_see_itself_looks_again() -> None:
@@ -113,16 +189,24 @@ def test_where_the_release_comes_from(given: str, asked: list[str]) -> None:
     assert installed(given) == asked
 
 
+#: First, on Debian; what a reboot cut short is in the way of all else.
+DEBIAN = ("dpkg --configure -a", "apt-get -q update")
+
+
 @pytest.mark.parametrize(
     ("given", "has", "installs"),
     [
         # Debian 12, as its image is; and as it is with all that is needed.
-        ("", "apt-get dpkg", ["apt-get -q update", "apt-get -q -y install python3.11-venv awscli"]),
+        (
+            "",
+            "apt-get dpkg",
+            [*DEBIAN, "apt-get -q -y install awscli", *DEBIAN, "apt-get -q -y install python3.11-venv"],
+        ),
         ("", "apt-get dpkg aws ensurepip amazon-ssm-agent", []),
         (
             "NOIP_SECRET=arn",
             "apt-get dpkg aws ensurepip amazon-ssm-agent",
-            ["apt-get -q update", "apt-get -q -y install inadyn"],
+            [*DEBIAN, "apt-get -q -y install inadyn"],
         ),
         # Amazon Linux 2023.
         ("", "dnf aws amazon-ssm-agent", ["dnf -q -y install python3.11 python3.11-pip"]),
@@ -135,29 +219,39 @@ def test_where_the_release_comes_from(given: str, asked: list[str]) -> None:
 )
 def test_what_an_image_lacks_is_installed(given: str, has: str, installs: list[str]) -> None:
     """What there is on the image is told by words."""
+    assert packages(given, has) == installs
+
+
+def packages(given: str, has: str, code: int = 0) -> list[str]:
     stand_in = f"""
         {given}
         command() {{ [[ " {has} " = *" $2 "* ]]; }}
         python3.11() {{ command -v ensurepip; }}
         dnf() {{ echo dnf $@; }}
+        dpkg() {{ echo dpkg $@; }}
         apt-get() {{ echo apt-get $@; }}
         install_session_manager() {{ :; }}
         install_packages
     """
-    assert bash(stand_in).splitlines() == installs
+    return bash(stand_in, code).splitlines()
 
 
 @pytest.mark.parametrize(
-    ("given", "has"), [("NOIP_SECRET=arn", "dnf"), ("LOG_GROUP=/rproxy/packets", "apt-get")], ids=["no-ip", "logs"]
+    ("given", "has", "installs"),
+    [
+        ("NOIP_SECRET=arn", "dnf aws", []),
+        # Without it the stack couldn't be told.
+        ("LOG_GROUP=/rproxy/packets", "apt-get dpkg", [*DEBIAN, "apt-get -q -y install awscli"]),
+    ],
+    ids=["no-ip", "logs"],
 )
-def test_what_an_image_cannot_have_is_said(given: str, has: str) -> None:
-    bash(f'{given}; command() {{ [ "$2" = {has} ]; }}; install_packages', 1)
+def test_what_an_image_cannot_have_is_said(given: str, has: str, installs: list[str]) -> None:
+    assert packages(given, has, 1) == installs
 
 
 def asked() -> Iterator[tuple[str, str, set[str]]]:
     """What the script asks of AWS by its command: the service, the operation and the options."""
-    script = str(read("rproxy.yaml")["Mappings"]["Text"]["Bootstrap"]["Script"]).replace("\\\n", " ")
-    for line in script.splitlines():
+    for line in script().replace("\\\n", " ").splitlines():
         for service, operation, rest in re.findall(r"\baws ([a-z0-9]+) ([a-z-]+) (-.*)", line):
             yield service, operation, set(re.findall(r"(?<= )--([a-z-]+)", f" {rest}"))
 
@@ -180,8 +274,7 @@ def test_what_is_asked_of_aws_is_there_to_be_asked() -> None:
 
 def test_a_number_is_read_from_what_ec2_answers() -> None:
     """The filters find a group's instances, and the query makes lines of them."""
-    script = str(read("rproxy.yaml")["Mappings"]["Text"]["Bootstrap"]["Script"])
-    (query,) = re.findall(r"--query '(Reservations.*)'", script)
+    (query,) = re.findall(r"--query '(Reservations.*)'", script())
     with cloud():
         stack = Stack("rproxy.yaml", {})
         first, second = (each["InstanceId"] for each in stack.group("PoolGroup")["Instances"])
@@ -192,7 +285,7 @@ def test_a_number_is_read_from_what_ec2_answers() -> None:
             "instance-state-name": ["pending", "running"],
         }
         for name, values in wanted.items():
-            assert f"Name={name},Values={','.join(values)}" in script.replace("$STACK_NAME", STACK).replace('"', "")
+            assert f"Name={name},Values={','.join(values)}" in script().replace("$STACK_NAME", STACK).replace('"', "")
         filters = [{"Name": name, "Values": values} for name, values in wanted.items()]
         rows = jmespath.search(query, client("ec2").describe_instances(Filters=filters))
 

@@ -13,14 +13,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
+from zipfile import ZipFile
 
 import pytest
 from attrs import frozen
 
 from rproxy.cli import main
-from rproxy.ec2.buckets import bucket_name
+from rproxy.ec2.buckets import Bucket, bucket_name
 from rproxy.ec2.clouds import Cloud, connect
-from tests import stacks
+from tests import stacks, wheels
 from tests.awscloud import CREDENTIALS, REGION, Aws, server
 from tests.support import Process, environment
 
@@ -64,9 +65,7 @@ def cloud(aws: Aws, connected: Cloud) -> Cloud:
 
 @pytest.fixture
 def wheel(tmp_path: Path) -> str:
-    path = tmp_path / "rproxy-9.9-py3-none-any.whl"
-    path.write_bytes(b"a wheel")
-    return str(path)
+    return str(wheels.pretend(tmp_path / "rproxy-9.9-py3-none-any.whl"))
 
 
 @frozen
@@ -167,13 +166,29 @@ def test_bucket(aws: Aws, cloud: Cloud, wheel: str) -> None:
     again = aws.run("up", "one", "--wheel", wheel)
     assert f"Already there: {first}" in again.stdout
     assert "Nothing to change" in again.stdout
-    Path(wheel).write_bytes(b"another wheel")
+    wheels.pretend(Path(wheel), "another one")
     assert f"Made the bucket {name}" not in aws.run("up", "one", "--wheel", wheel).stdout
     second = stack_parameters(cloud, "one")["ReleaseWheel"]
     assert second != first
     # Also what was deleted by hand, whose older versions stay, doesn't keep the bucket there.
     cloud.s3.delete_object(Bucket=name, Key=second.removeprefix(f"s3://{name}/"))
     assert aws.run("down", "one", "--yes").returncode == 0
+    assert left(cloud) == NOTHING
+
+
+def test_bucket_without_a_tag(cloud: Cloud) -> None:
+    """One that can't be marked as ours, or isn't since somebody is in a hurry, goes again."""
+
+    def interrupt(**_: object) -> None:
+        raise KeyboardInterrupt
+
+    event = "before-call.s3.PutBucketTagging"
+    cloud.s3.meta.events.register(event, interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            Bucket(cloud, "hasty").make()
+    finally:
+        cloud.s3.meta.events.unregister(event, interrupt)
     assert left(cloud) == NOTHING
 
 
@@ -250,6 +265,7 @@ def test_foreign(aws: Aws, cloud: Cloud, wheel: str) -> None:
         ended = aws.run(*command)
         assert ended.returncode == 1
         assert f"the bucket {bucket} wasn't made by rproxy ec2" in ended.stderr
+        assert ended.stderr.endswith(f"aws s3 rb s3://{bucket}\n")
     assert left(cloud) == Left(["theirs", "other"], [bucket], 2)
 
 
@@ -348,6 +364,21 @@ def test_usage(arguments: list[str], said: str, cloud: Cloud, capsys: pytest.Cap
     printed = capsys.readouterr()
     assert (code, printed.out) == (2, "")
     assert said in printed.err
+    assert left(cloud) == NOTHING
+
+
+def test_wrong_wheel(aws: Aws, cloud: Cloud, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What would fail on instances is seen at once."""
+    path = tmp_path / "rproxy-1.0-py3-none-any.whl"
+    path.write_text("no archive")
+    with pytest.raises(SystemExit, match="2"):
+        main(["ec2", "up", "x", "--wheel", str(path)])
+    assert "can't be read as a wheel" in capsys.readouterr().err
+    with ZipFile(path, "w") as archive:
+        archive.writestr("rproxy/__init__.py", "# somebody else's")
+    with pytest.raises(SystemExit, match="2"):
+        main(["ec2", "up", "x", "--wheel", str(path)])
+    assert "To make one: pip wheel --no-deps ." in capsys.readouterr().err
     assert left(cloud) == NOTHING
 
 

@@ -11,6 +11,7 @@ from rproxy.cli import make_parser
 from rproxy.ec2.errors import UsageError
 from rproxy.ec2.parameters import CHOICES, WHEEL, check_known, chosen, for_change, for_creation
 from rproxy.ec2.templates import NAMES, load
+from tests import wheels
 
 DEFAULTS = {"Policies": "111,222", "PoolServers": "2", "KeyName": None}
 
@@ -46,8 +47,7 @@ class ChosenTests(SynchronousTestCase):
         )
         folder = TemporaryDirectory()
         self.addCleanup(folder.cleanup)
-        wheel = Path(folder.name) / "rproxy-2-py3-none-any.whl"
-        wheel.touch()
+        wheel = wheels.pretend(Path(folder.name) / "rproxy-2-py3-none-any.whl")
         for other in ("--wheel", str(wheel)), ("--parameter", f"{WHEEL}=s3://b/rproxy.whl"):
             self.assertRaises(UsageError, self.chosen, "--requirement", "rproxy==2", *other)
 

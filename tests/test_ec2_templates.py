@@ -3,6 +3,7 @@
 import re
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +21,8 @@ NO_IP = {"NoIpHostname": "rproxy.ddns.net", "NoIpSecretArn": SECRET}
 USER_DATA = 16_384
 #: All that a template may have that isn't in S3, in bytes.
 TEMPLATE = 51_200
+#: Where cloud-init finds what is to run at each boot.
+PER_BOOT = Path("/var/lib/cloud/scripts/per-boot")
 ANYWHERE = "0.0.0.0/0"
 EC2 = "arn:aws:ec2:us-east-1:123456789012"
 
@@ -446,7 +449,8 @@ def test_user_data_is_for_cloud_init(template: str) -> None:
         assert text.startswith("#cloud-config\n")
         assert len(text) <= USER_DATA
         assert script["encoding"] == "b64"
-        assert config["runcmd"] == [[script["path"]]]
+        # At each boot, as the first one may be cut short.
+        assert (Path(script["path"]).parent, script["permissions"]) == (PER_BOOT, "0755")
         assert "${" not in instance["content"].replace("${CREDENTIALS_DIRECTORY}", "")
         assert f"WHEEL='{WHEEL['ReleaseWheel']}'" in instance["content"]
         assert f"GROUP={output}" in instance["content"]

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from zipfile import ZipFile, ZipInfo
 
 from tests.support import ROOT
 
@@ -28,6 +29,16 @@ def make(folder: Path, extras: str) -> Path:
     shutil.rmtree(sources)
     fetch(wheels, f"{wheel}[{extras}]")
     return wheel
+
+
+def pretend(path: Path, text: str = "") -> Path:
+    """Write what is a wheel of rproxy as far as ``rproxy ec2`` looks, and return it.
+
+    :param text: what makes it another one.
+    """
+    with ZipFile(path, "w") as archive:
+        archive.writestr(ZipInfo("twisted/plugins/rproxy_plugins.py"), text)
+    return path
 
 
 def build(sources: Path, wheels: Path) -> Path:

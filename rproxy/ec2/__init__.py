@@ -27,6 +27,8 @@ EPILOG = (
 )
 #: What CloudFormation takes for a name.
 _NAME = re.compile(r"[A-Za-z][-A-Za-z0-9]{0,127}")
+#: What a wheel of ours has; PyPI has another project by the name of rproxy.
+_PLUGIN = "twisted/plugins/rproxy_plugins.py"
 
 
 def stack_name(text: str) -> str:
@@ -51,7 +53,7 @@ def assignment(text: str) -> tuple[str, str]:
 
 
 def wheel(text: str) -> Path:
-    """Take the file of a wheel of rproxy.
+    """Take the file of a wheel of rproxy. Instances would find out only when much of the stack is made.
 
     :raises ArgumentTypeError: it is none.
     """
@@ -60,6 +62,17 @@ def wheel(text: str) -> Path:
         raise ArgumentTypeError(f"{text!r} isn't named as a wheel of rproxy is: rproxy-….whl")
     if not path.is_file():
         raise ArgumentTypeError(f"there is no file {text!r}")
+    from zipfile import BadZipFile, ZipFile
+
+    try:
+        with ZipFile(path) as archive:
+            is_ours = _PLUGIN in archive.namelist()
+    except (OSError, BadZipFile) as error:
+        raise ArgumentTypeError(f"{text!r} can't be read as a wheel: {error}") from None
+    if not is_ours:
+        raise ArgumentTypeError(
+            f"{text!r} is of another project: it has no {_PLUGIN}. To make one: pip wheel --no-deps ."
+        )
     return path
 
 

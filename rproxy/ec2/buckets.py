@@ -65,7 +65,8 @@ class Bucket:
             raise
         if self._tags().get(OWNER_TAG) != self._stack:
             raise FailedError(
-                f"the bucket {self.name} wasn't made by rproxy ec2: it has no tag {OWNER_TAG}={self._stack}"
+                f"the bucket {self.name} wasn't made by rproxy ec2: it has no tag {OWNER_TAG}={self._stack}."
+                f" If nobody needs it: aws s3 rb s3://{self.name}"
             )
         return True
 
@@ -91,8 +92,7 @@ class Bucket:
                 else {"CreateBucketConfiguration": {"LocationConstraint": self._region}}
             )
             self._client.create_bucket(Bucket=self.name, **where)
-            tags = {"TagSet": [{"Key": OWNER_TAG, "Value": self._stack}]}
-            self._client.put_bucket_tagging(**self._named, Tagging=tags)
+            self._tag()
         closed = dict.fromkeys(
             ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets"), True
         )
@@ -101,6 +101,15 @@ class Bucket:
         self._client.put_bucket_encryption(**self._named, ServerSideEncryptionConfiguration={"Rules": [rule]})
         self._client.put_bucket_versioning(**self._named, VersioningConfiguration={"Status": "Enabled"})
         return absent
+
+    def _tag(self) -> None:
+        tags = {"TagSet": [{"Key": OWNER_TAG, "Value": self._stack}]}
+        try:
+            self._client.put_bucket_tagging(**self._named, Tagging=tags)
+        except BaseException:
+            # Without a tag nobody would know whose it is, and it would be in the way for ever.
+            self._client.delete_bucket(**self._named)
+            raise
 
     def put(self, key: str, data: bytes) -> bool:
         """Put something there, and return whether it wasn't there already: what a key stands for never changes."""
