@@ -149,11 +149,11 @@ class FirstStepsTests(SynchronousTestCase):
     def test_audit(self) -> None:
         """What the trail tells, and how it tells that somebody changed it."""
         self.go(section(AUDIT, "Keeping one"))
-        options = "--pidfile=server100.pid", "rpoolserver", "--id", "100", "--pp", "111", "--listen", self.walk.ports["5000"]
-        registered = [f"Registered for privacy policy 111 at 127.0.0.1:{self.walk.ports['8000']}"]
-        self.walk.start(Command(shlex.join(["twistd", "-n", *options]), registered))
-        sending = ("--id", "1", "--pp", "111", "--payload", "xyz1", "--revproc", self.walk.ports["8000"])
-        self.assertEqual(python("-m", "rproxy.cli", "send", *sending).returncode, 0)
+        port, own = self.walk.ports["8000"], self.walk.ports["5000"]
+        starting = f"twistd -n --pidfile=server100.pid rpoolserver --id 100 --pp 111 --listen {own}"
+        self.walk.start(Command(starting, [f"Registered for privacy policy 111 at 127.0.0.1:{port}"]))
+        sending = ("send", "--id", "1", "--pp", "111", "--payload", "xyz1", "--revproc", port)
+        self.assertEqual(python("-m", "rproxy.cli", *sending).returncode, 0)
         trail = self.folder / "audit.log"
         wait_for(lambda: b'"packet"' in trail.read_bytes(), PATIENCE, "the packet's line")
         self.go(section(AUDIT, "Asking"))
