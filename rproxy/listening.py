@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Callable
 from typing import Any, cast
@@ -80,7 +81,7 @@ class ListenerService(Service):
             listening.cancel()
             raise ListenError(f"Can't listen on {self._description}: this kind of endpoint isn't bound at once")
         if isinstance(bound[0], Failure):
-            raise ListenError(f"Can't listen on {self._description}: {bound[0].getErrorMessage()}")
+            raise ListenError(f"Can't listen on {self._description}: {_why(bound[0])}")
         self._port = bound[0]
         _set_no_delay(self._port)
         self._on_listening(self._port)
@@ -97,6 +98,14 @@ class ListenerService(Service):
         if port is None:
             return succeed(None)
         return maybeDeferred(cast(Callable[[], Deferred[None]], port.stopListening))
+
+
+def _why(failure: Failure) -> str:
+    """Why a port can't be bound, and what to do about what happens most."""
+    error = getattr(failure.value, "socketError", None)
+    if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+        return "Address already in use: stop whoever listens there, or give another port"
+    return failure.getErrorMessage()
 
 
 def _set_no_delay(port: IListeningPort) -> None:

@@ -47,7 +47,8 @@ def _limit(name: str, text: str) -> list[object]:
         try:
             Limits(**{name: number})
         except ValueError as error:
-            raise usage.UsageError(f"--{option} {value}: {error}") from None
+            why = str(error).removeprefix(f"'{name}' ").removesuffix(f": {number}")
+            raise usage.UsageError(f"--{option} {value}: it {why}") from None
         if math.isinf(number):
             raise usage.UsageError(f"--{option} {value}: without an end it would be no limit")
         return number
@@ -146,6 +147,10 @@ class Options(usage.Options):
         self["register-from"] = []
         self["retry"] = set()
         self["admin-host"] = []
+
+    def parseArgs(self, *others: str) -> None:
+        if others:
+            raise usage.UsageError(f"{others[0]} is no option: a port, for one, is given as --port 8000")
 
     def opt_listen(self, endpoint: str) -> None:
         """Listen at this Twisted server endpoint, for example tcp:8000:interface=10.0.0.1 or

@@ -141,6 +141,10 @@ class Options(usage.Options):
         self["policies"] = []
         self["proxies"] = []
 
+    def parseArgs(self, *others: str) -> None:
+        if others:
+            raise usage.UsageError(f"{others[0]} is no option: a policy, for one, is given as --pp 111")
+
     def opt_pp(self, policy: str) -> None:
         """A privacy policy that it serves (repeatable)"""
         if not is_id(policy):

@@ -109,6 +109,14 @@ def test_rotation_and_restart(group: Group, audit: Audit) -> None:
     assert "was changed, or the one before it" in broken.stdout
 
 
+def test_without_the_key(audit: Audit) -> None:
+    """Who asks a trail is told which key it takes, and not to make one."""
+    audit.key.unlink()
+    done = audit.ask("verify", audit.path)
+    assert done.returncode == 2
+    assert done.stderr.endswith("No such file or directory; give the key that the proxy was given by --audit-key\n")
+
+
 def test_killed(group: Group, audit: Audit) -> None:
     """What a killed proxy wrote stands, and the next one goes on behind it."""
     proxy = group.proxy(*audit.arguments)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from selenium.webdriver import Chrome, ChromeOptions, ChromeService
+from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
@@ -20,13 +19,13 @@ from selenium.webdriver.support.select import Select
 
 from rproxy.figures import Figures, StoreFigures, quantile
 from rproxy.figures.tallies import BOUNDS, new_times, observe
+from tests.browser import CHROMIUM, DRIVER, open_browser
 from tests.chaos import agreement, oracle, plan, running
 from tests.chaos.views import Admin
 from tests.dashboard import TOKEN, StandIn, answer, forget, make_client, make_figures, make_process, make_server
 from tests.pagetexts import NOTHING, READ, differences
 from tests.support import PATIENCE, Group, Talk, data_packet, free_port, wait_for
 
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(not CHROMIUM or not DRIVER, reason="Chromium or its driver isn't installed")
 
 #: What the page's own requests write into the browser's log when they are refused or nobody is there.
@@ -147,22 +146,8 @@ class StandInPage(Page):
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Chrome]:
     """The browser."""
-    options = ChromeOptions()
-    options.binary_location = CHROMIUM or ""
-    for flag in (
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-dev-shm-usage",
-        "--disable-background-networking",
-        "--window-size=1400,1000",
-    ):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    started = Chrome(options=options, service=ChromeService(DRIVER))
-    try:
+    with open_browser(1400, 1000) as started:
         yield started
-    finally:
-        started.quit()
 
 
 @pytest.fixture

@@ -51,11 +51,14 @@ from tests.support import ROOT
 from tests.test_packaging import MODULES, ORDER, PACKAGE, is_pure
 
 POLICIES = DOCS / "reference" / "policies.rst"
-CHANGING_POLICIES = DOCS / "howto" / "policies.rst"
+POLICIES_HOWTO = DOCS / "howto" / "policies.rst"
 ARCHITECTURE = DOCS / "explanation" / "architecture.rst"
 SCALING = DOCS / "howto" / "scaling.rst"
 SHARING = DOCS / "explanation" / "sharing.rst"
 LOGS = DOCS / "reference" / "logs.rst"
+
+#: Pages whose commands are run, here and in test_docs_examples.
+RUN = frozenset({TUTORIAL, POLICIES_HOWTO, DOCS / "howto" / "audit.rst"})
 
 #: Options that the pages name and that are those of other commands.
 FOREIGN = frozenset(
@@ -160,8 +163,8 @@ class OptionTests(SynchronousTestCase):
         """The options of a command are those of that command; they are given in the project's top folder."""
         self.addCleanup(os.chdir, Path.cwd())
         os.chdir(ROOT)
-        # Those of the tutorial are run, one after the other, and need what others made.
-        pages = [page.read_text("utf-8") for page in PAGES if page != TUTORIAL]
+        # Those of some pages are run, one after the other, and need what others made.
+        pages = [page.read_text("utf-8") for page in PAGES if page not in RUN]
         for command in (command for page in pages for command in commands(page)):
             if command.argv[0] == "twistd":
                 # A handler is imported when it is named: other tests do that, in the folder that has it.
@@ -239,10 +242,12 @@ class PoliciesTests(SynchronousTestCase):
         with TemporaryDirectory() as name:
             folder = Path(name)
             (folder / "etc").symlink_to(ROOT / "etc")
-            bad, new = code_blocks(CHANGING_POLICIES.read_text("utf-8"), "toml")
+            titles = "Mistakes", "What a file allows, and what it changes"
+            text = "".join(section(POLICIES_HOWTO, title) for title in titles)
+            bad, new = code_blocks(text, "toml")
             (folder / "bad.toml").write_text(bad, "utf-8")
             (folder / "new.toml").write_text(new, "utf-8")
-            shown = commands(CHANGING_POLICIES.read_text("utf-8"))
+            shown = commands(text)
             self.assertEqual(len(shown), 3)
             for command in shown:
                 result = python("-m", "rproxy.cli", *command.argv[1:], cwd=folder)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import socket
+from errno import EADDRINUSE
 from typing import cast
 from unittest.mock import patch
 
@@ -147,15 +149,21 @@ class FailureTests(ListenerCase):
 
     def test_taken(self) -> None:
         """The process ends with one sentence and code 1; as an Exception too, so that twistd cleans up."""
-        reason = CannotListenError("", 5000, OSError("taken"))
-        service = self.service(reactor=cast(IReactorCore, RaisingMemoryReactor(listenException=reason)))
+        for why, said in (
+            (OSError("no reason"), "Couldn't listen on any:5000: no reason."),
+            (
+                OSError(EADDRINUSE, os.strerror(EADDRINUSE)),
+                "Address already in use: stop whoever listens there, or give another port",
+            ),
+        ):
+            reason = CannotListenError("", 5000, why)
+            service = self.service(reactor=cast(IReactorCore, RaisingMemoryReactor(listenException=reason)))
 
-        error = self.assertRaises(ListenError, service.privilegedStartService)
+            error = self.assertRaises(ListenError, service.privilegedStartService)
 
-        self.assertIsInstance(error, Exception)
-        self.assertIsInstance(error, SystemExit)
-        text = f"Can't listen on tcp:5000:backlog={BACKLOG}: Couldn't listen on any:5000: taken."
-        self.assertEqual(error.code, text)
+            self.assertIsInstance(error, Exception)
+            self.assertIsInstance(error, SystemExit)
+            self.assertEqual(error.code, f"Can't listen on tcp:5000:backlog={BACKLOG}: {said}")
         self.assertEqual(self.bound, [])
 
     def test_not_at_once(self) -> None:

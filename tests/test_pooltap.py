@@ -57,6 +57,9 @@ class OptionsTests(OptionsCase):
         self.assertEqual([options[name] for name in ("pipeline", "connections", "lease", "weight")], [128, 1, 15, 1])
         self.assertIsNone(options["token"])
 
+    def test_what_is_no_option(self) -> None:
+        self.assertEqual(self.refused("222"), "222 is no option: a policy, for one, is given as --pp 111")
+
     def test_required(self) -> None:
         """An id, and a policy."""
         self.assertIn("--id must be given", self.refused("--pp", "111", required=False))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -40,6 +41,9 @@ class ReadTests(SynchronousTestCase):
             self.assertEqual(str(error), f"the token {self.path} can't be read: {said}")
 
     def test_no_file(self) -> None:
-        """It is not waited for who writes to a pipe, nor is a folder read."""
-        self.path.mkdir(0o700)
-        self.assertEqual(read_secret(self.path, "key"), b"")
+        """It is not waited for who writes to a pipe, nor is a folder read, and nobody is told to close ``/tmp``."""
+        for name, make in ("folder", Path.mkdir), ("pipe", os.mkfifo):
+            path = self.path.with_name(name)
+            make(path, 0o777)
+            error = self.assertRaises(ValueError, read_secret, path, "key")
+            self.assertEqual(str(error), f"the key {path} is no regular file: name the file that holds it")

@@ -176,7 +176,7 @@ def test_plain_text_to_tls(world: World) -> None:
     with Talk(proxy.port) as talk:
         talk.send(data_packet("1", "111", "xyz1"))
         talk.socket.recv(100)
-    proxy.wait_for_log("TLS with 127.0.0.1 failed: wrong version number$")
+    proxy.wait_for_log("TLS with 127.0.0.1 failed: the other side speaks no TLS$")
     code, said = world.send(proxy.port)
     assert (code, "connection-lost" in said) == (1, True)
 

@@ -310,7 +310,7 @@ class RefusalTests(LoopbackCase):
         connecting = Deferred.fromCoroutine(self.refused(port))
         await self.until(lambda: self.servers.made and self.servers.made[-1].received)
         self.servers.made[-1].transport.write(b"{}" * 20)
-        self.assertRegex(await connecting, "version")
+        self.assertRegex(await connecting, "speaks no TLS")
         connecting = Deferred.fromCoroutine(self.refused(port))
         await self.until(lambda: len(self.servers.made) == 2 and self.servers.made[-1].received)
         self.servers.made[-1].transport.loseConnection()
@@ -454,7 +454,7 @@ class TimeTests(SynchronousTestCase):
         self.clock.advance(60)
         factory.log_failure.sweep()
         lines = [formatEvent(event) for event in self.events if event["log_namespace"].startswith("rproxy.")]
-        self.assertEqual(lines[:-1], ["TLS with 192.168.1.1 failed: wrong version number"] * 10)
+        self.assertEqual(lines[:-1], ["TLS with 192.168.1.1 failed: the other side speaks no TLS"] * 10)
         self.assertEqual(lines[-1], "Left out 2 more lines about failed TLS handshakes within 60 seconds")
 
     def test_silent_server(self) -> None:

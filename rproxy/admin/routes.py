@@ -165,7 +165,7 @@ class Routes:
         if not number:
             whose = "" if change.policy is None else f" of policy {change.policy}"
             state = "was drained" if what == "resume" else "is registered"
-            raise FailedError(404, f"no server {server_id}{whose} {state}: ask for the figures to see which are there")
+            raise FailedError(404, f"no server {server_id}{whose} {state}: rproxy servers says which are there")
         _logger.info(
             "An operator {done} server id {server}: {registrations} registrations",
             event="changed-by-operator",

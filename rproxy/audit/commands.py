@@ -17,6 +17,8 @@ from rproxy.audit.verifying import ChainCheck, Finding, walk
 
 #: So many findings are kept and shown; the others are counted.
 _SHOWN = 100
+#: A new key would be of no use here.
+_HINT = "give the key that the proxy was given by --audit-key"
 
 
 class Reading:
@@ -191,6 +193,6 @@ def key_file(text: str) -> Key:
     :raises argparse.ArgumentTypeError: it is none.
     """
     try:
-        return read_key(Path(text))
+        return read_key(Path(text), _HINT)
     except KeyFileError as error:
         raise argparse.ArgumentTypeError(str(error)) from None

@@ -60,15 +60,16 @@ class Key:
         return outer.digest()
 
 
-def read_key(path: Path) -> Key:
+def read_key(path: Path, hint: str = _HINT) -> Key:
     """Return the key that a file holds; white space around it doesn't count.
 
+    :param hint: what to do where there is none.
     :raises KeyFileError: it can't be read, others can read it, or it is too short.
     """
     try:
-        secret = read_secret(path, "key", _HINT).strip()
+        secret = read_secret(path, "key", hint).strip()
     except ValueError as error:
         raise KeyFileError(str(error)) from None
     if len(secret) < LEAST:
-        raise KeyFileError(f"the key {path} has {len(secret)} bytes, and needs {LEAST} at least; {_HINT}")
+        raise KeyFileError(f"the key {path} has {len(secret)} bytes, and needs {LEAST} at least; {hint}")
     return Key(secret)

@@ -130,8 +130,13 @@ def _read_file(name: str) -> bytes:
         raise CertificatesError(f"{name} can't be read: {error.strerror}") from None
 
 
+#: What OpenSSL says where something begins a handshake that is none.
+_NO_TLS = "wrong version number"
+
+
 def reason_of(error: Error) -> str:
-    """Return the last reason that OpenSSL gave."""
+    """Return the last reason that OpenSSL gave, in words that say it."""
     reasons = error.args[0] if error.args else ()
     # Each is a library, a function and a reason; a SysCallError has a number and a text instead.
-    return str(reasons[-1][-1]) if isinstance(reasons, list | tuple) and reasons else str(error)
+    text = str(reasons[-1][-1]) if isinstance(reasons, list | tuple) and reasons else str(error)
+    return "the other side speaks no TLS" if text == _NO_TLS else text
