@@ -255,6 +255,25 @@ class FailureTests(ReplicaCase):
         self.advance(3)
         self.assertIsNone(self.a.replica.away)
 
+    def test_what_it_cannot_go_on_from(self) -> None:
+        """That is logged when it happens, and the store counts as away."""
+
+        def mistake() -> None:
+            raise ZeroDivisionError
+
+        self.a.link.mode = "hang"
+        for server_id, port in (("100", 5000), ("101", 5001)):
+            self.a.register(server_id, port=port)
+            self.a.replica.when_told(mistake)
+            self.clock.advance(0)
+        self.a.link.cut()
+        # One for who waited for the exchange, and one for who waited for the next.
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 2)
+        self.assertIsNotNone(self.a.replica.away)
+        stopped = self.a.replica.stopService()
+        assert stopped is not None
+        self.successResultOf(stopped)
+
     def test_everything_lost(self) -> None:
         """All is put back, in the order in which it was said: also without anybody having been away."""
         self.a.register("100")
