@@ -15,7 +15,8 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.trial.unittest import SynchronousTestCase
 
 from rproxy.control.reporting import Reporter
-from rproxy.figures import MOST_CLIENTS, Figures, PolicyFigures, ServerFigures, add_up, tallies
+from rproxy.figures import MOST_CLIENTS, Figures, PolicyFigures, ServerFigures, tallies
+from rproxy.figures.merging import add_up
 from rproxy.figures.tallies import BOUNDS, OTHERS, count_of
 from rproxy.limits import Limits
 from rproxy.policies import Peer, Policies, Policy

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import msgspec
 from attrs import define, field
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -204,7 +204,8 @@ class Streams:
         self._asking = False
 
     def _ask(self, streams: Sequence[Stream]) -> Deferred[None]:
-        asked = self._control.figures()
+        # Whatever fails, and however: the next figures are asked for once these came or failed.
+        asked = maybeDeferred(self._control.figures)
         told: Deferred[None] = asked.addCallback(lambda figures: _write(self._ready(streams), self._event_of(figures)))
         return told.addErrback(self._without, streams)
 
