@@ -500,6 +500,7 @@ class StreamTests(AdminCase):
         for channel in channels:
             hang_up(channel)
         self.assertEqual([call for call in self.admin.clock.getDelayedCalls() if "_tick" in str(call)], [])
+        self.assertEqual((self.admin.streams._shown, self.admin.streams._event), (None, b""))
         self.admin.post("/api/v1/servers/100/drain")
 
     def test_bound(self) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rproxy.audit.appending import TrailError
 from rproxy.audit.lines import Doubt
-from rproxy.audit.reading import ReadError, find_end
+from rproxy.audit.reading import LONGEST, ReadError, find_end
 from tests.auditing import KEY, OTHER, TIME, AuditCase, World
 
 
@@ -44,6 +44,12 @@ class FileTests(AuditCase):
         for changed in content.replace(torn, torn[:-1] + b"x"), content.replace(torn + b"\n", b""):
             self.path.write_bytes(changed)
             self.assertEqual(self.read().chain.breaks, 1)
+
+    def test_crash_in_the_longest_line(self) -> None:
+        lines = self.sample()
+        self.path.write_bytes(b"".join(lines) + b"{" * (LONGEST - 1))
+        World(self.path).start().stop()
+        self.assertEqual(self.read().faults, 0)
 
     def test_crash_again(self) -> None:
         """Before anything was written behind what the first one left, but the line break."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rproxy.audit.backlog import KEPT, ROOM
 from rproxy.request import Refusal
 from tests.auditing import AuditCase, World
 
@@ -74,6 +75,18 @@ class PolicyTests(AuditCase):
         world.ack(world.send(server))
         world.stop()
         self.assert_wrong("server \\u001b[2J, with the registration of server 100")
+
+    def test_behind_a_gap(self) -> None:
+        """Where registrations have no line, who was rightful isn't guessed."""
+        world = self.world()
+        world.trail.backlog.size += ROOM
+        world.trail.backlog._kept = KEPT
+        server = world.register()
+        world.trail.backlog.written_down(ROOM)
+        world.ack(world.send(server))
+        world.stop()
+        reading = self.assert_told("nor 1 events of registrations")
+        self.assertEqual((reading.faults, reading.policies.untold, reading.policies.proved), (1, 1, 0))
 
     def test_delivered(self) -> None:
         world = self.world()

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tests.strategies  # noqa: F401  # the profile that Hypothesis runs under
-from rproxy.audit.reading import ReadError
-from tests.auditing import OTHER, AuditCase
+from rproxy.audit.reading import LONGEST, ReadError
+from rproxy.audit.verifying import ChainCheck, Place
+from tests.auditing import KEY, OTHER, AuditCase
 
 
 class ChainTests(AuditCase):
@@ -80,6 +81,14 @@ class ChainTests(AuditCase):
         lines = self.sample()
         self.path.write_bytes(b"".join([lines[0], lines[1].replace(b"start", b"stark"), *lines[2:5], *lines[6:]]))
         self.assertEqual([each.place.number for each in self.read().findings if each.wrong], [2, 6])
+
+    def test_much_that_is_no_trail(self) -> None:
+        """No more of it is kept than a crash could have left."""
+        check = ChainCheck(KEY, lambda finding: None)
+        for number in range(10):
+            check.take(Place(self.path, number), b"x" * LONGEST)
+        assert check._doubt is not None
+        self.assertLessEqual(len(check._doubt.raw), 3 * LONGEST)
 
     def test_the_end(self) -> None:
         """Lines that are taken away at the end are missed by who noted the hash of one of them."""

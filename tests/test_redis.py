@@ -277,6 +277,21 @@ class FailureTests(RedisCase):
 
         self.assertEqual(set(await a.everything()), {"100"})
 
+    async def test_an_exchange_that_is_given_up(self) -> None:
+        """What became of it isn't known, so the store has to be opened again."""
+        server = self.start()
+        a = await self.process_at("a", server.port)
+        server.pause()
+        self.addCleanup(server.resume)
+        exchange = a.store.exchange(Message("a", None, [record()]))
+        exchange.cancel()
+
+        for failing in exchange, a.store.exchange(Message("a")):
+            self.assertEqual(await fails(failing), "given up")
+        server.resume()
+        await self.opened(a)
+        await a.tell()
+
     async def test_only_the_notes_are_lost(self) -> None:
         """Then the store has to be opened again: what was published meanwhile is missed."""
         server = self.start()

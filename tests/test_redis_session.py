@@ -46,9 +46,10 @@ class SessionTests(SynchronousTestCase):
             self.told.dataReceived(note[place : place + 1])
         self.assertEqual(self.notes, [b"here"] * 2001)
 
-        self.session.end("enough")
+        self.told.noted = lambda note: (self.notes.append(note), self.session.end("enough"))
+        self.told.dataReceived(note * 3)
         self.told.dataReceived(note)
-        self.assertEqual(len(self.notes), 2001)
+        self.assertEqual(len(self.notes), 2002)
 
     def test_a_listener_that_hangs(self) -> None:
         """It is asked for a word when it was silent for some time, and given some time to answer."""

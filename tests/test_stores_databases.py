@@ -216,6 +216,25 @@ class FileTests(SynchronousTestCase):
         with alone(self.path):
             self.assertTrue(lock.exists())
 
+    def test_replaced_while_it_is_opened(self) -> None:
+        """What was looked at has to be what is opened."""
+        self.make()
+        user = os.geteuid()
+        asked: list[None] = []
+
+        def replace() -> int:
+            asked.append(None)
+            # Of the file, of the lock, and of the file again.
+            if len(asked) == 3:
+                content = self.path.read_bytes()
+                self.path.rename(self.folder / "before")
+                self.path.write_bytes(content)
+            return user
+
+        self.patch(os, "geteuid", replace)
+        with self.assertRaisesRegex(StoreError, "deleted or replaced"):
+            self.open()
+
     def test_it_says_whose_it_is(self) -> None:
         """In the file itself from the beginning, whatever is still beside it."""
         self.open()

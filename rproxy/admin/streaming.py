@@ -62,7 +62,7 @@ class Stream:
     sink: Sink
     number: int
     paused_at: float | None = field(default=None, init=False)
-    #: Until it was told what it missed.
+    #: Until it was told what it missed: what happens meanwhile is among that, and mustn't be told before the rest.
     behind: bool = field(default=True, init=False)
 
     def pauseProducing(self) -> None:
@@ -154,8 +154,6 @@ class Streams:
 
     def catch_up(self, stream: Stream) -> None:
         """Tell it what happened since it was told last."""
-        # What happens until then is among them. It mustn't be told before what happened earlier.
-        stream.behind = True
         asked = self._control.happenings()
         asked.addCallback(self._caught_up, stream).addErrback(self._not_caught_up, stream)
 
