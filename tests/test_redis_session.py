@@ -46,7 +46,11 @@ class SessionTests(SynchronousTestCase):
             self.told.dataReceived(note[place : place + 1])
         self.assertEqual(self.notes, [b"here"] * 2001)
 
-        self.told.noted = lambda note: (self.notes.append(note), self.session.end("enough"))
+        def end(note: bytes) -> None:
+            self.notes.append(note)
+            self.session.end("enough")
+
+        self.told.noted = end
         self.told.dataReceived(note * 3)
         self.told.dataReceived(note)
         self.assertEqual(len(self.notes), 2002)
