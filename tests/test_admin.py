@@ -315,6 +315,8 @@ class ReadingTests(AdminCase):
             (method,) = methods
             reply = self.admin.ask("PUT", path.replace("{id}", "100"))
             self.assertEqual(reply.headers["allow"].partition(",")[0].lower(), method)
+        refused = told["paths"]["/api/v1/stream"]["get"]["responses"]["503"]
+        self.assertEqual(refused["description"], "Too many look on already")
 
     def test_nobody_answers(self) -> None:
         """Where all processes of the proxy are gone, that is what is said."""
@@ -498,6 +500,7 @@ class StreamTests(AdminCase):
         for channel in channels:
             hang_up(channel)
         self.assertEqual([call for call in self.admin.clock.getDelayedCalls() if "_tick" in str(call)], [])
+        self.assertEqual((self.admin.streams._shown, self.admin.streams._event), (None, b""))
         self.admin.post("/api/v1/servers/100/drain")
 
     def test_bound(self) -> None:
@@ -559,3 +562,16 @@ class StreamTests(AdminCase):
         self.control.figures = lambda: fail(ControlError("nobody"))  # type: ignore[method-assign]
         self.admin.clock.advance(1)
         self.assertEqual(self.kinds(transport), ["comment"])
+
+    def test_figures_that_fail_once(self) -> None:
+        """A mistake of ours is logged, and costs those who look on no more than these figures."""
+        _, transport = self.admin.open("GET", "/api/v1/stream")
+        self.events(transport)
+        figures = self.control.figures
+        self.control.figures = lambda: 1 / 0  # type: ignore[method-assign,assignment,return-value]
+        self.admin.clock.advance(1)
+        self.assertEqual(self.kinds(transport), ["comment"])
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.control.figures = figures  # type: ignore[method-assign]
+        self.admin.clock.advance(1)
+        self.assertEqual(self.kinds(transport), ["figures"])

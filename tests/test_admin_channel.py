@@ -230,7 +230,9 @@ class HostileTests(ChannelCase):
             (404, b"GET /api%2fv1%2ffigures HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"),
             (404, b"GET /%zz%ff%00\xa1 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"),
             (404, b"GET /static/../../etc/passwd HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"),
-            (405, b"GET * HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"),
+            (404, b"GET * HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"),
+            (404, b"OPTIONS * HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"),
+            (403, b"OPTIONS * HTTP/1.1\r\nHost: evil.example\r\n\r\n"),
             (400, b"GET /api/v1/explain?policy=%ff&client=%00 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"),
             (415, ALLOWED + b"Content-Type: ;;=\xff\r\nContent-Length: 2\r\n\r\n{}"),
             (415, ALLOWED + b"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 3\r\n\r\na=b"),
@@ -243,6 +245,7 @@ class HostileTests(ChannelCase):
         ):
             channel, transport = self.send(raw)
             self.assertEqual(self.statuses(transport), [status], raw[:100])
+            self.assertNotIn(b"TwistedWeb", transport.value())
             hang_up(channel)
         self.assert_quiet()
 

@@ -18,10 +18,11 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from rproxy.audit.appending import TrailFile
+from rproxy.audit.backlog import ROOM, SHARED
 from rproxy.audit.commands import Reading
 from rproxy.audit.keys import Key
 from rproxy.audit.recording import GATHER, PATIENCE, RETRY, Leavable, Recorder, RecordError
-from rproxy.audit.trail import REFUSED_LINES, REFUSED_PERIOD, ROOM, SHARED, Trail
+from rproxy.audit.trail import REFUSED_LINES, REFUSED_PERIOD, Trail
 from rproxy.limits import Limits
 from rproxy.networks import parse_network
 from rproxy.packets import Setup
@@ -55,7 +56,7 @@ class RecordedProxy(Proxy):
     def lines(self) -> list[dict[str, Any]]:
         """All lines so far."""
         with self.path.open("ab") as file:
-            file.write(b"".join(self.trail.fetch()))
+            file.write(b"".join(self.trail.backlog.fetch()))
         return [json.loads(line) for line in self.path.read_text().splitlines()]
 
     def told(self, event: str) -> list[dict[str, Any]]:
@@ -396,11 +397,11 @@ class RecorderTests(CommandCase):
         self.disk.slow = True
         self.recorder.startService()
         self.clock.advance(GATHER)
-        self.trail.size += ROOM
+        self.trail.backlog.size += ROOM
         self.recorder.reopen()
         self.clock.advance(GATHER)
         self.assertEqual(self.works, [False])
-        self.trail.size -= ROOM
+        self.trail.backlog.size -= ROOM
         self.disk.slow = False
         self.disk.work()
         self.assertEqual(self.works, [False, True])
@@ -436,7 +437,7 @@ class RecorderTests(CommandCase):
             self.recorder.startService()
             self.clock.advance(GATHER)
             self.successResultOf(self.recorder.stopService())
-        size = self.trail.size
+        size = self.trail.backlog.size
         self.assertIn(f"{size} bytes of the audit trail are lost", formatEvent(logs[-1]) or "")
 
     def test_disk_that_fails(self) -> None:
@@ -453,7 +454,7 @@ class RecorderTests(CommandCase):
         with capturedLogs() as logs:
             self.recorder.startService()
             self.clock.advance(GATHER)
-            self.assertEqual((self.works, self.trail.size), ([False], 0))
+            self.assertEqual((self.works, self.trail.backlog.size), ([False], 0))
             self.clock.advance(RETRY)
             self.assertEqual(self.works, [False])
             self.clock.advance(RETRY)
@@ -492,11 +493,12 @@ class RecorderTests(CommandCase):
                 for _, done in self.disk.waiting:
                     done.callback(None)
                 self.disk.waiting.clear()
+            lost = trail.backlog.size
             self.assertEqual(
                 [formatEvent(event) for event in logs],
                 [
                     "The audit trail isn't written to its end within 5 seconds",
-                    f"Up to {trail.size} bytes of the audit trail are lost, and 0 events that it has no line of",
+                    f"Up to {lost} bytes of the audit trail are lost, and 0 events that it has no line of",
                 ],
             )
             self.assertEqual(self.clock.getDelayedCalls(), [])
@@ -505,12 +507,12 @@ class RecorderTests(CommandCase):
         """What had no room, and there is room only when the last lines are written."""
         self.recorder.startService()
         self.clock.advance(GATHER)
-        self.trail.size += SHARED
+        self.trail.backlog.size += SHARED
         self.trail.setup_refused(SETUP.policy, SETUP.id, "10.0.0.6", "forbidden")
-        self.trail.size -= SHARED
+        self.trail.backlog.size -= SHARED
         self.successResultOf(self.recorder.stopService())
         self.assertEqual(self.lines(), ["open", "start", "stop", "gap"])
-        self.assertEqual(self.trail.size, 0)
+        self.assertEqual(self.trail.backlog.size, 0)
 
     def test_refused_setup_packets(self) -> None:
         """Those that were left out are told when their period is over, without anything new, and at the end."""
@@ -558,6 +560,26 @@ class RecorderTests(CommandCase):
         self.successResultOf(stopped)
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 2)
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_mishandled_result_is_tried_again(self) -> None:
+        """Also where nothing new comes, as packets are refused until it works."""
+        told: list[bool] = []
+
+        def fail_once(works: bool) -> None:
+            told.append(works)
+            if len(told) == 1:
+                raise ZeroDivisionError
+
+        self.recorder = Recorder(self.trail, TrailFile(self.path, KEY), cast(Any, self.clock), self.disk, fail_once)
+        self.recorder.startService()
+        self.disk.full = True
+        self.clock.advance(GATHER)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.disk.full = False
+        self.clock.advance(RETRY)
+        self.assertEqual(told, [False, True])
+        self.assertEqual(self.lines(), ["open", "start"])
+        self.successResultOf(self.recorder.stopService())
 
     def test_rotation_that_fails(self) -> None:
         """It goes on in the old file, and says so."""
@@ -622,7 +644,7 @@ class CostTests(RecordedCase):
         proxy.register("100", "111", 5000, pipeline=16)
         proxy.lines()
         woken: list[None] = []
-        proxy.trail.wake = lambda: woken.append(None)
+        proxy.trail.backlog.wake = lambda: woken.append(None)
         client = proxy.client()
         for _ in range(3):
             client.ask(*"abcdefgh")

@@ -15,7 +15,8 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.trial.unittest import SynchronousTestCase
 
 from rproxy.control.reporting import Reporter
-from rproxy.figures import MOST_CLIENTS, Figures, PolicyFigures, ServerFigures, add_up, tallies
+from rproxy.figures import MOST_CLIENTS, Figures, PolicyFigures, ServerFigures, tallies
+from rproxy.figures.merging import add_up
 from rproxy.figures.tallies import BOUNDS, OTHERS, count_of
 from rproxy.limits import Limits
 from rproxy.policies import Peer, Policies, Policy
@@ -25,7 +26,12 @@ from tests.memory import Client, Proxy, ProxyCase, encode, setup
 from tests.test_admin_metrics import Page, text_of
 
 POLICIES = ("111", "222", "333")
-RULES = Policies(anonymous={"222": Policy(retry=True, description="retried"), "333": Policy(timeout=4.0)})
+RULES = Policies(
+    anonymous={
+        "222": Policy(retry=True, description="retried"),
+        "333": Policy(timeout=4.0, description="impatient"),
+    }
+)
 
 
 def reporter_of(proxy: Proxy, number: int = 0) -> Reporter:
@@ -215,6 +221,7 @@ class BoundTests(ReportingCase):
         self.assertEqual(names, ["111", OTHERS])
         found = self.policy(OTHERS)
         self.assertEqual((found.received, found.acked, found.client_gone), (3, 2, 1))
+        self.assertEqual(found.description, "")
         self.assertEqual([(each.policy, each.id, each.acked) for each in found.servers], [
             ("222", "100", 0), ("333", "100", 0)
         ])  # fmt: skip

@@ -98,7 +98,7 @@ class Process:
         self.link.cut()
         self.link.close()
         self.replica.running = 0
-        self.replica._wake()
+        self.replica._alarm.wake()
 
     def sweep(self) -> None:
         for owner in self.registry.expire():

@@ -1,4 +1,4 @@
-"""Figures of several processes together, and quantiles of times."""
+"""Figures of several processes together."""
 
 from __future__ import annotations
 
@@ -10,19 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from rproxy.figures import (
-    MOST_CLIENTS,
-    ClientFigures,
-    Figures,
-    PolicyFigures,
-    ServerFigures,
-    add_times,
-    add_up,
-    merge,
-    quantile,
-)
+from rproxy.figures import MOST_CLIENTS, ClientFigures, Figures, PolicyFigures, ServerFigures
 from rproxy.figures.counters import Counters
-from rproxy.figures.tallies import BOUNDS, OTHERS, Times, new_times, observe
+from rproxy.figures.merging import add_up, merge
+from rproxy.figures.tallies import OTHERS, Times, add_times, new_times, observe
 from tests.test_admin_metrics import figures, process, server
 
 NUMBERS = st.integers(0, 1 << 40)
@@ -189,40 +180,3 @@ class UpTests(SynchronousTestCase):
         states = ({"up": 2}, {"held": 1, "down": 1}, {"down": 2}, {"draining": 2}, {"up": 1, "down": 1})
         servers = [server("111", str(number), states=each) for number, each in enumerate(states)]
         self.assertEqual(policy("111", *servers).servers_up, 3)
-
-
-class QuantileTests(SynchronousTestCase):
-    """As well as the classes tell."""
-
-    def test_nothing(self) -> None:
-        """There is none."""
-        for share in (0.0, 0.5, 1.0):
-            self.assertIsNone(quantile(new_times(), share, BOUNDS))
-
-    def test_within_a_class(self) -> None:
-        """It is taken for evenly spread."""
-        found = times(*[0.002] * 10)
-        for share, expected in ((0.0, 0.001), (0.5, 0.00175), (1.0, 0.0025)):
-            self.assertAlmostEqual(quantile(found, share, BOUNDS) or 0, expected)
-
-    def test_several_classes(self) -> None:
-        """The class is the right one, empty ones between or not."""
-        found = times(*[0.0005] * 90, *[0.3] * 9, 7.0)
-        self.assertAlmostEqual(quantile(found, 0.9, BOUNDS) or 0, 0.001)
-        self.assertAlmostEqual(quantile(found, 0.99, BOUNDS) or 0, 0.5)
-        self.assertAlmostEqual(quantile(found, 0.995, BOUNDS) or 0, 7.5)
-
-    def test_beyond(self) -> None:
-        """What took longer than the last bound counts as that."""
-        self.assertEqual(quantile(times(100.0), 0.5, BOUNDS), BOUNDS[-1])
-
-    @given(st.lists(st.floats(0, 29), min_size=1), st.floats(0, 1))
-    def test_any(self, seconds: list[float], share: float) -> None:
-        """It is in the class of the thing that is so far from the shortest."""
-        found = quantile(times(*seconds), share, BOUNDS)
-        assert found is not None
-        ordered = sorted(seconds)
-        below, above = (ordered[min(max(int(len(ordered) * share) - n, 0), len(ordered) - 1)] for n in (1, 0))
-        low = max((bound for bound in (0.0, *BOUNDS) if bound < below), default=0.0)
-        high = min(bound for bound in BOUNDS if bound >= above)
-        self.assertTrue(low <= found <= high * (1 + 1e-9), (found, low, high))

@@ -1,11 +1,14 @@
-"""What is counted by policy and by server."""
+"""What is counted by policy and by server, and how long things took."""
 
 from __future__ import annotations
 
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+import tests.strategies  # noqa: F401  # the profile that Hypothesis runs under
 from rproxy.figures import tallies as module
-from rproxy.figures.tallies import BOUNDS, OTHERS, Tallies, Timings, count_of, new_times, observe
+from rproxy.figures.tallies import BOUNDS, OTHERS, Tallies, Times, Timings, count_of, new_times, observe, quantile
 
 
 class TimesTests(SynchronousTestCase):
@@ -111,3 +114,47 @@ class TalliesTests(SynchronousTestCase):
         self.assertIs(self.tallies.server(one, "100"), first)
         self.assertFalse(self.tallies.has_to_itself(third, "300"))
         self.assertLessEqual(len(self.tallies.servers), 2 + 2)
+
+
+def times(*seconds: float) -> Times:
+    """Times of things that took so long."""
+    found = new_times()
+    observe(found, *seconds)
+    return found
+
+
+class QuantileTests(SynchronousTestCase):
+    """As well as the classes tell."""
+
+    def test_nothing(self) -> None:
+        """There is none."""
+        for share in (0.0, 0.5, 1.0):
+            self.assertIsNone(quantile(new_times(), share))
+
+    def test_within_a_class(self) -> None:
+        """It is taken for evenly spread."""
+        found = times(*[0.002] * 10)
+        for share, expected in ((0.0, 0.001), (0.5, 0.00175), (1.0, 0.0025)):
+            self.assertAlmostEqual(quantile(found, share) or 0, expected)
+
+    def test_several_classes(self) -> None:
+        """The class is the right one, empty ones between or not."""
+        found = times(*[0.0005] * 90, *[0.3] * 9, 7.0)
+        self.assertAlmostEqual(quantile(found, 0.9) or 0, 0.001)
+        self.assertAlmostEqual(quantile(found, 0.99) or 0, 0.5)
+        self.assertAlmostEqual(quantile(found, 0.995) or 0, 7.5)
+
+    def test_beyond(self) -> None:
+        """What took longer than the last bound counts as that."""
+        self.assertEqual(quantile(times(100.0), 0.5), BOUNDS[-1])
+
+    @given(st.lists(st.floats(0, 29), min_size=1), st.floats(0, 1))
+    def test_any(self, seconds: list[float], share: float) -> None:
+        """It is in the class of the thing that is so far from the shortest."""
+        found = quantile(times(*seconds), share)
+        assert found is not None
+        ordered = sorted(seconds)
+        below, above = (ordered[min(max(int(len(ordered) * share) - n, 0), len(ordered) - 1)] for n in (1, 0))
+        low = max((bound for bound in (0.0, *BOUNDS) if bound < below), default=0.0)
+        high = min(bound for bound in BOUNDS if bound >= above)
+        self.assertTrue(low <= found <= high * (1 + 1e-9), (found, low, high))

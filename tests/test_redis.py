@@ -3,113 +3,28 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
-from pathlib import Path
 from random import Random
-from tempfile import TemporaryDirectory
 from typing import Any
-from unittest import skipIf
 
-import pytest
 from attrs import evolve
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import TCP4ServerEndpoint
-from twisted.internet.error import ConnectionDone
-from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock, deferLater
-from twisted.python.failure import Failure
-from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from rproxy.counting import Count
 from rproxy.registry.records import NOBODY, Record
-from rproxy.stores import (
-    ENDS,
-    LEASED_ENDS,
-    MOST_ENDS,
-    Message,
-    News,
-    Position,
-    Store,
-    StoreError,
-    StoreRefusedError,
-)
+from rproxy.stores import ENDS, LEASED_ENDS, MOST_ENDS, Message, News, Position, Store, StoreError, StoreRefusedError
 from rproxy.stores.ledger import Ledger
 from rproxy.stores.redis import RedisStore
-from rproxy.stores.redis.link import TIMEOUT, Dialer, Link
-from rproxy.stores.redis.script import EXCHANGE, FORMAT, keys
-from rproxy.stores.redis.session import Session
+from rproxy.stores.redis.link import Dialer
+from rproxy.stores.redis.script import FORMAT, keys
 from rproxy.stores.urls import RedisUrl
 from rproxy.tls.files import Files
 from rproxy.tls.keyring import Keyring
-from tests.authority import Authority
-from tests.contract import LONG, Process, StoreContract, record, registration, until
-from tests.redisserver import ALLOWED, LOOPBACK, MISSING, RedisServer
-from tests.transports import Transport
-
-without_redis = skipIf(bool(MISSING), MISSING)
+from tests.contract import LONG, StoreContract, record, registration, until
+from tests.redisserver import ALLOWED, LOOPBACK
+from tests.redisstores import RedisCase, fails, store_at, without_redis
 
 STATE, RECORDS, CHANGES, LEASES, ENDS_DUE, ENDED, PROCESSES = keys("rproxy")
-
-
-def store_at(port: int, **settings: Any) -> RedisStore:
-    return RedisStore(RedisUrl(((LOOPBACK, port),), **settings), reactor, Keyring())
-
-
-async def fails(deferred: Deferred[Any], kind: type[Exception] = StoreError) -> str:
-    """Return why it failed."""
-    with pytest.raises(kind) as caught:
-        await deferred
-    return str(caught.value)
-
-
-class RedisCase(TestCase):
-    """Has a folder for servers, which end with the test, and stores, which are closed with it."""
-
-    timeout = 60.0
-
-    def setUp(self) -> None:
-        # Before the servers end in whose files they are.
-        self.folder = Path(self.enterContext(TemporaryDirectory(prefix="rproxy-redis")))
-
-    def start(self, *settings: str, **more: Any) -> RedisServer:
-        server = RedisServer(self.folder, *settings, **more)
-        self.addCleanup(server.kill)
-        return server.start()
-
-    def store(self, port: int, **settings: Any) -> RedisStore:
-        store = store_at(port, **settings)
-        self.addCleanup(store.close)
-        return store
-
-    async def process_at(self, name: str, port: int, **settings: Any) -> Process:
-        return await Process(name, self.store(port, **settings)).open()
-
-    async def listen(self, said: bytes) -> int:
-        """Return the port of somebody who says this whenever something is said."""
-
-        class Says(Protocol):
-            def dataReceived(self, _: bytes) -> None:
-                assert self.transport is not None
-                self.transport.write(said)
-
-        factory: Any = Factory.forProtocol(Says)
-        listening: Any = await TCP4ServerEndpoint(reactor, 0, interface=LOOPBACK).listen(factory)
-        self.addCleanup(listening.stopListening)
-        port: int = listening.getHost().port
-        return port
-
-    async def opened(self, process: Process) -> None:
-        """Open it again, as soon as it can be."""
-
-        async def opens() -> bool:
-            try:
-                await process.open()
-            except StoreError:
-                return False
-            return True
-
-        await until(opens)
 
 
 @without_redis
@@ -290,94 +205,6 @@ def _comparable(news: News) -> tuple[Any, ...]:
     return news.position.sequence, list(news.records), news.complete, list(news.missing), news.processes, known
 
 
-class SessionTests(SynchronousTestCase):
-    """Two connections, without a server."""
-
-    def setUp(self) -> None:
-        self.clock = Clock()
-        self.count = Count()
-        self.notes: list[bytes] = []
-        self.asking, self.told = self.link(), self.link()
-        self.session = Session(self.clock, self.asking, self.told, self.notes.append)
-        begun = Deferred.fromCoroutine(self.session.begin("c"))
-        self.told.dataReceived(b"*3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n")
-        self.assertIsNone(self.successResultOf(begun))
-
-    def link(self) -> Link:
-        link = Link(self.clock, "there", TIMEOUT, self.count)
-        link.makeConnection(Transport())
-        return link
-
-    def dropped(self) -> list[bool]:
-        """Which connections were."""
-        return [link.transport.disconnecting for link in (self.asking, self.told)]
-
-    def test_notes_however_they_come(self) -> None:
-        """All in one piece, or byte by byte; and none once it is over."""
-        note = b"*3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$4\r\nhere\r\n"
-        self.told.dataReceived(note * 2000)
-        for place in range(len(note)):
-            self.told.dataReceived(note[place : place + 1])
-        self.assertEqual(self.notes, [b"here"] * 2001)
-
-        self.session.end("enough")
-        self.told.dataReceived(note)
-        self.assertEqual(len(self.notes), 2001)
-
-    def test_a_listener_that_hangs(self) -> None:
-        """It is asked for a word when it was silent for some time, and given some time to answer."""
-        self.told.transport.clear()
-        for _ in range(3):
-            self.session.check()
-            self.clock.advance(TIMEOUT)
-            self.session.check()
-            self.session.check()
-            self.assertEqual(self.told.transport.value().count(b"PING"), 1)
-            self.told.transport.clear()
-            self.clock.advance(TIMEOUT / 2)
-            self.told.dataReceived(b"*2\r\n$4\r\npong\r\n$0\r\n\r\n")
-
-        self.clock.advance(TIMEOUT)
-        self.session.check()
-        self.clock.advance(TIMEOUT / 2)
-        self.session.check()
-        self.assertEqual(self.dropped(), [False, False])
-        self.clock.advance(TIMEOUT / 2)
-        with self.assertRaises(StoreError):
-            self.session.check()
-        self.assertEqual(self.dropped(), [True, True])
-
-    def test_one_takes_the_other_along(self) -> None:
-        """Who waits for an answer is told why."""
-        asked = Deferred.fromCoroutine(self.asking.ask("PING"))
-        self.told.connectionLost(Failure(ConnectionDone()))
-
-        self.assertEqual(self.dropped(), [True, False])
-        self.asking.connectionLost(Failure(ConnectionDone()))
-        self.assertIn("lost", str(self.failureResultOf(asked, StoreError).value))
-        self.assertEqual(self.count.number, 0)
-
-    def test_errors_have_a_meaning(self) -> None:
-        """Also those that an older Redis quotes from within a script; others are quoted."""
-        script = "ERR Error running script (call to f_0): @user_script:12: -"
-        for said, meaning in (
-            ("LOADING Redis is loading the dataset in memory", "is still reading its data"),
-            ("MOVED 3999 127.0.0.1:6381", "a node of a cluster"),
-            (script + "READONLY You can't write against a read only replica.", "is a replica"),
-            ("MISCONF Redis is configured to save RDB snapshots", "can't save"),
-            ("ERR what else", "what else"),
-        ):
-            asked = Deferred.fromCoroutine(self.asking.run(EXCHANGE, [], []))
-            self.asking.dataReceived(b"-" + said.encode() + b"\r\n")
-            self.assertIn(meaning, str(self.failureResultOf(asked, StoreError).value))
-
-    def test_a_password_is_never_quoted(self) -> None:
-        """Not even by who does so."""
-        entered = Deferred.fromCoroutine(self.asking.enter(None, "READONLY"))
-        self.asking.dataReceived(b"-ERR unknown command 'AUTH', with args beginning with: 'READONLY'\r\n")
-        self.assertNotIn("READONLY", str(self.failureResultOf(entered, StoreError).value))
-
-
 @without_redis
 class FailureTests(RedisCase):
     """A server that goes, hangs, comes back, or isn't one."""
@@ -449,6 +276,21 @@ class FailureTests(RedisCase):
         await self.opened(a)
 
         self.assertEqual(set(await a.everything()), {"100"})
+
+    async def test_an_exchange_that_is_given_up(self) -> None:
+        """What became of it isn't known, so the store has to be opened again."""
+        server = self.start()
+        a = await self.process_at("a", server.port)
+        server.pause()
+        self.addCleanup(server.resume)
+        exchange = a.store.exchange(Message("a", None, [record()]))
+        exchange.cancel()
+
+        for failing in exchange, a.store.exchange(Message("a")):
+            self.assertEqual(await fails(failing), "given up")
+        server.resume()
+        await self.opened(a)
+        await a.tell()
 
     async def test_only_the_notes_are_lost(self) -> None:
         """Then the store has to be opened again: what was published meanwhile is missed."""
@@ -554,150 +396,3 @@ class FailureTests(RedisCase):
             await deferLater(reactor, seconds)
             await store.close()
             await fails(opening)
-
-
-@without_redis
-class TLSTests(RedisCase):
-    """``rediss://``."""
-
-    def setUp(self) -> None:
-        super().setUp()
-        # Twisted gives pyOpenSSL objects of a kind that newer versions would rather not have.
-        self.addCleanup(self.flushWarnings)
-        self.authority = Authority(self.folder)
-        self.files = self.authority.issue(LOOPBACK)
-
-    async def test_it_works(self) -> None:
-        server = self.start("appendonly no", tls=self.files)
-        a = await self.process_at("a", server.port, tls=Files(self.files.ca))
-        b = await self.process_at("b", server.port, tls=self.authority.issue("b"))
-        many = [record(str(number)) for number in range(1000)]
-        before = b.calls
-        await a.tell(*many)
-
-        async def called() -> bool:
-            return b.calls > before
-
-        await until(called)
-        self.assertEqual(list((await b.tell()).records), many)
-
-    async def test_only_who_is_trusted(self) -> None:
-        """Neither another authority's certificate nor one for another name."""
-        server = self.start(tls=self.files)
-        other = Authority(self.folder)
-        why = await fails(self.store(server.port, tls=Files(other.file)).open(lambda: None))
-        self.assertIn("can't be connected to", why)
-        elsewhere = self.start(tls=self.authority.issue("elsewhere.example"))
-        why = await fails(self.store(elsewhere.port, tls=Files(self.files.ca)).open(lambda: None))
-        self.assertIn("elsewhere.example", why)
-
-    async def test_only_with_a_certificate(self) -> None:
-        server = self.start(tls=self.files)
-        server.call("CONFIG", "SET", "tls-auth-clients", "yes")
-        await fails(self.store(server.port, tls=Files(self.files.ca)).open(lambda: None))
-        await self.process_at("a", server.port, tls=self.files)
-
-    async def test_no_tls_there(self) -> None:
-        """And none wanted where there is."""
-        await fails(self.store(self.start().port, tls=Files(self.files.ca)).open(lambda: None))
-        store = self.store(self.start(tls=self.files).port)
-        with self.assertRaises((StoreError, StoreRefusedError)):
-            await store.open(lambda: None)
-
-    async def test_no_files(self) -> None:
-        server = self.start(tls=self.files)
-        store = self.store(server.port, tls=Files("/nowhere/ca.pem"))
-        self.assertIn("/nowhere/ca.pem", await fails(store.open(lambda: None), StoreRefusedError))
-
-
-@without_redis
-class SentinelTests(RedisCase):
-    """``redis+sentinel://``."""
-
-    def setUp(self) -> None:
-        super().setUp()
-        # Else the old master takes changes that get lost, until a sentinel tells it, after some seconds.
-        self.master = self.start("repl-diskless-sync-delay 0", "min-replicas-to-write 1")
-        self.replica = self.start(f"replicaof {LOOPBACK} {self.master.port}", "repl-diskless-sync-delay 0")
-
-    async def start_sentinel(self) -> None:
-        """Return when it could fail over. It asks who is there every ten seconds, so it begins after that."""
-
-        async def linked() -> bool:
-            return "master_link_status:up" in self.replica.call("INFO", "replication")
-
-        async def knows() -> bool:
-            return "master-link-status\nok" in self.sentinel.call("SENTINEL", "replicas", "main")
-
-        await until(linked)
-        self.sentinel = self.start(
-            f"sentinel monitor main {LOOPBACK} {self.master.port} 1",
-            "sentinel down-after-milliseconds main 500",
-            "sentinel failover-timeout main 3000",
-            sentinel=True,
-        )
-        await until(knows)
-
-    def store_of(self, service: str = "main") -> RedisStore:
-        # One that isn't there, first.
-        hosts = ((LOOPBACK, 1), (LOOPBACK, self.sentinel.port))
-        store = RedisStore(RedisUrl(hosts, service), reactor, Keyring())
-        self.addCleanup(store.close)
-        return store
-
-    async def failed_over(self, process: Process) -> None:
-        """The process has the other one now."""
-
-        async def there() -> bool:
-            try:
-                await process.tell()
-            except StoreError:
-                await self.opened(process)
-            return self.replica.call("PUBSUB", "NUMSUB", "{rproxy}:changed").split()[-1] == "1"
-
-        await until(there)
-
-    async def test_no_master(self) -> None:
-        """Neither known, nor there."""
-        await self.start_sentinel()
-        self.assertIn("knows no other", await fails(self.store_of("other").open(lambda: None)))
-
-    async def test_no_master_yet(self) -> None:
-        """A sentinel may say what was so before, or will be."""
-        port = str(self.replica.port)
-        said = f"*2\r\n$9\r\n{LOOPBACK}\r\n${len(port)}\r\n{port}\r\n"
-        store = self.store(await self.listen(said.encode()), service="main")
-        self.assertIn("isn't the master", await fails(store.open(lambda: None)))
-
-    async def test_a_password(self) -> None:
-        """The same for all."""
-        master = self.start("requirepass hidden")
-        monitor = f"sentinel monitor main {LOOPBACK} {master.port} 1"
-        sentinel = self.start("requirepass hidden", monitor, sentinel=True)
-        await self.process_at("a", sentinel.port, service="main", password="hidden")
-        why = await fails(self.store(sentinel.port, service="main", password="wrong").open(lambda: None))
-        self.assertIn("wants a password", why)
-        self.assertNotIn("wrong", why)
-
-    async def test_told_to_fail_over(self) -> None:
-        await self._fail_over(lambda: self.sentinel.call("SENTINEL", "FAILOVER", "main"))
-
-    async def test_the_master_dies(self) -> None:
-        await self._fail_over(self.master.kill)
-
-    async def _fail_over(self, how: Callable[[], object]) -> None:
-        await self.start_sentinel()
-        a = await Process("a", self.store_of()).open()
-        await a.tell(record())
-
-        async def replicated() -> bool:
-            return self.replica.call("HLEN", RECORDS) == "1"
-
-        await until(replicated)
-        how()
-
-        await self.failed_over(a)
-
-        self.assertEqual(set(await a.everything()), {"100"})
-        await a.tell(record("2"))
-        self.assertEqual(set(await a.everything()), {"100", "2"})

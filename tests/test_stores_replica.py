@@ -209,6 +209,33 @@ class FailureTests(ReplicaCase):
         self.advance(2)
         self.assertEqual((self.a.knows, self.b.knows), ([], []))
 
+    def test_an_end_while_what_it_ends_is_told(self) -> None:
+        """What came later counts, though what came before is told again."""
+        self.a.link.mode = "hang"
+        self.a.register("100", lease=None)
+        self.clock.advance(0)
+        self.a.registry.forget(self.a.registry.without_lease[0], "down")
+        self.a.link.cut()
+        (pending,) = self.a.replica._pending.values()
+        self.assertIsNone(pending.registration)
+        self.a.link.heal()
+        self.advance(3)
+        self.assertEqual((self.a.knows, self.b.knows), ([], []))
+
+    def test_an_end_that_there_was_no_room_for(self) -> None:
+        """It is told once both sides are compared."""
+        no_room = self.patch(module, "MOST_PENDING", 0)
+        self.a.register("100")
+        self.clock.advance(0)
+        self.a.link.cut()
+        self.a.registry.release(self.a)
+        no_room.restore()
+        self.assertEqual((self.a.replica._pending, self.b.knows), ({}, [("111", "100")]))
+        self.advance(BEAT)
+        self.a.link.heal()
+        self.advance(3)
+        self.assertEqual(self.b.knows, [])
+
     def test_hanging(self) -> None:
         """It counts as away once it says so itself; until then nothing is lost."""
         self.a.link.mode = "hang"
@@ -254,6 +281,25 @@ class FailureTests(ReplicaCase):
         self.a.link.heal()
         self.advance(3)
         self.assertIsNone(self.a.replica.away)
+
+    def test_what_it_cannot_go_on_from(self) -> None:
+        """That is logged when it happens, and the store counts as away."""
+
+        def mistake() -> None:
+            raise ZeroDivisionError
+
+        self.a.link.mode = "hang"
+        for server_id, port in (("100", 5000), ("101", 5001)):
+            self.a.register(server_id, port=port)
+            self.a.replica.when_told(mistake)
+            self.clock.advance(0)
+        self.a.link.cut()
+        # One for who waited for the exchange, and one for who waited for the next.
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 2)
+        self.assertIsNotNone(self.a.replica.away)
+        stopped = self.a.replica.stopService()
+        assert stopped is not None
+        self.successResultOf(stopped)
 
     def test_everything_lost(self) -> None:
         """All is put back, in the order in which it was said: also without anybody having been away."""

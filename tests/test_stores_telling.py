@@ -47,6 +47,16 @@ class TellingTests(SynchronousTestCase):
         self.telling.end()
         self.assertEqual(self.done, ["a", "b"])
 
+    def test_not_for_long_after_another_exchange(self) -> None:
+        self.add("a", untold=True)
+        self.telling.begin()
+        self.add("b", untold=True)
+        self.telling.end()
+        self.assertEqual(self.done, ["a"])
+        self.clock.advance(TOLD_TIMEOUT)
+        self.assertEqual(self.done, ["a", "b"])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
     def test_nothing_to_wait_for(self) -> None:
         self.add("a", untold=True)
         self.telling.begin()

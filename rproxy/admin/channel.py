@@ -31,7 +31,7 @@ LINGER = 30.0
 
 
 class AdminRequest(Request):
-    """A request whose body is bounded."""
+    """A request whose body is bounded, and whose path is never Twisted's own matter."""
 
     channel: AdminChannel
     _came = 0
@@ -39,6 +39,12 @@ class AdminRequest(Request):
     def gotLength(self, length: int | None) -> None:
         """See :class:`twisted.web.http.Request`; one of unknown length would get a file."""
         super().gotLength(min(length or 0, MOST_BYTES))
+
+    def process(self) -> None:
+        """See :class:`twisted.web.server.Request`, which would answer whatever asks for ``*`` before the guard."""
+        if self.path == b"*":
+            self.path = b"/*"
+        super().process()
 
     def handleContentChunk(self, data: bytes) -> None:
         self._came += len(data)

@@ -97,6 +97,7 @@ def _explain() -> dict[str, Any]:
 def _stream() -> dict[str, Any]:
     told = _reading("stream", "Server-Sent Events: figures each second, and happenings as they happen", {})
     told["get"]["responses"]["200"]["content"] = {"text/event-stream": {"schema": {"type": "string"}}}
+    told["get"]["responses"] |= _failures(_503="Too many look on already")
     return told
 
 

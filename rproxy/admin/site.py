@@ -50,6 +50,9 @@ _HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
 }
 
+#: The one method that a path takes, and what answers; None for the stream.
+_Found = tuple[str, Handler | None]
+
 
 class AdminResource(Resource):
     """All paths: whatever is asked passes the guard first."""
@@ -66,14 +69,14 @@ class AdminResource(Resource):
     def render(self, request: Any) -> int:
         for name, value in _HEADERS.items():
             request.setHeader(name, value)
-        answer = self._refuse(request) or self._begin(request)
+        found = self._find(request)
+        answer = self._refuse(request, found) or self._begin(request, found)
         if answer is not None:
             _write(request, answer)
         return NOT_DONE_YET
 
-    def _refuse(self, request: Any) -> Answer | None:
+    def _refuse(self, request: Any, found: _Found | None) -> Answer | None:
         """Why the request isn't even looked at, if it isn't."""
-        found = self._find(request)
         changes = found is not None and found[0] == "POST" == request.method.decode("latin-1")
         refused = self._guard.refuse(_asked(request, changes=changes))
         if refused is None:
@@ -84,13 +87,12 @@ class AdminResource(Resource):
             return Answer(refused.status, "text/plain; charset=utf-8", _page(refused, request).encode())
         return failed(refused.status, refused.text)
 
-    def _find(self, request: Any) -> tuple[str, Handler | None] | None:
+    def _find(self, request: Any) -> _Found | None:
         parts = _parts(request)
         return ("GET", None) if parts == _STREAM else self._routes.find(parts)
 
-    def _begin(self, request: Any) -> Answer | None:
+    def _begin(self, request: Any, found: _Found | None) -> Answer | None:
         """Answer, or find out what to: then the answer comes later."""
-        found = self._find(request)
         if found is None:
             return failed(404, "there is nothing at this path: see /api/v1/openapi.json")
         methods = ["GET", "HEAD"] if found[0] == "GET" else [found[0]]

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import msgspec
 from attrs import define, field
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -62,7 +62,7 @@ class Stream:
     sink: Sink
     number: int
     paused_at: float | None = field(default=None, init=False)
-    #: Until it was told what it missed.
+    #: Until it was told what it missed: what happens meanwhile is among that, and mustn't be told before the rest.
     behind: bool = field(default=True, init=False)
 
     def pauseProducing(self) -> None:
@@ -154,8 +154,6 @@ class Streams:
 
     def catch_up(self, stream: Stream) -> None:
         """Tell it what happened since it was told last."""
-        # What happens until then is among them. It mustn't be told before what happened earlier.
-        stream.behind = True
         asked = self._control.happenings()
         asked.addCallback(self._caught_up, stream).addErrback(self._not_caught_up, stream)
 
@@ -204,7 +202,8 @@ class Streams:
         self._asking = False
 
     def _ask(self, streams: Sequence[Stream]) -> Deferred[None]:
-        asked = self._control.figures()
+        # Whatever fails, and however: the next figures are asked for once these came or failed.
+        asked = maybeDeferred(self._control.figures)
         told: Deferred[None] = asked.addCallback(lambda figures: _write(self._ready(streams), self._event_of(figures)))
         return told.addErrback(self._without, streams)
 

@@ -3,7 +3,7 @@
 ``keys`` has the key, ``lines`` what stands in a line and how lines are chained, ``appending`` the file that a proxy
 writes to, ``reading`` all files of a trail. ``verifying`` follows the chain, ``proving`` holds packets against
 registrations, ``answering`` collects who got what, and ``commands`` are those of ``rproxy audit``. The proxy's side is
-in :mod:`rproxy.audit.trail` and :mod:`rproxy.audit.recording`.
+in :mod:`rproxy.audit.trail`, :mod:`rproxy.audit.backlog` and :mod:`rproxy.audit.recording`.
 
 Only the options are here: whatever else the command needs is imported when it runs.
 """

@@ -190,14 +190,14 @@ def stamp(seconds: float) -> str:
 class Chain:
     """Where a trail stands, and its next line.
 
-    :param seq: the number of its last line.
-    :param head: the hash of that.
+    :ivar seq: the number of its last line.
+    :ivar head: the hash of that.
     """
 
-    def __init__(self, key: Key, seq: int = 0, head: bytes = GENESIS) -> None:
+    def __init__(self, key: Key) -> None:
         self._link = key.link
-        self.seq = seq
-        self.head = head
+        self.seq = 0
+        self.head = GENESIS
 
     def add(self, line: Line) -> bytes:
         """Number the line, and return it as it is to be written, with the line break."""

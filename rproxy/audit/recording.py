@@ -1,7 +1,7 @@
 """Writes the audit trail while the proxy works: in a thread, a batch at a time.
 
 Where it can't be written, the proxy takes no more packets, or goes on, as it was told; either way it is tried again,
-and what was made in the meantime is kept as far as there is room (:data:`rproxy.audit.trail.ROOM`).
+and what was made in the meantime is kept as far as there is room (:data:`rproxy.audit.backlog.ROOM`).
 
 A file may also take nothing and never say why: a pipe that nobody reads, a disk that hangs. Whoever stops doesn't wait
 for it longer than :data:`PATIENCE`.
@@ -21,7 +21,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from rproxy.audit.appending import TrailError, TrailFile
-from rproxy.audit.trail import SHARED, Trail
+from rproxy.audit.trail import Trail
 
 #: From the first line of a batch until it is written, in seconds: what is lost at most when the process is killed.
 GATHER = 0.1
@@ -85,6 +85,7 @@ class Recorder(Service):
         set_recording: Callable[[bool], object] = lambda works: None,
     ) -> None:
         self._trail = trail
+        self._backlog = trail.backlog
         self._file = file
         self._clock = clock
         self._in_thread = in_thread
@@ -110,7 +111,7 @@ class Recorder(Service):
         except TrailError as error:
             raise RecordError(str(error)) from None
         super().startService()
-        self._trail.wake = self._wake
+        self._backlog.wake = self._wake
         self._trail.alarm = self._set_alarm
         self._trail.start(end)
 
@@ -136,10 +137,10 @@ class Recorder(Service):
         self._trail.stop()
         if not self._gave_up:
             await self._write()
-        if self._trail.size and not (self._gave_up or self._trouble):
+        if self._backlog.size and not (self._gave_up or self._trouble):
             # What could be told only when the lines before were written.
             await self._write()
-        self._trail.wake = lambda: None
+        self._backlog.wake = lambda: None
         self._trail.alarm = lambda seconds: None
         if not self._gave_up:
             late.cancel()
@@ -151,8 +152,8 @@ class Recorder(Service):
                 "{up_to}{bytes} bytes of the audit trail are lost, and {missed} events that it has no line of",
                 event="audit-lost",
                 up_to="Up to " if self._gave_up else "",
-                bytes=self._trail.size,
-                missed=self._trail.missed,
+                bytes=self._backlog.size,
+                missed=self._backlog.missed,
             )
 
     def _give_up(self) -> None:
@@ -190,7 +191,7 @@ class Recorder(Service):
             self._wake()
 
     def _write(self) -> Deferred[None]:
-        self._file.put(self._trail.fetch())
+        self._file.put(self._backlog.fetch())
         before = self._file.unwritten
         through: Deferred[None] = Deferred()
         self._batch = through
@@ -210,6 +211,10 @@ class Recorder(Service):
         try:
             self._take_result(error, before)
         finally:
+            # Where there is trouble, also without anything new: whether it is over shows only when it is tried, and
+            # packets are refused until then.
+            if self._backlog.size or self._trouble:
+                self._wake()
             # Whoever stops waits for it, and nobody else would end that.
             through.callback(None)
 
@@ -229,15 +234,11 @@ class Recorder(Service):
                 "Going on in the audit trail's old file: {why}", event="audit-not-reopened", why=self._file.complaint
             )
             self._file.complaint = ""
-        self._trail.written_down(before - self._file.unwritten)
+        self._backlog.written_down(before - self._file.unwritten)
         self._tell_doubt()
         if error is None:
             self._trail.settle()
         self._judge()
-        # Where there is trouble, also without anything new: whether it is over shows only when it is tried, and packets
-        # are refused until then.
-        if self._trail.size or self._trouble:
-            self._wake()
 
     def _tell_doubt(self) -> None:
         size, why = self._file.take_doubt()
@@ -247,7 +248,7 @@ class Recorder(Service):
             )
 
     def _judge(self) -> None:
-        works = not self._trouble and self._trail.size < SHARED
+        works = not self._trouble and not self._backlog.is_full
         if works is not self._works:
             self._works = works
             self._set_recording(works)

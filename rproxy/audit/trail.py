@@ -1,7 +1,8 @@
 """What becomes of packets and registrations, told as lines of an audit trail (docs/howto/audit.rst).
 
 A line is made where and when something happens, so that the order of the lines is the order of the events, and a line
-says what was registered when a packet was written. Nothing is written here: lines are kept until they are fetched.
+says what was registered when a packet was written. Nothing is written here: :mod:`rproxy.audit.backlog` has the lines
+until then.
 """
 
 from __future__ import annotations
@@ -16,15 +17,15 @@ from typing import TypeVar
 from attrs import define
 
 from rproxy import __version__
+from rproxy.audit.backlog import Backlog
 from rproxy.audit.keys import Key
 from rproxy.audit.lines import (
+    GENESIS,
     Chain,
     Doubt,
     Draining,
     Ended,
-    Gap,
     LeftOut,
-    Line,
     Opened,
     Packet,
     Refused,
@@ -40,13 +41,6 @@ from rproxy.audit.reading import End
 from rproxy.registry.registration import Registration
 from rproxy.request import Refusal, Request
 
-#: Lines that are not written yet, in bytes: beyond that, nothing is kept that may be given up.
-ROOM = 16 << 20
-#: The part of it that is kept for what happens to registrations: an event of these without a line leaves open for every
-#: later packet whether it reached a rightful server, so nothing that others can cause may take their room.
-KEPT = 4 << 20
-#: The part that is for everything.
-SHARED = ROOM - KEPT
 #: Lines of refused setup packets in a period: strangers choose how many there are. One line tells of the others.
 REFUSED_LINES = 10
 #: In seconds.
@@ -55,17 +49,6 @@ REFUSED_PERIOD = 60.0
 _CLIENTS = 4096
 
 T = TypeVar("T", bound=Terms)
-
-
-@define
-class _Missed:
-    """What no line was made of, since when."""
-
-    since: str
-    packets: int = 0
-    written: int = 0
-    registrations: int = 0
-    refused: int = 0
 
 
 @define
@@ -96,23 +79,17 @@ class Trail:
     def __init__(self, key: Key, seconds: Callable[[], float], *, complete: bool) -> None:
         self._key = key
         self._chain = Chain(key)
+        #: The lines that aren't written yet.
+        self.backlog = Backlog(self._chain, self._now)
         self._client = lru_cache(_CLIENTS)(key.client)
         self._seconds = seconds
         self._complete = complete
         self._standing: dict[int, Registration] = {}
-        self._parts: list[list[bytes]] = [[]]
-        self._missed: _Missed | None = None
-        #: Bytes of the lines about registrations that stand in what is kept for them.
-        self._kept = 0
         #: When the period began in which setup packets were refused, and how many were.
         self._refusing_since = -inf
         self._refused = 0
         self._left_out: _LeftOut | None = None
         self._doubt: _Doubt | None = None
-        #: Bytes of the lines that were made and, as far as is known here, aren't written.
-        self.size = 0
-        #: Called when there is a line to be fetched, and was none.
-        self.wake: Callable[[], object] = lambda: None
         #: Called with the seconds after which :meth:`sweep` has something to tell.
         self.alarm: Callable[[float], object] = lambda seconds: None
 
@@ -121,62 +98,30 @@ class Trail:
     def start(self, end: End | None) -> None:
         """Begin, behind what there is already."""
         rest = end.rest if end is not None else b""
-        self._chain = Chain(self._key, end.seq, end.head) if end is not None else Chain(self._key)
+        self._chain.seq, self._chain.head = (end.seq, end.head) if end is not None else (0, GENESIS)
         if end is not None and end.here and end.unfinished:
             # Not a byte of it is touched; a line of its own says that it belongs there.
-            self._parts[-1].append(b"\n")
-            self.size += 1
+            self.backlog.end_line()
         self._open(len(rest), sha256(rest).hexdigest() if rest else "")
-        self._add(Started(0, self._now(), version=__version__, pid=os.getpid()))
-        self.wake()
+        self.backlog.add(Started(0, self._now(), version=__version__, pid=os.getpid()))
+        self.backlog.wake()
 
     def reopen(self) -> None:
         """Go on in another file, which tells by itself who is registered."""
-        self._parts.append([])
+        self.backlog.begin_file()
         self._open()
         now = self._now()
         for registration in self._standing.values():
             line = _terms(Standing, registration, now)
             line.draining = registration.draining
-            self._add(line)
+            self.backlog.add(line)
 
     def stop(self) -> None:
         """End: whoever is still registered isn't from now on."""
         self.sweep()
         self.settle()
         self._standing.clear()
-        self._add(Stopped(0, self._now()))
-
-    def fetch(self) -> list[bytes]:
-        """Return the lines that were made since the last time; each but the first part goes to another file."""
-        parts, self._parts = self._parts, [[]]
-        return [b"".join(lines) for lines in parts]
-
-    def written_down(self, size: int) -> None:
-        """So many bytes are written."""
-        self.size -= size
-        if self.size >= SHARED:
-            return
-        self._kept = 0
-        missed, self._missed = self._missed, None
-        if missed is not None:
-            self._add(
-                Gap(
-                    0,
-                    self._now(),
-                    since=missed.since,
-                    packets=missed.packets,
-                    written=missed.written,
-                    registrations=missed.registrations,
-                    refused=missed.refused,
-                )
-            )
-
-    @property
-    def missed(self) -> int:
-        """How much happened that no line was made of, and none tells of yet."""
-        missed = self._missed
-        return missed.packets + missed.registrations + missed.refused if missed is not None else 0
+        self.backlog.add(Stopped(0, self._now()))
 
     def doubt(self, size: int, error: str) -> bool:
         """So many bytes are written, and the disk failed to keep them; told when it works again, or at the end.
@@ -194,7 +139,7 @@ class Trail:
         """The disk works: make the line about what it failed to keep before."""
         doubt, self._doubt = self._doubt, None
         if doubt is not None:
-            self._add(Doubt(0, self._now(), since=doubt.since, size=doubt.size, error=doubt.error))
+            self.backlog.add(Doubt(0, self._now(), since=doubt.since, size=doubt.size, error=doubt.error))
 
     def _open(self, torn: int = 0, torn_sha256: str = "") -> None:
         line = Opened(
@@ -205,7 +150,7 @@ class Trail:
             torn=torn,
             torn_sha256=torn_sha256,
         )
-        self._add(line)
+        self.backlog.add(line)
 
     # What happens to packets.
 
@@ -239,28 +184,30 @@ class Trail:
         if not request.policy:
             # It was no packet.
             return
-        if self.size >= SHARED and not (self._complete and request.written):
-            missed = self._miss(now)
-            missed.packets += 1
-            missed.written += bool(request.written)
+        if self.backlog.is_full and not (self._complete and request.written):
+            self.backlog.miss_packet(now, written=bool(request.written))
             return
         servers = [Written(server.server_id, server.number, after) for server, after in request.written]
         client = self._client(request.client_id)
-        self._add(Packet(0, now, request.policy, client, address, outcome, error, delivered, servers))
+        self.backlog.add(Packet(0, now, request.policy, client, address, outcome, error, delivered, servers))
 
     # What happens to registrations.
 
     def registered(self, registration: Registration) -> None:
         """A server is registered, or drains."""
         self._standing[registration.number] = registration
-        self._note(_terms(Draining if registration.draining else Registered, registration, self._now()))
+        self.backlog.add_registration(
+            _terms(Draining if registration.draining else Registered, registration, self._now())
+        )
 
     def unregistered(self, registration: Registration, why: str) -> None:
         """A registration ended."""
         if self._standing.pop(registration.number, None) is not None:
             policy, server = registration.key
             number = registration.number
-            self._note(Ended(0, self._now(), registration=number, policy=policy, server=server, why=why))
+            self.backlog.add_registration(
+                Ended(0, self._now(), registration=number, policy=policy, server=server, why=why)
+            )
 
     def setup_refused(self, policy: str, server_id: str, host: str, error: str) -> None:
         """A setup packet was refused, or what another process made of one.
@@ -280,7 +227,7 @@ class Trail:
                 self.alarm(self._refusing_since + REFUSED_PERIOD - seconds)
             self._left_out.refused += 1
         else:
-            self._add_refused(Refused(0, now, policy=policy, server=server_id, host=host, error=error), 1)
+            self.backlog.add_refused(Refused(0, now, policy=policy, server=server_id, host=host, error=error), 1)
 
     def sweep(self) -> None:
         """Tell how many refused setup packets were left out, and begin a new period."""
@@ -288,36 +235,7 @@ class Trail:
         self._refusing_since = -inf
         if left_out is not None:
             line = LeftOut(0, self._now(), since=left_out.since, refused=left_out.refused)
-            self._add_refused(line, left_out.refused)
-
-    def _add_refused(self, line: Line, refused: int) -> None:
-        if self.size < SHARED:
-            self._add(line)
-        else:
-            self._miss(line.time).refused += refused
-
-    def _note(self, line: Line) -> None:
-        if self.size < SHARED:
-            self._add(line)
-        elif self._kept < KEPT:
-            before = self.size
-            self._add(line)
-            self._kept += self.size - before
-        else:
-            self._miss(line.time).registrations += 1
-
-    def _miss(self, now: str) -> _Missed:
-        if self._missed is None:
-            self._missed = _Missed(now)
-        return self._missed
-
-    def _add(self, line: Line) -> None:
-        raw = self._chain.add(line)
-        lines = self._parts[-1]
-        lines.append(raw)
-        self.size += len(raw)
-        if len(lines) == 1:
-            self.wake()
+            self.backlog.add_refused(line, left_out.refused)
 
     def _now(self) -> str:
         return stamp(self._seconds())

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from rproxy.figures import ClientFigures, Figures, PolicyFigures, ProcessFigures, ServerFigures, quantile
-from rproxy.figures.tallies import BOUNDS, Times
+from rproxy.figures import ClientFigures, Figures, PolicyFigures, ProcessFigures, ServerFigures
+from rproxy.figures.tallies import Times, quantile
 
 SERVER_COLUMNS = (
     "POLICY",
@@ -55,7 +55,7 @@ def size(number: int) -> str:
 
 def milliseconds(times: Times, share: float) -> str:
     """Return the time within which that share was done."""
-    seconds = quantile(times, share, BOUNDS)
+    seconds = quantile(times, share)
     return "-" if seconds is None else f"{seconds * 1000:.3g} ms"
 
 

@@ -19,9 +19,8 @@ from rproxy.figures import (
     ProcessFigures,
     ServerFigures,
     StoreFigures,
-    add_times,
 )
-from rproxy.figures.tallies import OTHERS, PolicyTally, ServerTally, Tallies, Times, count_of
+from rproxy.figures.tallies import OTHERS, PolicyTally, ServerTally, Tallies, Times, add_times, count_of
 from rproxy.health import FULL_SHARE
 from rproxy.policies import Peer
 from rproxy.process.lag import Lag

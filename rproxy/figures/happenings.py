@@ -52,7 +52,7 @@ class Lately:
         happening = Happening(number=self._number, time=time, kind=kind, policy=policy, server=server, text=text)
         self._lately.append(happening)
         for entry in list(self._listeners):
-            for listener in list(entry):
+            for listener in entry:
                 listener(happening)
 
     @property

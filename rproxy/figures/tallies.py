@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
+from collections.abc import Iterable
 
 from attrs import define, field
 
@@ -51,6 +52,31 @@ def observe(times: Times, *seconds: float) -> None:
 def count_of(times: Times) -> int:
     """How many things took these times."""
     return int(sum(times[:-1]))
+
+
+def add_times(parts: Iterable[Times]) -> Times:
+    """All times together."""
+    return [sum(column) for column in zip(*parts, strict=True)] or new_times()
+
+
+def quantile(times: Times, share: float) -> float | None:
+    """The time within which that share of all things was done, as well as the classes tell; None of nothing.
+
+    What is above the last of :data:`BOUNDS` counts as that.
+
+    :param share: from 0 to 1.
+    """
+    total = sum(times[:-1])
+    if not total:
+        return None
+    wanted = total * share
+    low = 0.0
+    for count, high in zip(times, BOUNDS, strict=False):
+        if count and count >= wanted:
+            return low + (high - low) * wanted / count
+        wanted -= count
+        low = high
+    return BOUNDS[-1]
 
 
 @define(eq=False)

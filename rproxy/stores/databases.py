@@ -69,17 +69,14 @@ def open_database(path: Path, boot: str, seconds: float, most_ends: int = MOST_E
     with alone(path):
         status = _find(path) or begin(path)
         connection = _connect(path)
+        database = Database(path, connection, Tables(connection, boot, most_ends), (status.st_dev, status.st_ino))
         try:
-            tables = Tables(connection, boot, most_ends)
-            _prepare(path, connection, tables, seconds)
+            _prepare(path, connection, database.tables, seconds)
+            database.check()
         except BaseException:
             connection.close()
             raise
-        opened = status.st_dev, status.st_ino
-        if opened != identity(path):
-            connection.close()
-            raise StoreError("the file was deleted while it was opened")
-        return Database(path, connection, tables, opened)
+        return database
 
 
 def check_file(path: Path) -> None:

@@ -12,12 +12,14 @@ whole: what was lost there is put back, and what was missed here is taken over.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NoReturn, TypeVar
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from rproxy.backoff import Backoff
 from rproxy.registry import Registry
@@ -27,6 +29,7 @@ from rproxy.request import Request
 from rproxy.stores import PRESENCE, Message, News, Position, Store, StoreError, StoreRefusedError
 from rproxy.stores.asking import Asking
 from rproxy.stores.telling import Telling
+from rproxy.stores.waking import Alarm
 
 #: Seconds from one question of this kind to the next: whoever asks for policies that don't exist must not be able to
 #: keep a store busy that others need.
@@ -85,10 +88,8 @@ class Replica(Service):
         self._unconfirmed: list[Deferred[None]] = []
         self._asking = Asking(clock, answer)
         self._last = 0.0
-        #: When the next exchange is due, in the clock's seconds, and who waits for that.
-        self._due = 0.0
-        self._sleeping: Deferred[None] | None = None
-        self._timer: IDelayedCall | None = None
+        #: For the next exchange.
+        self._alarm = Alarm(clock)
         self._run: Deferred[None] | None = None
         self._stopped: Deferred[None] | None = None
         #: Why the store can't be used, and since when, in the clock's seconds; None while it can.
@@ -109,14 +110,14 @@ class Replica(Service):
             oldest = next((key for key, each in self._pending.items() if each.registration is None), None)
             if oldest is not None:
                 del self._pending[oldest]
-        self._call(0.0)
+        self._alarm.within(0.0)
 
     def renewed(self, key: RecordKey) -> None:
         """A lease that is held here was renewed."""
         if self.running:
             own = self._registry.claims.own((key[0], key[1]))
             self._renewed.add(key)
-            self._call(min(RENEWAL_WAIT, ((own and own.record.lease) or 0.0) * RENEWAL_SHARE))
+            self._alarm.within(min(RENEWAL_WAIT, ((own and own.record.lease) or 0.0) * RENEWAL_SHARE))
 
     def when_told(self, then: Callable[[], object]) -> None:
         """Call this when the store knows what has happened here until now, or can't be told soon; in order."""
@@ -132,14 +133,14 @@ class Replica(Service):
             confirmed.errback(StoreError("the registry can't say whether it is still this server"))
         else:
             self._unconfirmed.append(confirmed)
-            self._call(0.0)
+            self._alarm.within(0.0)
         return confirmed
 
     def lapse(self, registrations: Sequence[Registration]) -> None:
         """These don't stand any more, unless all that there is says so."""
         self._registry.lapse(registrations)
         self._position = None
-        self._call(0.0)
+        self._alarm.within(0.0)
 
     def ask(self, request: Request) -> bool:
         """Ask the store about the policy of a packet that has no server here; False where that can't be done now.
@@ -148,14 +149,15 @@ class Replica(Service):
         """
         if not self.running or self.away is not None or not self._asking.add(request):
             return False
-        self._call(max(0.0, self._last + ASK_INTERVAL - self._clock.seconds()))
+        self._alarm.within(max(0.0, self._last + ASK_INTERVAL - self._clock.seconds()))
         return True
 
     # Its life.
 
     def startService(self) -> None:
         super().startService()
-        self._run = Deferred.fromCoroutine(self._live())
+        # It goes on whatever the store does; where it ends all the same, that mustn't first be heard of at the stop.
+        self._run = Deferred.fromCoroutine(self._live()).addErrback(self._mishandled)
 
     def stopService(self) -> Deferred[None] | None:
         """Tell the store what it doesn't know yet; leases that are held here last as long as they were told to.
@@ -164,7 +166,7 @@ class Replica(Service):
         of their servers.
         """
         super().stopService()
-        self._call(0.0)
+        self._alarm.wake()
         run, self._run = self._run, None
         if run is not None:
             self._stopped = Deferred()
@@ -179,7 +181,7 @@ class Replica(Service):
         failures = 0
         while self.running:
             try:
-                await self._bounded(self._store.open(self._woken))
+                await self._bounded(self._store.open(partial(self._alarm.within, 0.0)))
                 await self._exchange_all()
                 failures = 0
                 self._back()
@@ -188,10 +190,11 @@ class Replica(Service):
                 await self._exchange()
             except Exception as error:  # noqa: BLE001  # whatever it is, others aren't heard of, and may be again later
                 if self.away is None and not isinstance(error, (StoreError, StoreRefusedError)):
-                    self._logger.failure("The registry was mishandled", event="store-mishandled")
+                    self._mishandled(Failure())
                 failures += 1
                 self._lost(str(error))
-                await self._sleep(RETRY.seconds(failures, self._random()))
+                if self.running:
+                    await self._alarm.sleep(RETRY.seconds(failures, self._random()))
         self._keep_nobody_waiting()
         try:
             await self._bounded(self._store.close())
@@ -202,6 +205,9 @@ class Replica(Service):
                 store=str(self._store),
                 why=error,
             )
+
+    def _mishandled(self, failure: Failure) -> None:
+        self._logger.failure("The registry was mishandled", failure, event="store-mishandled")
 
     def _bounded(self, doing: Deferred[_T]) -> Deferred[_T]:
         """It fails if it takes too long, whatever it does."""
@@ -215,7 +221,7 @@ class Replica(Service):
 
     async def _keep_up(self) -> None:
         while self.running:
-            await self._sleep(max(0.0, self._due - self._clock.seconds()))
+            await self._alarm.until_due()
             if self.running:
                 await self._exchange()
 
@@ -225,7 +231,7 @@ class Replica(Service):
         self._asking.begin()
         self._telling.begin()
         confirming, self._unconfirmed = self._unconfirmed, []
-        self._due = self._clock.seconds() + BEAT
+        self._alarm.set(BEAT)
         # What is told may be told late, or again: its lease doesn't begin anew by that.
         left = self._registry.leases_of(renewed | told.keys()) if self.running else self._registry.leases
         message = Message(self._process, self._position, list(told.values()), left, leaves=not self.running)
@@ -258,7 +264,7 @@ class Replica(Service):
             self._shared_by(news.processes)
             self.processes = news.processes
         if news.wait is not None:
-            self._call(max(0.0, news.wait))
+            self._alarm.within(max(0.0, news.wait))
 
     def _is_overtaken(self, record: Record) -> bool:
         pending = self._pending.get(record.key)
@@ -304,36 +310,6 @@ class Replica(Service):
             )
         self.away = self.away_since = None
         self._in_touch()
-
-    # Waiting.
-
-    def _woken(self) -> None:
-        self._call(0.0)
-
-    def _call(self, seconds: float) -> None:
-        """The next exchange is due within so many seconds."""
-        due = self._clock.seconds() + seconds
-        if due < self._due:
-            self._due = due
-            if self._timer is not None and self.away is None:
-                self._timer.reset(seconds)
-        if not self.running:
-            self._wake()
-
-    async def _sleep(self, seconds: float) -> None:
-        if not self.running:
-            return
-        self._sleeping = Deferred()
-        self._timer = self._clock.callLater(seconds, self._wake)
-        await self._sleeping
-
-    def _wake(self) -> None:
-        timer, self._timer = self._timer, None
-        sleeping, self._sleeping = self._sleeping, None
-        if timer is not None and timer.active():
-            timer.cancel()
-        if sleeping is not None:
-            sleeping.callback(None)
 
 
 def _fail(waiting: Sequence[Deferred[None]]) -> None:

@@ -43,10 +43,13 @@ class Worker:
         self._thread.start()
 
     def do(self, action: Callable[[], _T]) -> Deferred[_T]:
-        """Do something after all that is to be done already."""
+        """Do something after all that is to be done already, unless the answer is cancelled by then."""
         done: Deferred[_T] = Deferred()
 
         def act() -> None:
+            # Where something hangs for long, what nobody waits for any more would be done all at once afterwards.
+            if done.called:
+                return
             try:
                 result = action()
             except BaseException:  # noqa: BLE001  # Whatever it is, who waits for it is told.

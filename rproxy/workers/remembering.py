@@ -11,8 +11,9 @@ from collections.abc import Collection, Iterable, Mapping
 from attrs import define, field
 from msgspec.structs import replace
 
-from rproxy.figures import Figures, PolicyFigures, ServerFigures, add_counters, add_times, add_up, merge
-from rproxy.figures.tallies import MOST_POLICIES, MOST_SERVERS, OTHERS, new_times
+from rproxy.figures import Figures, PolicyFigures, ServerFigures
+from rproxy.figures.merging import add_counters, add_up, merge
+from rproxy.figures.tallies import MOST_POLICIES, MOST_SERVERS, OTHERS, add_times, new_times
 from rproxy.registry.registration import Key
 from rproxy.workers.processes import Process
 

@@ -9,8 +9,8 @@ const WINDOW = 10;
 const LEAST = 0.5;
 
 /**
- * The time within which that share of all things was done, in seconds, as rproxy.figures.quantile has it; null of
- * nothing.
+ * The time within which that share of all things was done, in seconds, as rproxy.figures.tallies.quantile has it; null
+ * of nothing.
  */
 export function quantile(times, share) {
   let wanted = sum(times.slice(0, -1)) * share;

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from secrets import token_hex
-from typing import Any
+from typing import Any, NoReturn
 
 from attrs import define, evolve, field
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.python.failure import Failure
 
 from rproxy.counting import Count
 from rproxy.registry.records import RecordError
@@ -55,7 +56,7 @@ class RedisStore:
     def open(self, changed: Callable[[], object]) -> Deferred[None]:
         """See :class:`rproxy.stores.Store`."""
         self._end("it is opened again")
-        self._opening = Deferred.fromCoroutine(self._open(changed))
+        self._opening = Deferred.fromCoroutine(self._open(changed)).addErrback(_given_up)
         return self._opening
 
     async def _open(self, changed: Callable[[], object]) -> None:
@@ -89,7 +90,7 @@ class RedisStore:
 
     def exchange(self, message: Message) -> Deferred[News]:
         """See :class:`rproxy.stores.Store`. The first one after each opening brings everything."""
-        return Deferred.fromCoroutine(self._exchange(message))
+        return Deferred.fromCoroutine(self._exchange(message)).addErrback(_given_up)
 
     async def _exchange(self, message: Message) -> News:
         session = self._session
@@ -102,6 +103,9 @@ class RedisStore:
         except (StoreError, StoreRefusedError) as error:
             session.end(str(error))
             raise StoreError(str(error)) from None
+        except CancelledError:
+            session.end("given up")
+            raise
         session.complete = True
         return answer
 
@@ -133,3 +137,9 @@ class RedisStore:
         service = "" if url.service is None else f"/{url.service}"
         prefix = "" if url.prefix == "rproxy" else f"?prefix={url.prefix}"
         return f"{scheme}://{hosts}{service}/{url.db}{prefix}"
+
+
+def _given_up(failure: Failure) -> NoReturn:
+    """Only here, as nothing within may take it for a failure of one connection, and go on with another."""
+    failure.trap(CancelledError)
+    raise StoreError("given up")

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 
 from attrs import frozen
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as AnswerTimeoutError
 from twisted.internet.endpoints import HostnameEndpoint
-from twisted.internet.error import ConnectError, ConnectingCancelledError
+from twisted.internet.error import ConnectError
 from twisted.internet.error import TimeoutError as ConnectTimeoutError
 from twisted.internet.protocol import Factory, connectionDone
 from twisted.python.failure import Failure
@@ -47,6 +47,8 @@ _MEANINGS = {
 }
 #: The code may stand further behind, where an older Redis tells of an error within a script.
 _CODE = re.compile(rf"\b(?:{'|'.join(_MEANINGS)})\b")
+
+_T = TypeVar("_T")
 
 
 class Link(BaseRedisProtocol):  # type: ignore[misc]  # txredisapi has no types
@@ -165,8 +167,6 @@ class Link(BaseRedisProtocol):  # type: ignore[misc]  # txredisapi has no types
             return await answer.addTimeout(self._timeout, self._reactor)
         except AnswerTimeoutError:
             raise StoreError(f"{self} doesn't answer") from None
-        except CancelledError:
-            raise StoreError("given up") from None
         except ResponseError:
             raise
         except RedisError:
@@ -210,17 +210,35 @@ class Dialer:
         try:
             endpoint = self.keyring.client(self.tls, plain, host, self.reactor, timeout)
             # The endpoint's own time doesn't count while the name is looked up.
-            await endpoint.connect(_Once(link)).addTimeout(timeout, self.reactor)
+            connecting = endpoint.connect(_Once(link)).addTimeout(timeout, self.reactor, onTimeoutCancel=_took_too_long)
+            await _plainly_cancelled(connecting)
         except CertificatesError as error:
             raise StoreRefusedError(str(error)) from None
-        except (AnswerTimeoutError, ConnectTimeoutError, ConnectingCancelledError):
-            # The last one where this time is over before the endpoint's own.
+        except (AnswerTimeoutError, ConnectTimeoutError):
             raise StoreError(f"{name} can't be connected to: it doesn't answer") from None
-        except CancelledError:
-            raise StoreError("given up") from None
         except (ConnectError, OSError) as error:
             raise StoreError(f"{name} can't be connected to: {error}") from None
         return link
+
+
+def _took_too_long(_: object, timeout: float) -> NoReturn:
+    raise AnswerTimeoutError(timeout)
+
+
+def _plainly_cancelled(doing: Deferred[_T]) -> Deferred[_T]:
+    """Have it fail as cancelled when it is: an endpoint says then that there is no such host, or some other thing."""
+
+    def cancel(told: Deferred[_T]) -> None:
+        told.errback(CancelledError())
+        doing.cancel()
+
+    def tell(result: _T | Failure) -> None:
+        if not told.called:
+            told.callback(result)
+
+    told: Deferred[_T] = Deferred(cancel)
+    doing.addBoth(tell)
+    return told
 
 
 class _Once(Factory):

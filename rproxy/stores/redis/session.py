@@ -36,15 +36,10 @@ class Session:
 
         :raises StoreError: it can't be.
         """
-        self._told.noted = self._note
+        self._told.noted = self._noted
         for link in (self.asking, self._told):
             link.ended = self.end
         await self._told.ask("SUBSCRIBE", channel)
-
-    def _note(self, note: bytes) -> None:
-        # One may still come in the turn in which it ends.
-        if self.why_over is None:
-            self._noted(note)
 
     def end(self, why: str) -> None:
         """Drop both connections."""
