@@ -18,7 +18,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from rproxy import __version__, packets
 from rproxy.cli import COMMANDS, main, make_parser
 from rproxy.client import PASSING, RESEND, Client
-from rproxy.commands.sending import JsonTerminal, Outgoing, Terminal, client_maker, read_outgoing, send_all
+from rproxy.commands.packetfiles import Outgoing
+from rproxy.commands.sending import client_maker, read_outgoing, send_all
+from rproxy.commands.terminal import JsonTerminal, Terminal
 from rproxy.hashing import sha1_hex
 from rproxy.packets import Data
 from tests.endpoints import Peer
@@ -127,11 +129,17 @@ class PacketsTests(CommandCase):
         self.assertIsInstance(packets.decode((folder / "1.json").read_bytes()), Data)
 
     def test_unwritable(self) -> None:
-        """A folder that is a file."""
-        code, _, err = self.run_main("packets", self.file(""))
+        """A folder that is a file; and a file on a device that is full."""
+        name = self.file("")
+        code, _, err = self.run_main("packets", name)
+        self.assertEqual((code, err), (1, f"rproxy packets: {name} can't be written: File exists\n"))
 
-        self.assertEqual(code, 1)
-        self.assertIn("can't be written", err)
+        folder = self.folder()
+        (folder / "0.json").symlink_to("/dev/full")
+        code, _, err = self.run_main("packets", "--force", str(folder))
+        self.assertEqual(
+            (code, err), (1, f"rproxy packets: {folder}/0.json can't be written: No space left on device\n")
+        )
 
     def test_usage(self) -> None:
         """What is said to nonsense."""

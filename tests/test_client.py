@@ -14,7 +14,8 @@ from twisted.test.iosim import connectedServerAndClient
 from twisted.trial.unittest import SynchronousTestCase
 
 from rproxy import packets
-from rproxy.client import MAX_REFUSALS, PASSING, RECONNECT, RESEND, Answer, Client, ProxyError, is_correct
+from rproxy.client import MAX_REFUSALS, PASSING, RESEND, Answer, Client, ProxyError, is_correct
+from rproxy.client.connecting import RECONNECT
 from rproxy.client.failover import HEAD_START, REST, FailoverEndpoint
 from rproxy.hashing import sha1_hex
 from rproxy.packets import Ack, Data, Error
@@ -779,6 +780,24 @@ class CancelTests(ClientCase):
 
         self.assertTrue(self.proxy.transport.disconnected)
 
+    def test_black_hole(self) -> None:
+        """Who never waits as long as the timeout is helped too where the proxy says nothing any more."""
+        for sent in *self.connected("a"), *self.send("b", "c", "d"):
+            sent.cancel()
+            self.failureResultOf(sent, CancelledError)
+        self.assert_failed(*self.send("e"), "overloaded", "no")
+        hole, hole_transport = self.proxy.protocol, self.proxy.transport
+        self.clock.advance(TIMEOUT)
+        self.assertFalse(hole_transport.disconnected)
+
+        (sent,) = self.send("e")
+        self.assertTrue(hole_transport.disconnected)
+        self.reconnect()
+        self.assertEqual(self.proxy.received(), [data("e")])
+        self.proxy.answer(ack("E"))
+        self.assert_answered(sent, "E")
+        self.proxy.lose(hole)
+
     def test_by_another(self) -> None:
         """Whoever hears of a loss may cancel the others."""
         first, second = self.connected("a", "b")
@@ -979,6 +998,18 @@ class SeveralTests(SeveralCase):
         late = self.send("late")
         self.clock.advance(TIMEOUT)
         self.assert_failed(late, "timeout", "unknown")
+        sent = self.send("a")
+        self.b.accept()
+
+        self.assert_served(self.b, sent, "a")
+
+    def test_hangs_and_nobody_waits(self) -> None:
+        """Also at one that its packet was cancelled before."""
+        self.served_by_a()
+        late = self.send("late")
+        late.cancel()
+        self.failureResultOf(late, CancelledError)
+        self.clock.advance(TIMEOUT)
         sent = self.send("a")
         self.b.accept()
 

@@ -16,7 +16,8 @@ from twisted.trial.unittest import SynchronousTestCase
 import tests.strategies  # noqa: F401  # the profile that Hypothesis runs under
 from rproxy.networks import parse_network
 from rproxy.policies import ClientRule, Policies, Policy, ServerRule, digest
-from rproxy.policies.reading import PoliciesError, line_of, parse, read, read_tokens
+from rproxy.policies.lines import line_of
+from rproxy.policies.reading import PoliciesError, parse, read, read_tokens
 
 EVERY_KEY = """
     [policy.111]

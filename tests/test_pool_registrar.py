@@ -15,7 +15,8 @@ from rproxy import packets
 from rproxy.limits import Limits
 from rproxy.packets import Setup
 from rproxy.pool.leasing import ANSWER_TIMEOUT, DRAIN_TIMEOUT, Offer
-from rproxy.pool.registrar import LAST_TRY, OLD_PROXY_INTERVAL, RETRY, RETRY_REFUSED, SILENCES, WAITS, Registrar
+from rproxy.pool.patience import OLD_PROXY_INTERVAL, RETRY, RETRY_REFUSED, SILENCES, WAITS
+from rproxy.pool.registrar import LAST_TRY, Registrar
 from rproxy.tls.files import TLSError
 from tests.endpoints import Peer
 from tests.transports import logged_lines, lose
