@@ -214,6 +214,38 @@ class UnreachableTests(RegistrarCase):
 
         self.assertEqual(len(lines), 1)
 
+    def test_resets(self) -> None:
+        """What accepts connections and breaks each of them is told of like one that refuses, and as often."""
+        with logged_lines() as lines:
+            for _ in range(3):
+                self.proxy.accept()
+                lose(self.proxy.protocol, ConnectionLost)
+                self.reconnects_after()
+            self.proxy.refuse()
+            self.reconnects_after()
+        self.assertEqual(len(lines), 1)
+        self.assertIn("Can't connect to proxy:8000, and will go on trying: Connection to the other side was", lines[0])
+
+        for heard in packets.error("rproxy", "100", "conflict", "no", ""), b"":
+            self.proxy.accept()
+            self.proxy.answer(heard)
+            lose(self.proxy.protocol)
+            self.reconnects_after()
+            with logged_lines() as lines:
+                self.proxy.accept()
+                lose(self.proxy.protocol, ConnectionLost)
+            self.assertEqual(len(lines), 1)
+            self.reconnects_after()
+
+    def test_reset_when_stopped(self) -> None:
+        """It is no news then."""
+        self.proxy.accept()
+        with logged_lines() as lines:
+            self.registrar.stopService()
+            lose(self.proxy.protocol, ConnectionLost)
+
+        self.assertEqual(lines, [])
+
     def test_jitter(self) -> None:
         """A wait may be anything up to that, the first one too, so that not all servers come at once."""
         self.register()

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from twisted.application.internet import ClientService
 from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IProtocol, IProtocolFactory, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.internet.task import deferLater
@@ -60,7 +60,7 @@ class Registrar(Service):
         )
         self._connection: SetupProtocol | None = None
         self._draining = False
-        #: Whether the log was told already.
+        #: Whether the log was told already, since the proxy was last heard of.
         self._told_unreachable = False
 
     @property
@@ -110,10 +110,10 @@ class Registrar(Service):
 
     def connected(self, connection: SetupProtocol) -> None:
         self._connection = connection
-        self._told_unreachable = False
 
     def registered(self) -> None:
         self._patience.registered()
+        self._told_unreachable = False
         self._log.info(
             "Registered for privacy policy {policy} at {proxy}",
             event="proxy-registered",
@@ -125,6 +125,7 @@ class Registrar(Service):
         self._patience.renewed()
 
     def refused(self, code: str, text: str) -> None:
+        self._told_unreachable = False
         self._log.warn(
             "{proxy} refuses privacy policy {policy}: {code}, {why}",
             event="proxy-refuses",
@@ -136,6 +137,10 @@ class Registrar(Service):
         # A proxy that stops is gone in a moment, and its successor is to be found soon.
         if code != "shutting-down":
             self._patience.refused()
+
+    def broken(self, reason: Failure) -> None:
+        # What accepts in the place of a proxy that is away, as balancers do, may well reset each connection.
+        self._unreachable(reason)
 
     def unanswered(self) -> None:
         self._patience.unanswered()
@@ -165,6 +170,7 @@ class Registrar(Service):
             )
 
     def _silent(self) -> None:
+        self._told_unreachable = False
         was_old = self._patience.is_old
         self._patience.silent()
         if self._patience.is_old and not was_old:
@@ -178,7 +184,7 @@ class Registrar(Service):
             )
 
     def _unreachable(self, failure: Failure) -> None:
-        if not (self._told_unreachable or self._draining or failure.check(CancelledError)):
+        if self.running and not (self._told_unreachable or self._draining):
             self._told_unreachable = True
             self._log.warn(
                 "Can't connect to {proxy}, and will go on trying: {why}",
