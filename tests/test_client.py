@@ -785,7 +785,8 @@ class CancelTests(ClientCase):
         for sent in *self.connected("a"), *self.send("b", "c", "d"):
             sent.cancel()
             self.failureResultOf(sent, CancelledError)
-        self.assert_failed(*self.send("e"), "overloaded", "no")
+        (refused,) = self.send("e")
+        self.assert_failed(refused, "overloaded", "no")
         hole, hole_transport = self.proxy.protocol, self.proxy.transport
         self.clock.advance(TIMEOUT)
         self.assertFalse(hole_transport.disconnected)

@@ -154,7 +154,7 @@ class MistakeTests(SynchronousTestCase):
             "servers.ids = ['\u2028']": r"'\u2028' is no server id: it has 1 to 256 printable characters",
             "servers.names = ['']": "servers.names: expected a text of length >= 1",
             "servers.token-file = ''": "servers.token-file: expected a text of length >= 1",
-            "servers.token-file = 't'": "the token file t can't be read: Permission denied",
+            "servers.token-file = 't'": "t can't be read: Permission denied",
             "clients.certificate = 'yes'": "clients.certificate: expected true or false, got a text",
             "clients.names = 'a'": "clients.names: expected a list, got a text",
             "clients.networks = ['10.0.0.1/8']": "10.0.0.1/8 has host bits set: give networks such as 10.0.1.0/24",
