@@ -719,6 +719,20 @@ class DeadlineTests(ClientCase):
         text = self.assert_failed(sent, "timeout", "no").text
         self.assertIn("no answer within 60 seconds, and no connection to the proxy: Connection was refused", text)
 
+    def test_once_no_connection(self) -> None:
+        """What was wrong before the last connection says nothing."""
+        (first,) = self.send("a")
+        self.proxy.refuse()
+        self.reconnect()
+        self.proxy.answer(ack("A"))
+        self.assert_answered(first, "A")
+        self.proxy.lose(reason=ConnectionDone)
+        self.reconnects_after(0.0)
+        (sent,) = self.send("b")
+        self.clock.advance(TIMEOUT)
+
+        self.assertEqual(self.assert_failed(sent, "timeout", "no").text, "no answer within 60 seconds")
+
     def test_lost_late(self) -> None:
         """Who was told already isn't told of a loss."""
         (sent,) = self.connected("a")
@@ -897,15 +911,29 @@ class SeveralCase(SynchronousTestCase):
 
     resend = False
     reconnect = True
+    jitter = 1.0
 
     def setUp(self) -> None:
         self.clock = Clock()
         self.a, self.b = Proxy(), Proxy()
-        self.endpoint = FailoverEndpoint({"a": self.a, "b": self.b}, self.clock, shuffle=lambda line: None)
+        self.left: list[str] = []
+        self.endpoint = FailoverEndpoint(
+            {"a": self.a, "b": self.b},
+            self.clock,
+            shuffle=lambda line: None,
+            left=lambda name, *_: self.left.append(name),
+        )
         self.client = self.make_client()
 
     def make_client(self) -> Client:
-        return Client(self.endpoint, "1", self.clock, reconnect=self.reconnect, resend=self.resend, jitter=lambda: 1.0)
+        return Client(
+            self.endpoint,
+            "1",
+            self.clock,
+            reconnect=self.reconnect,
+            resend=self.resend,
+            jitter=lambda: self.jitter,
+        )
 
     def tearDown(self) -> None:
         closing = self.client.close()
@@ -1019,6 +1047,13 @@ class SeveralTests(SeveralCase):
     def test_lost_at_once(self) -> None:
         """What accepts connections and closes them isn't waited for while there is another proxy."""
         sent = self.send("a")
+        self.lose_at_once()
+        self.b.accept()
+
+        self.assert_served(self.b, sent, "a")
+
+    def lose_at_once(self) -> None:
+        """Accept the connection to a, and lose it before that is known."""
         ((factory, attempt),) = self.a.attempts
         self.a.attempts.clear()
         protocol = factory.buildProtocol(None)  # type: ignore[arg-type]
@@ -1026,9 +1061,33 @@ class SeveralTests(SeveralCase):
         connect(protocol)
         lose(protocol)
         attempt.callback(protocol)
-        self.b.accept()
 
-        self.assert_served(self.b, sent, "a")
+    def test_closed_when_told(self) -> None:
+        """Whoever hears that a proxy failed may have had enough."""
+        self.close_when_told()
+        sent = self.send("a")
+        self.a.accept()
+        self.a.lose()
+        self.assert_failed(sent, "connection-lost", "unknown")
+        self.successResultOf(self.closing.pop())
+
+    def test_closed_when_told_at_once(self) -> None:
+        """The same where there was no connection yet."""
+        self.close_when_told()
+        sent = self.send("a")
+        self.lose_at_once()
+        self.assert_failed(sent, "connection-lost", "no")
+        self.successResultOf(self.closing.pop())
+
+    def close_when_told(self) -> None:
+        self.closing: list[Deferred[None]] = []
+        self.endpoint = FailoverEndpoint(
+            {"a": self.a, "b": self.b},
+            self.clock,
+            shuffle=lambda line: None,
+            left=lambda *_: self.closing.append(self.client.close()),
+        )
+        self.client = self.make_client()
 
     def test_all_fail(self) -> None:
         """Then the waits are as ever, and grow; each time every proxy is tried."""
@@ -1121,6 +1180,20 @@ class SeveralResendTests(SeveralCase):
         self.b.accept()
 
         self.assert_served(self.b, sent, "a")
+
+    def test_connected_again_after_it(self) -> None:
+        """A connection that was made since is as good as any: it isn't left for what was said on another one."""
+        sent = self.send("a")
+        self.a.accept()
+        self.a.answer(refusal("overloaded"))
+        self.jitter = 0.0
+        self.a.lose(reason=ConnectionDone)
+        self.clock.advance(0)
+        self.a.accept()
+        self.clock.advance(RESEND.first)
+
+        self.assert_served(self.a, sent, "a")
+        self.assertEqual(self.left, [])
 
     def test_delivered(self) -> None:
         """Nothing that a server may have got."""
