@@ -1069,6 +1069,7 @@ class SeveralTests(SeveralCase):
         self.a.accept()
         self.a.lose()
         self.assert_failed(sent, "connection-lost", "unknown")
+        self.assertEqual(self.b.attempts, [])
         self.successResultOf(self.closing.pop())
 
     def test_closed_when_told_at_once(self) -> None:
@@ -1077,6 +1078,7 @@ class SeveralTests(SeveralCase):
         sent = self.send("a")
         self.lose_at_once()
         self.assert_failed(sent, "connection-lost", "no")
+        self.assertEqual(self.b.attempts, [])
         self.successResultOf(self.closing.pop())
 
     def close_when_told(self) -> None:

@@ -137,7 +137,6 @@ class SetupProtocol(Protocol):
         self._stop_timers()
         if not (self.registered or self._closing):
             self._end_unregistered(reason)
-        self._closing = True
         self._owner.lost(silent=self._silent)
         for waiting in self._unanswered:
             _tell(waiting, False)

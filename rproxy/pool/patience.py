@@ -44,7 +44,7 @@ class Patience:
     has_answered: bool = field(default=False, init=False)
     #: Whether it is taken for an old one.
     is_old: bool = field(default=False, init=False)
-    #: How many connections in a row it said nothing on since it answered; and how many of these it kept.
+    #: How many connections in a row it said nothing on; and how many it kept so, as long as it never answered.
     _silences: int = field(default=0, init=False)
     _waits: int = field(default=0, init=False)
     #: How often in a row the connection failed, or was lost before the first renewal, and how often it was refused.
@@ -57,7 +57,7 @@ class Patience:
         """It acknowledged the first setup packet of a connection."""
         self.has_answered = True
         self.is_old = False
-        self._silences = self._waits = self._refusals = 0
+        self._silences = self._refusals = 0
 
     def renewed(self) -> None:
         """It acknowledged a later one."""
