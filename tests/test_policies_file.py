@@ -307,6 +307,11 @@ class AnyLineTests(SynchronousTestCase):
             parse(text + "]", lambda name: [])
         self.assertEqual(caught.exception.line, line, text)
 
+    def test_lists_in_lists(self) -> None:
+        """Only the commas of the list itself count."""
+        text = "a = [\n[1, 2],\n3,\n]\n"
+        self.assertEqual([line_of(text, ("a", number)) for number in (0, 1)], [2, 3])
+
     def test_what_is_not_there(self) -> None:
         """The innermost table that is there."""
         text = "[policy.1]\n[policy.2]\n[policy.2.servers]\n"

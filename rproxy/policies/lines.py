@@ -46,8 +46,7 @@ def _starts(text: str) -> Iterator[int]:
         depth += (token[0] in "[{") - (token[0] in "]}")
         if token[0] == "\n" and not depth:
             yield token.end()
-    if not text.endswith("\n"):
-        yield len(text)
+    yield len(text)
 
 
 def _has(tables: Any, keys: list[str]) -> bool:
