@@ -235,7 +235,8 @@ class TrafficTests(LoopbackCase):
             client = await self.connect(port, name=name)
             client.transport.write(b"x")
             server = self.servers.made[-1]
-            await self.until(lambda server=server: server.received)
+            while not server.received:
+                await deferLater(self.reactor, 0)
             self.assertEqual(server.transport.getHandle().get_servername(), told)
 
     async def test_no_names(self) -> None:
