@@ -30,6 +30,7 @@ from rproxy.pool.server import DEFAULT_PIPELINE, PoolServerFactory
 from rproxy.pool.service import CLOSE_TIMEOUT, Address, PoolService
 from rproxy.process.signals import ReloadService, SignalService
 from rproxy.process.sweeping import SweepService
+from rproxy.secretfile import read_secret
 from rproxy.systemd.messages import pool_status, read_manager
 from rproxy.systemd.service import Notifier, SystemdService
 from rproxy.tls.files import CertificatesError, client_files, split_listen
@@ -177,16 +178,18 @@ class Options(usage.Options):
         except ValueError as error:
             raise usage.UsageError(f"--listen {error}") from None
         self["handler"] = sha1_hex if self["handler"] is None else _load_handler(self["handler"])
-        self["token"] = None if self["token-file"] is None else _read_token(self["token-file"])
+        self["token"] = None if self["token-file"] is None else _read_token(Path(self["token-file"]))
 
 
-def _read_token(name: str) -> str:
+def _read_token(path: Path) -> str:
     try:
-        token = Path(name).read_text("utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise usage.UsageError(f"--token-file {name} can't be read: {error}") from None
+        token = read_secret(path, "token").decode().strip()
+    except UnicodeDecodeError:
+        token = ""
+    except ValueError as error:
+        raise usage.UsageError(f"--token-file: {error}") from None
     if not is_id(token):
-        raise usage.UsageError(f"--token-file {name} must hold 1 to {MAX_FIELD} printable characters")
+        raise usage.UsageError(f"--token-file: {path} must hold 1 to {MAX_FIELD} printable characters")
     return token
 
 

@@ -18,7 +18,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from rproxy import __version__, packets
 from rproxy.cli import COMMANDS, main, make_parser
 from rproxy.client import PASSING, RESEND, Client
-from rproxy.commands.sending import JsonTerminal, Outgoing, Terminal, client_maker, read_outgoing, send_all
+from rproxy.commands.packetfiles import Outgoing
+from rproxy.commands.sending import client_maker, read_outgoing, send_all
+from rproxy.commands.terminal import JsonTerminal, Terminal
 from rproxy.hashing import sha1_hex
 from rproxy.packets import Data
 from tests.endpoints import Peer
@@ -127,11 +129,17 @@ class PacketsTests(CommandCase):
         self.assertIsInstance(packets.decode((folder / "1.json").read_bytes()), Data)
 
     def test_unwritable(self) -> None:
-        """A folder that is a file."""
-        code, _, err = self.run_main("packets", self.file(""))
+        """A folder that is a file; and a file on a device that is full."""
+        name = self.file("")
+        code, _, err = self.run_main("packets", name)
+        self.assertEqual((code, err), (1, f"rproxy packets: {name} can't be written: File exists\n"))
 
-        self.assertEqual(code, 1)
-        self.assertIn("can't be written", err)
+        folder = self.folder()
+        (folder / "0.json").symlink_to("/dev/full")
+        code, _, err = self.run_main("packets", "--force", str(folder))
+        self.assertEqual(
+            (code, err), (1, f"rproxy packets: {folder}/0.json can't be written: No space left on device\n")
+        )
 
     def test_usage(self) -> None:
         """What is said to nonsense."""
@@ -321,7 +329,7 @@ class SendTests(SynchronousTestCase):
 
     def test_json(self) -> None:
         """The packets as they go and come, each on a line of its own."""
-        sent = self.send(SAMPLE.replace(", ", ",\n").encode(), SAMPLE.encode(), terminal=JsonTerminal)
+        sent = self.send(*(SAMPLE.replace(", ", f",{end}").encode() for end in "\r\n"), terminal=JsonTerminal)
         self.proxy.accept()
         ack = packets.ack("100", "1", sha1_hex("xyz1"))
         error = packets.error("rproxy", "1", "no-server", "no", "nobody")
@@ -332,7 +340,7 @@ class SendTests(SynchronousTestCase):
 
         self.assertEqual(self.end(sent), 1)
         lines: list[Any] = self.out.getvalue().splitlines()
-        self.assertEqual(lines, [SAMPLE.replace(" ", ""), ack.decode(), SAMPLE, error.decode()])
+        self.assertEqual(lines, [(line := SAMPLE.replace(" ", "")), ack.decode(), line, error.decode()])
 
 
 class SeveralProxiesTests(SynchronousTestCase):
@@ -343,13 +351,20 @@ class SeveralProxiesTests(SynchronousTestCase):
         self.out, self.err = io.StringIO(), io.StringIO()
         self.a, self.b = Peer(), Peer()
 
-    def send(self, count: int = 1, *, keep_trying: bool = False, timeout: float = 60.0) -> Deferred[int]:
+    def send(
+        self,
+        count: int = 1,
+        *,
+        keep_trying: bool = False,
+        timeout: float = 60.0,
+        terminal: Callable[..., Terminal] = Terminal,
+    ) -> Deferred[int]:
         data = packets.decode(SAMPLE.encode())
         assert isinstance(data, Data)
-        terminal = Terminal(self.out, self.err, ("a", 8000))
+        shows = terminal(self.out, self.err, ("a", 8000))
         proxies = {"a:8000": self.a, "b:8001": self.b}
-        make_client = client_maker(proxies, terminal, self.clock, timeout, keep_trying=keep_trying)
-        return Deferred.fromCoroutine(send_all(make_client, [Outgoing(SAMPLE.encode(), data)] * count, terminal))
+        make_client = client_maker(proxies, shows, self.clock, timeout, keep_trying=keep_trying)
+        return Deferred.fromCoroutine(send_all(make_client, [Outgoing(SAMPLE.encode(), data)] * count, shows))
 
     def serve(self, proxy: Peer) -> None:
         """Accept, and answer the packet."""
@@ -465,14 +480,18 @@ class SeveralProxiesTests(SynchronousTestCase):
         self.assertIn("connection-lost (delivered: unknown)", self.told()[-1])
 
     def test_keep_trying(self) -> None:
-        """Each is told of once, however often it is tried."""
-        sent = self.send(keep_trying=True)
-        for _ in range(5):
+        """Each is told of once, however often it is tried, until one of them has answered."""
+        for terminal in Terminal, JsonTerminal:
+            sent = self.send(2, keep_trying=True, terminal=terminal)
+            for _ in range(5):
+                self.a.refuse()
+                self.b.refuse()
+                self.clock.advance(5)
             self.a.refuse()
+            self.serve(self.b)
+            self.assertEqual(len(self.told()), 2)
             self.b.refuse()
-            self.clock.advance(5)
-        self.a.refuse()
-        self.serve(self.b)
+            self.serve(self.a)
 
-        self.assertEqual(self.successResultOf(sent), 0)
-        self.assertEqual(len(self.told()), 2)
+            self.assertEqual(self.successResultOf(sent), 0)
+            self.assertEqual(len(self.told()), 1)

@@ -14,7 +14,8 @@ from twisted.test.iosim import connectedServerAndClient
 from twisted.trial.unittest import SynchronousTestCase
 
 from rproxy import packets
-from rproxy.client import MAX_REFUSALS, PASSING, RECONNECT, RESEND, Answer, Client, ProxyError, is_correct
+from rproxy.client import MAX_REFUSALS, PASSING, RESEND, Answer, Client, ProxyError, is_correct
+from rproxy.client.connecting import RECONNECT
 from rproxy.client.failover import HEAD_START, REST, FailoverEndpoint
 from rproxy.hashing import sha1_hex
 from rproxy.packets import Ack, Data, Error
@@ -718,6 +719,20 @@ class DeadlineTests(ClientCase):
         text = self.assert_failed(sent, "timeout", "no").text
         self.assertIn("no answer within 60 seconds, and no connection to the proxy: Connection was refused", text)
 
+    def test_once_no_connection(self) -> None:
+        """What was wrong before the last connection says nothing."""
+        (first,) = self.send("a")
+        self.proxy.refuse()
+        self.reconnect()
+        self.proxy.answer(ack("A"))
+        self.assert_answered(first, "A")
+        self.proxy.lose(reason=ConnectionDone)
+        self.reconnects_after(0.0)
+        (sent,) = self.send("b")
+        self.clock.advance(TIMEOUT)
+
+        self.assertEqual(self.assert_failed(sent, "timeout", "no").text, "no answer within 60 seconds")
+
     def test_lost_late(self) -> None:
         """Who was told already isn't told of a loss."""
         (sent,) = self.connected("a")
@@ -778,6 +793,25 @@ class CancelTests(ClientCase):
         self.failureResultOf(second, CancelledError)
 
         self.assertTrue(self.proxy.transport.disconnected)
+
+    def test_black_hole(self) -> None:
+        """Who never waits as long as the timeout is helped too where the proxy says nothing any more."""
+        for sent in *self.connected("a"), *self.send("b", "c", "d"):
+            sent.cancel()
+            self.failureResultOf(sent, CancelledError)
+        (refused,) = self.send("e")
+        self.assert_failed(refused, "overloaded", "no")
+        hole, hole_transport = self.proxy.protocol, self.proxy.transport
+        self.clock.advance(TIMEOUT)
+        self.assertFalse(hole_transport.disconnected)
+
+        (sent,) = self.send("e")
+        self.assertTrue(hole_transport.disconnected)
+        self.reconnect()
+        self.assertEqual(self.proxy.received(), [data("e")])
+        self.proxy.answer(ack("E"))
+        self.assert_answered(sent, "E")
+        self.proxy.lose(hole)
 
     def test_by_another(self) -> None:
         """Whoever hears of a loss may cancel the others."""
@@ -877,15 +911,29 @@ class SeveralCase(SynchronousTestCase):
 
     resend = False
     reconnect = True
+    jitter = 1.0
 
     def setUp(self) -> None:
         self.clock = Clock()
         self.a, self.b = Proxy(), Proxy()
-        self.endpoint = FailoverEndpoint({"a": self.a, "b": self.b}, self.clock, shuffle=lambda line: None)
+        self.left: list[str] = []
+        self.endpoint = FailoverEndpoint(
+            {"a": self.a, "b": self.b},
+            self.clock,
+            shuffle=lambda line: None,
+            left=lambda name, *_: self.left.append(name),
+        )
         self.client = self.make_client()
 
     def make_client(self) -> Client:
-        return Client(self.endpoint, "1", self.clock, reconnect=self.reconnect, resend=self.resend, jitter=lambda: 1.0)
+        return Client(
+            self.endpoint,
+            "1",
+            self.clock,
+            reconnect=self.reconnect,
+            resend=self.resend,
+            jitter=lambda: self.jitter,
+        )
 
     def tearDown(self) -> None:
         closing = self.client.close()
@@ -984,9 +1032,28 @@ class SeveralTests(SeveralCase):
 
         self.assert_served(self.b, sent, "a")
 
+    def test_hangs_and_nobody_waits(self) -> None:
+        """Also at one that its packet was cancelled before."""
+        self.served_by_a()
+        late = self.send("late")
+        late.cancel()
+        self.failureResultOf(late, CancelledError)
+        self.clock.advance(TIMEOUT)
+        sent = self.send("a")
+        self.b.accept()
+
+        self.assert_served(self.b, sent, "a")
+
     def test_lost_at_once(self) -> None:
         """What accepts connections and closes them isn't waited for while there is another proxy."""
         sent = self.send("a")
+        self.lose_at_once()
+        self.b.accept()
+
+        self.assert_served(self.b, sent, "a")
+
+    def lose_at_once(self) -> None:
+        """Accept the connection to a, and lose it before that is known."""
         ((factory, attempt),) = self.a.attempts
         self.a.attempts.clear()
         protocol = factory.buildProtocol(None)  # type: ignore[arg-type]
@@ -994,9 +1061,35 @@ class SeveralTests(SeveralCase):
         connect(protocol)
         lose(protocol)
         attempt.callback(protocol)
-        self.b.accept()
 
-        self.assert_served(self.b, sent, "a")
+    def test_closed_when_told(self) -> None:
+        """Whoever hears that a proxy failed may have had enough."""
+        self.close_when_told()
+        sent = self.send("a")
+        self.a.accept()
+        self.a.lose()
+        self.assert_failed(sent, "connection-lost", "unknown")
+        self.assertEqual(self.b.attempts, [])
+        self.successResultOf(self.closing.pop())
+
+    def test_closed_when_told_at_once(self) -> None:
+        """The same where there was no connection yet."""
+        self.close_when_told()
+        sent = self.send("a")
+        self.lose_at_once()
+        self.assert_failed(sent, "connection-lost", "no")
+        self.assertEqual(self.b.attempts, [])
+        self.successResultOf(self.closing.pop())
+
+    def close_when_told(self) -> None:
+        self.closing: list[Deferred[None]] = []
+        self.endpoint = FailoverEndpoint(
+            {"a": self.a, "b": self.b},
+            self.clock,
+            shuffle=lambda line: None,
+            left=lambda *_: self.closing.append(self.client.close()),
+        )
+        self.client = self.make_client()
 
     def test_all_fail(self) -> None:
         """Then the waits are as ever, and grow; each time every proxy is tried."""
@@ -1089,6 +1182,20 @@ class SeveralResendTests(SeveralCase):
         self.b.accept()
 
         self.assert_served(self.b, sent, "a")
+
+    def test_connected_again_after_it(self) -> None:
+        """A connection that was made since is as good as any: it isn't left for what was said on another one."""
+        sent = self.send("a")
+        self.a.accept()
+        self.a.answer(refusal("overloaded"))
+        self.jitter = 0.0
+        self.a.lose(reason=ConnectionDone)
+        self.clock.advance(0)
+        self.a.accept()
+        self.clock.advance(RESEND.first)
+
+        self.assert_served(self.a, sent, "a")
+        self.assertEqual(self.left, [])
 
     def test_delivered(self) -> None:
         """Nothing that a server may have got."""

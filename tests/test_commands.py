@@ -300,11 +300,16 @@ def test_interrupted() -> None:
     assert (process.returncode, err) == (130, "")
 
 
-def test_nobody_reads_on() -> None:
+@pytest.mark.parametrize(
+    "command",
+    [("completion", "bash"), ("send", "--id", "1", "--pp", "111", "--payload", "xyz1", "--revproc", "1")],
+    ids=["completion", "send"],
+)
+def test_nobody_reads_on(command: tuple[str, ...]) -> None:
     """As where head has what it wants: no traceback, nor a complaint of Python's."""
     reading, writing = os.pipe()
     os.close(reading)
-    argv = [sys.executable, "-m", "rproxy.cli", "completion", "bash"]
+    argv = [sys.executable, "-m", "rproxy.cli", *command]
     with os.fdopen(writing, "w") as out:
         ended = subprocess.run(
             argv, env=environment(), stdout=out, stderr=subprocess.PIPE, text=True, timeout=PATIENCE, check=False

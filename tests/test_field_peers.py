@@ -25,7 +25,8 @@ from twisted.internet.threads import deferToThread
 from rproxy.client import Client, is_correct
 from rproxy.pool.handling import Handling
 from rproxy.pool.leasing import Offer
-from rproxy.pool.registrar import OLD_PROXY_INTERVAL, Registrar
+from rproxy.pool.patience import OLD_PROXY_INTERVAL
+from rproxy.pool.registrar import Registrar
 from rproxy.pool.server import PoolServerFactory
 from tests.classic import ClassicProxy, ClassicServer, Peer, Reply, send, sha1_hex
 from tests.support import (

@@ -95,6 +95,7 @@ PURE = frozenset(
         "networks",
         "packets",
         "policies",
+        "pool.patience",
         "quotas",
         "rates",
         "registry",

@@ -15,7 +15,8 @@ from rproxy import packets
 from rproxy.limits import Limits
 from rproxy.packets import Setup
 from rproxy.pool.leasing import ANSWER_TIMEOUT, DRAIN_TIMEOUT, Offer
-from rproxy.pool.registrar import LAST_TRY, OLD_PROXY_INTERVAL, RETRY, RETRY_REFUSED, SILENCES, WAITS, Registrar
+from rproxy.pool.patience import OLD_PROXY_INTERVAL, RETRY, RETRY_REFUSED, SILENCES, WAITS
+from rproxy.pool.registrar import LAST_TRY, Registrar
 from rproxy.tls.files import TLSError
 from tests.endpoints import Peer
 from tests.transports import logged_lines, lose
@@ -150,6 +151,18 @@ class LeaseTests(RegistrarCase):
         self.assert_waits(RETRY.first)
         self.register()
 
+    def test_acknowledged_in_part(self) -> None:
+        """Each acknowledgement gives the next one a lease, and no more."""
+        self.register()
+        self.clock.advance(LEASE / 3)
+        self.clock.advance(LEASE / 3)
+        self.proxy.answer(ACK)
+
+        for _ in range(3):
+            self.assertFalse(self.proxy.transport.disconnecting)
+            self.clock.advance(LEASE / 3)
+        self.assertTrue(self.proxy.transport.disconnecting)
+
     def test_lost(self) -> None:
         """A lost connection is made again soon, and the registration with it."""
         self.register()
@@ -177,14 +190,16 @@ class LeaseTests(RegistrarCase):
         self.assert_waits(RETRY.first)
 
     def test_timers(self) -> None:
-        """None is left behind by a lost connection."""
+        """None is left behind by a connection that ends, and nothing is told of one that was to."""
         self.register()
         self.clock.advance(LEASE / 3)
 
-        self.registrar.stopService()
-        lose(self.proxy.protocol)
+        with logged_lines() as lines:
+            self.registrar.stopService()
+            lose(self.proxy.protocol)
 
         self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.assertEqual(lines, [])
 
 
 class UnreachableTests(RegistrarCase):
@@ -212,6 +227,38 @@ class UnreachableTests(RegistrarCase):
             self.proxy.refuse()
 
         self.assertEqual(len(lines), 1)
+
+    def test_resets(self) -> None:
+        """What accepts connections and breaks each of them is told of like one that refuses, and as often."""
+        with logged_lines() as lines:
+            for _ in range(3):
+                self.proxy.accept()
+                lose(self.proxy.protocol, ConnectionLost)
+                self.reconnects_after()
+            self.proxy.refuse()
+            self.reconnects_after()
+        self.assertEqual(len(lines), 1)
+        self.assertIn("Can't connect to proxy:8000, and will go on trying: Connection to the other side was", lines[0])
+
+        for heard in packets.error("rproxy", "100", "conflict", "no", ""), b"":
+            self.proxy.accept()
+            self.proxy.answer(heard)
+            lose(self.proxy.protocol)
+            self.reconnects_after()
+            with logged_lines() as lines:
+                self.proxy.accept()
+                lose(self.proxy.protocol, ConnectionLost)
+            self.assertEqual(len(lines), 1)
+            self.reconnects_after()
+
+    def test_reset_when_stopped(self) -> None:
+        """It is no news then."""
+        self.proxy.accept()
+        with logged_lines() as lines:
+            self.registrar.stopService()
+            lose(self.proxy.protocol, ConnectionLost)
+
+        self.assertEqual(lines, [])
 
     def test_jitter(self) -> None:
         """A wait may be anything up to that, the first one too, so that not all servers come at once."""
@@ -345,6 +392,19 @@ class RefusedTests(RegistrarCase):
         lose(self.proxy.protocol)
         self.assert_waits(RETRY_REFUSED.first)
 
+    def test_more_after_it(self) -> None:
+        """Whatever comes behind a refusal, or later, doesn't change it."""
+        refusal = packets.error("rproxy", "100", "conflict", "no", "because")
+        for behind, later in (ACK, b""), (refusal, b""), (b"", ACK):
+            self.proxy.accept()
+            with logged_lines() as lines:
+                self.proxy.answer(refusal + behind)
+                self.proxy.answer(later)
+            self.assertEqual(lines, ["proxy:8000 refuses privacy policy 111: conflict, because"])
+            self.assertFalse(self.registrar.is_registered)
+            lose(self.proxy.protocol)
+            self.reconnects_after()
+
     def test_nonsense(self) -> None:
         """An answer that is none: for another server, no ACK, more than was asked for, no JSON."""
         for nonsense in packets.ack("rproxy", "101", ""), packets.data("1", "111", ""), ACK + ACK, b"x", b"{}":
@@ -354,7 +414,9 @@ class RefusedTests(RegistrarCase):
             self.assertIn("proxy:8000 refuses privacy policy 111: bad-packet", lines[-1])
             self.assertTrue(self.proxy.transport.disconnecting)
             # What comes after it isn't looked at.
-            self.proxy.answer(ACK)
+            with logged_lines() as lines:
+                self.proxy.answer(ACK)
+            self.assertEqual(lines, [])
             lose(self.proxy.protocol)
             self.reconnects_after()
 
@@ -441,6 +503,16 @@ class OldProxyTests(RegistrarCase):
         lose(self.proxy.protocol)
 
         self.assert_waits(OLD_PROXY_INTERVAL)
+
+    def test_in_a_row(self) -> None:
+        """An answer in between makes it one that answers again."""
+        self.register()
+        for _ in range(3):
+            for _ in range(SILENCES - 1):
+                lose(self.proxy.protocol)
+                self.assertLessEqual(self.reconnects_after(), RETRY.most)
+                self.proxy.accept()
+            self.proxy.answer(ACK)
 
     def test_replaced(self) -> None:
         """One that is replaced by a new one is registered with, and told of again if it goes back."""

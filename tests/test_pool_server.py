@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectionAborted
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Protocol
 from twisted.internet.task import Clock
@@ -301,6 +302,7 @@ class StreamErrorTests(PoolServerCase):
         self.assertFalse(self.transport.disconnected)
         self.clock.advance(0.2)
         self.assertTrue(self.transport.disconnected)
+        lose(self.protocol, ConnectionAborted)
 
     def test_after_the_answers(self) -> None:
         """The error comes in its turn, and nothing is closed before."""

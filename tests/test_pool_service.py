@@ -33,10 +33,10 @@ class PoolServiceCase(SynchronousTestCase):
         self.factory = PoolServerFactory(handling, self.reactor)
         self.service = self.make("tcp:5000")
 
-    def make(self, endpoint: str) -> PoolService:
-        listener = ListenerService(endpoint, self.factory, self.reactor)
+    def make(self, endpoint: str, drain_timeout: float = DRAIN_TIMEOUT_OPTION) -> PoolService:
+        self.listener = ListenerService(endpoint, self.factory, self.reactor)
         policies = ["111", "222"]
-        return PoolService(listener, self.factory, policies, PROXIES, self.register, DRAIN_TIMEOUT_OPTION, self.reactor)
+        return PoolService(self.listener, self.factory, policies, PROXIES, self.register, drain_timeout, self.reactor)
 
     def register(self, proxy: Address, port: int) -> list[Registrar]:
         registrars = []
@@ -168,9 +168,12 @@ class StopTests(PoolServiceCase):
         self.asked[1].callback("B")
         self.assertEqual(len(packets_in(transport.taken())), 1)
         lose(connection)
+        self.assertNoResult(stopped)
+        self.assertTrue(self.listener.running)
         self.lose_setup_connections()
 
         self.successResultOf(stopped)
+        self.assertFalse(self.listener.running)
 
     def test_proxies_restarted(self) -> None:
         """Proxies that it hasn't found again yet are told all the same: what they send meanwhile is answered."""
@@ -301,6 +304,24 @@ class StopTests(PoolServiceCase):
         self.assertTrue(transport.disconnecting)
         lose(connection)
 
+        self.successResultOf(stopped)
+
+    def test_short_timeout(self) -> None:
+        """It may be over before the proxies have answered; then nothing more is waited for."""
+        self.service.stopService()
+        self.service = self.make("tcp:5000", drain_timeout=1.0)
+        self.start()
+        self.register_everywhere()
+        connection, transport = self.connect()
+        stopped = self.service.stopService()
+        first, *_ = self.proxies.values()
+        first.answer(ACK)
+        self.reactor.advance(DRAIN_TIMEOUT)
+        self.reactor.advance(0)
+
+        self.lose_setup_connections()
+        self.assertTrue(transport.disconnecting)
+        lose(connection)
         self.successResultOf(stopped)
 
     def test_acknowledged_late(self) -> None:

@@ -135,15 +135,24 @@ class OptionsTests(OptionsCase):
 
     def test_token(self) -> None:
         """Read from a file, because a command line can be read by everybody."""
-        name = str(self.folder() / "token")
-        Path(name).write_text("secret\n", "utf-8")
-        self.assertEqual(self.parse("--token-file", name)["token"], "secret")
+        path = self.folder() / "token"
+        path.write_text("secrét\n", "utf-8")
+        path.chmod(0o640)
+        self.assertEqual(self.parse("--token-file", str(path))["token"], "secrét")
 
-        Path(name).write_bytes(b"\xff")
-        self.assertIn("can't be read", self.refused("--token-file", name))
-        Path(name).write_bytes(b"\n")
-        self.assertIn("must hold", self.refused("--token-file", name))
-        self.assertIn("can't be read", self.refused("--token-file", name + "x"))
+        for content in b"\xff", b"\n", b"a\nb", b"x" * 257:
+            path.write_bytes(content)
+            said = self.refused("--token-file", str(path))
+            self.assertEqual(said, f"--token-file: {path} must hold 1 to 256 printable characters")
+        self.assertIn("can't be read: No such file", self.refused("--token-file", f"{path}x"))
+
+    def test_token_open_to_others(self) -> None:
+        """It is refused, as the proxy refuses its own secrets."""
+        path = self.folder() / "token"
+        path.touch()
+        path.chmod(0o604)
+        said = self.refused("--token-file", str(path))
+        self.assertEqual(said, f"--token-file: the token {path} is open to everybody: close it by: chmod o-rwx {path}")
 
 
 class HandlerTests(OptionsCase):
@@ -187,12 +196,13 @@ class MakeServiceTests(OptionsCase):
     def test_service(self) -> None:
         """It listens, registers each policy at each proxy, and serves."""
         reactor = MemoryReactorClock()
-        name = str(self.folder() / "token")
-        Path(name).write_text("secret", "utf-8")
+        token = self.folder() / "token"
+        token.write_text("secret", "utf-8")
+        token.chmod(0o600)
         options = self.parse(
             *("--pp", "222", "--listen", "tcp:5001:interface=127.0.0.1"),
             *("--revproc", "10.0.0.1:8000", "--revproc", "10.0.0.2:8001"),
-            *("--pipeline", "7", "--connections", "2", "--weight", "3", "--lease", "20", "--token-file", name),
+            *("--pipeline", "7", "--connections", "2", "--weight", "3", "--lease", "20", "--token-file", str(token)),
         )
 
         service = make_service(options, reactor, Keyring())

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import subprocess
 import tempfile
@@ -297,6 +298,16 @@ class InstallTests(SynchronousTestCase):
         (self.prefix / "etc").write_text("")
         (line,) = [line for line in self.install(code=1) if "install-units" in line]
         self.assertIn("rproxy install-units: /etc", line)
+
+    def test_full_disk(self) -> None:
+        """The file is named."""
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        self.addCleanup(resource.setrlimit, resource.RLIMIT_FSIZE, before)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1, before[1]))
+        lines = self.install(code=1)
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        first = lines[0].removesuffix(": written")
+        self.assertEqual(lines[1:], [f"rproxy install-units: {first}: File too large"])
 
     def test_not_root(self) -> None:
         """The system itself is only root's to change; anybody may look."""

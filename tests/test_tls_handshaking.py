@@ -228,6 +228,17 @@ class TrafficTests(LoopbackCase):
         self.assertEqual(peer_names(server.transport), names)
         self.assertEqual(peer_names(client.transport), ("localhost", LOOPBACK))
 
+    async def test_name_asked_for(self) -> None:
+        """A server that has several certificates is told which one is meant, but of no address (RFC 6066)."""
+        port = await self.serve()
+        for name, told in ("localhost", b"localhost"), (LOOPBACK, None):
+            client = await self.connect(port, name=name)
+            client.transport.write(b"x")
+            server = self.servers.made[-1]
+            while not server.received:
+                await deferLater(self.reactor, 0)
+            self.assertEqual(server.transport.getHandle().get_servername(), told)
+
     async def test_no_names(self) -> None:
         """Of who shows none, and of who has none."""
         for files in Files(self.files.ca), self.authority.issue():
@@ -513,8 +524,9 @@ class TimeTests(SynchronousTestCase):
         """One that doesn't say that it closes too is waited for, but not for long."""
         server, _, _, below = self.pair()
         server.loseConnection()
+        self.clock.advance(CLOSE_TIMEOUT / 2)
         server.loseConnection()
-        self.clock.advance(CLOSE_TIMEOUT - 0.1)
+        self.clock.advance(CLOSE_TIMEOUT / 2 - 0.1)
         self.assertFalse(below.disconnecting)
         self.clock.advance(0.1)
         self.assertTrue(below.disconnecting)

@@ -26,19 +26,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from functools import partial
-from typing import NoReturn, cast
+from typing import NoReturn
 
 from twisted.internet.defer import Deferred, fail
-from twisted.internet.interfaces import IDelayedCall, IProtocol, IReactorTime, IStreamClientEndpoint
-from twisted.internet.protocol import Factory
-from twisted.python.failure import Failure
+from twisted.internet.interfaces import IDelayedCall, IReactorTime, IStreamClientEndpoint
 
 from rproxy import packets
 from rproxy.backoff import Backoff
+from rproxy.client.connecting import Connections
 from rproxy.client.exchanging import Answer, ClientProtocol, ProxyError, Request
 from rproxy.client.failover import FailoverEndpoint
-from rproxy.counting import Count
 from rproxy.hashing import sha1_hex
 from rproxy.limits import Limits
 from rproxy.packets import Ack, Error, PacketError
@@ -50,8 +47,6 @@ DEFAULT_TIMEOUT = 60.0
 #: How many packets of a client may be unanswered.
 DEFAULT_IN_FLIGHT = 1000
 
-#: The waits before a connection is made again, in seconds.
-RECONNECT = Backoff(0.25, 5.0)
 #: The waits before a packet is sent again, in seconds.
 RESEND = Backoff(0.1, 5.0)
 #: How often a packet may be refused.
@@ -96,27 +91,15 @@ class Client:
     ) -> None:
         if not isinstance(endpoint, FailoverEndpoint):
             endpoint = FailoverEndpoint({"the proxy": endpoint}, clock)
-        self._proxies = endpoint
         self._client_id = client_id
         self._clock = clock
         self._timeout = timeout
         self._max_in_flight = max_in_flight
         self._max_packet = max_packet
-        self._reconnect = reconnect
         self._resend = resend
         self._max_refusals = max_refusals
         self._jitter = jitter
-        #: The connection that packets are written to, while there is one.
-        self._current: ClientProtocol | None = None
-        #: All that are open: also those that retired and still have answers to bring.
-        self._connections: set[ClientProtocol] = set()
-        self._open = Count()
-        #: The attempt to connect, or else the wait before it.
-        self._connecting: Deferred[IProtocol] | None = None
-        self._pause: IDelayedCall | None = None
-        #: How often in a row no connection could be made, or one was lost before it brought an answer; and why.
-        self._failures = 0
-        self._why = ""
+        self._connections = Connections(self, endpoint, clock, max_packet, reconnect=reconnect, jitter=jitter)
         #: What waits for a connection, in the order in which it will be written.
         self._waiting: dict[Request, None] = {}
         #: What is to be sent again, and when.
@@ -148,7 +131,8 @@ class Client:
             return fail(ProxyError("connection-lost", "no", "this client was closed"))
         if len(raw) > self._max_packet:
             return fail(ProxyError("too-large", "no", f"a packet may have at most {self._max_packet} bytes"))
-        unanswered = self._unanswered()
+        self._connections.leave_late()
+        unanswered = self._connections.unanswered + len(self._waiting) + len(self._refused)
         if unanswered >= self._max_in_flight:
             return fail(ProxyError("overloaded", "no", f"{unanswered} packets have no answer yet"))
         answer: Deferred[Answer] = Deferred(lambda _: self._forget(request))
@@ -160,45 +144,29 @@ class Client:
     def close(self) -> Deferred[None]:
         """Close every connection for good; fires when they are gone. What is unanswered fails."""
         self._closed = True
-        if self._pause is not None:
-            self._pause.cancel()
-            self._pause = None
-        if self._connecting is not None:
-            self._connecting.cancel()
+        closed = self._connections.close()
         for again in self._refused.values():
             again.cancel()
-        for connection in list(self._connections):
-            connection.close()
         refused, self._refused = self._refused, {}
         waiting, self._waiting = self._waiting, {}
         for request in (*waiting, *refused):
             request.fail("connection-lost", "this client was closed")
-        return self._open.when_zero()
+        return closed
 
     # The way of a packet.
 
-    def _unanswered(self) -> int:
-        """How many packets are held, those among them that only keep their place on a connection."""
-        in_flight = sum(len(connection.in_flight) for connection in self._connections)
-        return in_flight + len(self._waiting) + len(self._refused)
-
     def _submit(self, request: Request) -> None:
         """Write a packet, now or when there is a connection."""
-        if self._current is not None:
-            self._current.send(request)
-            return
-        self._waiting[request] = None
-        if self._connecting is None and self._pause is None:
-            self._connect()
+        if self._connections.current is not None:
+            self._connections.current.send(request)
+        else:
+            self._waiting[request] = None
+            self._connections.ask()
 
     def _resubmit(self, request: Request) -> None:
         del self._refused[request]
-        refused_on = request.refused_on
-        if refused_on is not None and self._current in (None, refused_on) and self._proxies.has_other_than(refused_on):
-            why = "it refused a packet"
-            # It may be lost already, with nothing on it.
-            self._proxies.leave(refused_on, why)
-            refused_on.retire(why)
+        if request.refused_on is not None:
+            self._connections.leave_refusing(request.refused_on)
         self._submit(request)
 
     def _try_again(self, connection: ClientProtocol, request: Request, answer: Answer) -> bool:
@@ -227,82 +195,27 @@ class Client:
 
     def _timed_out(self, request: Request) -> NoReturn:
         if request.connection is not None:
-            request.connection.retire("an answer didn't come in time")
+            request.connection.retire_late()
         text = f"no answer within {self._timeout:g} seconds"
-        if self._why and not request.written:
-            text += f", and no connection to the proxy: {self._why}"
+        if self._connections.why and not request.written:
+            text += f", and no connection to the proxy: {self._connections.why}"
         raise request.failure("timeout", text)
 
-    # From a connection: see rproxy.client.exchanging.Owner.
+    # From the connections: see rproxy.client.connecting.User.
 
-    def opened(self, connection: ClientProtocol) -> None:
-        self._connections.add(connection)
-        self._open.change(1)
-
-    def answered(self, connection: ClientProtocol, request: Request, answer: Answer) -> None:
-        if connection is self._current:
-            self._failures = 0
-        if not self._try_again(connection, request, answer):
-            request.end(answer)
-
-    def unusable(self, connection: ClientProtocol, why: str) -> None:
-        if connection is not self._current:
-            return
-        self._current = None
-        if why:
-            self._proxies.leave(connection, why)
-        if not (connection.used and self._reconnect) or self._closed:
-            return
-        if why and self._proxies.is_rested:
-            self._connect()
-        else:
-            self._connect_later()
-
-    def closed(self, connection: ClientProtocol) -> None:
-        self._connections.discard(connection)
-        self._open.change(-1)
-
-    # The connection.
-
-    def _connect_later(self) -> None:
-        self._failures += 1
-        self._pause = self._clock.callLater(RECONNECT.seconds(self._failures, self._jitter()), self._connect)
-
-    def _connect(self) -> None:
-        self._pause = None
-        factory = Factory.forProtocol(partial(ClientProtocol, self, self._max_packet))
-        factory.noisy = False
-        connecting = self._connecting = self._proxies.connect(factory)
-        connecting.addCallbacks(self._connected, self._not_connected)
-
-    def _connected(self, protocol: IProtocol) -> None:
-        connection = cast(ClientProtocol, protocol)
-        if not connection.usable:
-            why = "it was lost as soon as it was made"
-            self._proxies.leave(connection, why)
-            if self._proxies.is_rested and not self._closed:
-                self._connect()
-            else:
-                self._not_connected(Failure(ConnectionError(why)))
-            return
-        self._connecting = None
-        self._why = ""
-        self._current = connection
+    def connected(self, connection: ClientProtocol) -> None:
         waiting, self._waiting = self._waiting, {}
         for request in waiting:
             connection.send(request)
 
-    def _not_connected(self, failure: Failure) -> None:
-        self._connecting = None
-        if self._closed:
-            return
-        self._why = failure.getErrorMessage()
-        if self._reconnect:
-            self._connect_later()
-            return
+    def not_connected(self, why: str) -> None:
         waiting, self._waiting = self._waiting, {}
         for request in waiting:
-            request.fail("connection-lost", f"there is no connection to the proxy: {self._why}")
+            request.fail("connection-lost", f"there is no connection to the proxy: {why}")
+
+    def answered(self, connection: ClientProtocol, request: Request, answer: Answer) -> None:
+        if not self._try_again(connection, request, answer):
+            request.end(answer)
 
 
 def _ack_of(answer: Answer) -> Ack:

@@ -151,6 +151,19 @@ class ClientProtocol(Protocol):
         self.in_flight.append(request)
         self._transport.write(request.raw)
 
+    @property
+    def unanswered(self) -> int:
+        """How many packets are on it, those among them that only keep their place."""
+        return 0 if self._over else len(self.in_flight)
+
+    def is_late(self, now: float) -> bool:
+        """Whether the next answer should be here by now, in the clock's seconds, also where nobody waits for it."""
+        return bool(self.in_flight) and self.in_flight[0].deadline <= now
+
+    def retire_late(self) -> None:
+        """Retire, because an answer didn't come in time."""
+        self.retire("an answer didn't come in time")
+
     def retire(self, why: str) -> None:
         """Take no more packets, and close when nobody waits for an answer any more.
 

@@ -6,9 +6,8 @@ import argparse
 import json
 from argparse import ArgumentTypeError
 from ipaddress import ip_address
-from typing import Any
 
-from rproxy.admin.answers import Explained
+from rproxy.admin.answers import Explained, ProcessVerdict
 from rproxy.arguments import identifier
 from rproxy.commands import asking
 from rproxy.commands.asking import Admin
@@ -37,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     """Say it, and return the exit code: 0 if each process has a server that would take the packet."""
 
     def show(admin: Admin) -> int:
-        answer: Any = admin.explain(args.policy, args.client)
+        answer = admin.explain(args.policy, args.client)
         explained = admin.convert(answer, Explained)
         print(json.dumps(answer) if args.json else "\n".join(_lines(explained)))
         return 0 if all(map(_takes, explained.processes)) else 1
@@ -45,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     return asking.asking(args, show)
 
 
-def _takes(process: Any) -> bool:
+def _takes(process: ProcessVerdict) -> bool:
     return process.refusal is None and any(server.refusal is None for server in process.servers)
 
 
@@ -61,7 +60,7 @@ def _lines(explained: Explained) -> list[str]:
     return [line for lines, count in told.items() for line in (f"By {count} of {number} processes:", *lines)]
 
 
-def _process_lines(policy: str, process: Any) -> list[str]:
+def _process_lines(policy: str, process: ProcessVerdict) -> list[str]:
     if process.refusal is not None:
         begin = f"A packet of policy {policy} wouldn't go to a server now: {process.refusal}"
     elif _takes(process):

@@ -59,6 +59,7 @@ def install(twistd: Path, parts: list[Path], prefix: Path, *, dry_run: bool) -> 
     verb = "would be " if dry_run else ""
     # An example that the operator took out is to stay out.
     has_settings = _has_settings(prefix / units.SETTINGS)
+    path = prefix
     try:
         for place in units.places(twistd, _systemd_version()):
             path = prefix / place.path
@@ -70,7 +71,8 @@ def install(twistd: Path, parts: list[Path], prefix: Path, *, dry_run: bool) -> 
             else:
                 print(f"{path}: {what}")
     except OSError as error:
-        return _fail(f"{error.filename}: {error.strerror}")
+        # Where a disk is full, the error doesn't say which file it was.
+        return _fail(f"{error.filename or path}: {error.strerror}")
     if not dry_run:
         _list_plugins()
     print(_NEXT)

@@ -9,11 +9,21 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from attrs import frozen
+
 from rproxy import packets
 from rproxy.arguments import identifiers, whole
 from rproxy.framing import StreamError
 from rproxy.limits import Limits
 from rproxy.packets import Data, PacketError
+
+
+@frozen
+class Outgoing:
+    """A packet to send, as it goes, and what it says."""
+
+    raw: bytes
+    data: Data
 
 
 def read_packet(name: str) -> tuple[bytes, Data]:
@@ -84,11 +94,12 @@ def run(args: argparse.Namespace) -> int:
     if existing and not args.force:
         print(f"rproxy packets: {existing[0]} exists: give --force to overwrite it", file=sys.stderr)
         return 1
+    path = folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for path, text in files:
             path.write_text(text, "utf-8")
     except OSError as error:
-        print(f"rproxy packets: {error.filename} can't be written: {error.strerror}", file=sys.stderr)
+        print(f"rproxy packets: {path} can't be written: {error.strerror}", file=sys.stderr)
         return 1
     return 0

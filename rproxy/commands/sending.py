@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from functools import partial
-from typing import Any, TextIO
+from typing import Any
 
 import msgspec
-from attrs import frozen
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
@@ -21,11 +20,11 @@ from twisted.internet.task import react
 
 from rproxy import packets
 from rproxy.arguments import identifier, seconds
-from rproxy.client import DEFAULT_TIMEOUT, MAX_REFUSALS, PASSING, Answer, Client, ProxyError, is_correct
+from rproxy.client import DEFAULT_TIMEOUT, MAX_REFUSALS, PASSING, Client, ProxyError, is_correct
 from rproxy.client.failover import HEAD_START, FailoverEndpoint
-from rproxy.commands.packetfiles import parse_packet, read_packet
-from rproxy.hostports import add_address, format_address, parse_address
-from rproxy.logs.packets import shown
+from rproxy.commands.packetfiles import Outgoing, parse_packet, read_packet
+from rproxy.commands.terminal import JsonTerminal, Terminal
+from rproxy.hostports import add_address, format_address
 from rproxy.packets import Ack, Data
 from rproxy.tls.files import client_files
 from rproxy.tls.keyring import Keyring
@@ -34,80 +33,6 @@ from rproxy.tls.keyring import Keyring
 ALL_CORRECT, SOMETHING_WRONG, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
 
 DEFAULT_PROXY = "127.0.0.1:8000"
-
-
-@frozen
-class Outgoing:
-    """A packet to send, as it goes, and what it says."""
-
-    raw: bytes
-    data: Data
-
-
-class Terminal:
-    """What people see, in the words that they know (docs/reference/protocol.rst, What the terminals show).
-
-    :param proxy: the address of the proxy that is used first.
-    """
-
-    def __init__(self, out: TextIO, err: TextIO, proxy: tuple[str, int]) -> None:
-        self._out = out
-        self._err = err
-        self._proxy = proxy
-        #: What was told of proxies since the last answer: one that stays away is tried again and again.
-        self._told: set[tuple[str, str]] = set()
-
-    def sending(self, packet: Outgoing) -> None:
-        """A packet goes out."""
-        data = packet.data
-        self._say(
-            f"Sending message {shown(data.payload)} to privacy policy {data.policy}"
-            f" through reverse proxy running on port {self._proxy[1]}"
-        )
-
-    def left(self, proxy: str, following: str, why: str) -> None:
-        """A proxy failed, and another one is the next."""
-        self._proxy = parse_address(following)
-        if proxy != following and (proxy, why) not in self._told:
-            self._told.add((proxy, why))
-            print(f"rproxy send: {proxy} failed, {following} is the next: {shown(why)}", file=self._err)
-
-    def received(self, answer: Answer, *, correct: bool) -> None:
-        """Something came back."""
-        self._told.clear()
-        self._say(f"Receiving a response from the server payload: {shown(answer.packet.payload)}")
-        self._say(f"Hash of payload is {'correct' if correct else 'incorrect'}")
-        if not isinstance(answer.packet, Ack):
-            self.failed(ProxyError(answer.packet.error, answer.packet.delivered, answer.packet.payload))
-
-    def failed(self, error: ProxyError) -> None:
-        """There is no ACK."""
-        print(
-            f"rproxy send: {format_address(*self._proxy)}: {shown(error.code)} (delivered: {error.delivered}),"
-            f" {shown(error.text)}",
-            file=self._err,
-        )
-
-    def _say(self, line: str) -> None:
-        print(line, file=self._out, flush=True)
-
-
-class JsonTerminal(Terminal):
-    """What programs read: the packets as they go and come, one on each line."""
-
-    def sending(self, packet: Outgoing) -> None:
-        self._say(_one_line(packet.raw))
-
-    def received(self, answer: Answer, *, correct: bool) -> None:
-        self._told.clear()
-        self._say(_one_line(answer.raw))
-
-
-def _one_line(raw: bytes) -> str:
-    """Return a packet's text, with the white space taken out where it goes over several lines."""
-    if b"\n" in raw or b"\r" in raw:
-        raw = msgspec.json.format(raw, indent=-1)
-    return raw.decode("utf-8")
 
 
 async def send_all(
@@ -232,7 +157,10 @@ def read_proxies(args: argparse.Namespace) -> list[tuple[str, int]]:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Send the packets; return the exit code."""
+    """Send the packets; return the exit code.
+
+    :raises BrokenPipeError: nobody reads what is printed.
+    """
     try:
         outgoing = read_outgoing(args)
         proxies = read_proxies(args)
@@ -243,31 +171,49 @@ def run(args: argparse.Namespace) -> int:
         print(f"rproxy send: {error}", file=sys.stderr)
         return BAD_USAGE
     terminal = (JsonTerminal if args.json else Terminal)(sys.stdout, sys.stderr, proxies[0])
-    codes: list[int] = []
+
+    def send(reactor: Any) -> Coroutine[Any, Any, int]:
+        endpoints = {}
+        for host, port in proxies:
+            tcp = HostnameEndpoint(reactor, host, port, timeout=args.timeout)
+            endpoints[format_address(host, port)] = keyring.client(files, tcp, host, reactor, args.timeout)
+        make_client = client_maker(endpoints, terminal, reactor, args.timeout, keep_trying=args.keep_trying)
+        return send_all(make_client, outgoing, terminal)
+
+    return _run_reactor(send)
+
+
+def _run_reactor(send: Callable[[Any], Coroutine[Any, Any, int]]) -> int:
+    """Run the reactor for as long as it takes; return the exit code.
+
+    :raises BrokenPipeError: ``send`` raised it.
+    """
+    ends: list[int | BrokenPipeError] = []
 
     async def main(reactor: Any) -> None:
         running: Deferred[None] = Deferred()
         reactor.callWhenRunning(running.callback, None)
         # From then on the reactor handles signals. What comes before would be an error, with a traceback.
         await running
-        endpoints = {}
-        for host, port in proxies:
-            tcp = HostnameEndpoint(reactor, host, port, timeout=args.timeout)
-            endpoints[format_address(host, port)] = keyring.client(files, tcp, host, reactor, args.timeout)
-        make_client = client_maker(endpoints, terminal, reactor, args.timeout, keep_trying=args.keep_trying)
-        sending = Deferred.fromCoroutine(send_all(make_client, outgoing, terminal))
+        sending = Deferred.fromCoroutine(send(reactor))
         # Stopped from the keyboard, it sends no more, and doesn't tell of connections that it closes itself.
         reactor.addSystemEventTrigger("before", "shutdown", sending.cancel)
         try:
-            codes.append(await sending)
+            ends.append(await sending)
         except CancelledError:
-            codes.append(INTERRUPTED)
+            ends.append(INTERRUPTED)
+        except BrokenPipeError as error:
+            # It is no failure, which would be logged with a traceback.
+            ends.append(error)
 
     try:
         react(main)
     except SystemExit as end:
-        # Without a code of ours it was stopped before, by a failure that is logged.
-        return codes[0] if codes else int(end.code or INTERRUPTED)
+        # Without one of ours it was stopped before, by a failure that is logged.
+        code = ends[0] if ends else int(end.code or INTERRUPTED)
+    if isinstance(code, BrokenPipeError):
+        raise code
+    return code
 
 
 def read_outgoing(args: argparse.Namespace) -> list[Outgoing]:

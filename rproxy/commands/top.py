@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Any
 
@@ -14,7 +14,7 @@ import msgspec
 from rproxy.arguments import seconds, whole
 from rproxy.commands import asking, showing
 from rproxy.commands.asking import Admin
-from rproxy.figures import Figures
+from rproxy.figures import Figures, ServerFigures
 
 _COLUMNS = ("POLICY", "SERVER", "STATE", "ACKS/S", "IN FLIGHT", "LOST", "P50", "P99", "WHY NOT")
 
@@ -38,7 +38,9 @@ def run(args: argparse.Namespace) -> int:
     return asking.asking(args, lambda admin: show(admin, args, time.sleep))
 
 
-def _looks(admin: Admin, args: argparse.Namespace, sleep: Callable[[float], object]) -> Any:
+def _looks(
+    admin: Admin, args: argparse.Namespace, sleep: Callable[[float], object]
+) -> Iterator[tuple[Figures | None, Figures]]:
     """The figures of each look, with those of the look before."""
     before = None
     for number in count(1):
@@ -117,7 +119,7 @@ def _rows(before: Figures | None, figures: Figures) -> list[tuple[str, ...]]:
     ]
 
 
-def _servers(figures: Figures) -> dict[tuple[str, str], Any]:
+def _servers(figures: Figures) -> dict[tuple[str, str], ServerFigures]:
     return {(server.policy, server.id): server for policy in figures.policies for server in policy.servers}
 
 

@@ -6,10 +6,8 @@ Its form is in docs/reference/policies.rst. Files that it names are relative to 
 from __future__ import annotations
 
 import re
-import stat
 import tomllib
-from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,9 +19,9 @@ from rproxy.arguments import is_id
 from rproxy.networks import Network, parse_network
 from rproxy.packets import MAX_FIELD
 from rproxy.policies import ClientRule, Policies, Policy, ServerRule, digest
+from rproxy.policies.lines import Keys, line_of
+from rproxy.secretfile import read_secret
 
-#: Keys, from the outermost table inwards; the place of an item in a list may be the last.
-Keys = tuple[str | int, ...]
 Name = Annotated[str, Meta(min_length=1, max_length=256)]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000_000)]
@@ -110,14 +108,13 @@ def read(path: Path, base: Policies) -> Policies:
 def read_tokens(path: Path) -> list[str]:
     """Read a token file: one token a line, so that an old one and a new one can both do for a while.
 
-    :raises ValueError: it can't be read, others may read it, or there is no token in it.
+    :raises ValueError: it can't be read, others can read it, or there is no token in it.
     """
     try:
-        if path.stat().st_mode & stat.S_IROTH:
-            raise ValueError(f"everybody may read {path}: chmod o= it")
-        tokens = [line.strip() for line in path.read_text("utf-8").split("\n") if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} can't be read: {getattr(error, 'strerror', None) or error}") from None
+        lines = read_secret(path, "token file").decode().split("\n")
+    except UnicodeDecodeError:
+        raise ValueError(f"the token file {path} is no text in UTF-8") from None
+    tokens = [line.strip() for line in lines if line.strip()]
     if not tokens:
         raise ValueError(f"{path} has no token: put one into it, in a line of its own")
     if not all(map(is_id, tokens)):
@@ -229,61 +226,3 @@ def _translate(path: Keys, error: str) -> tuple[Keys, str]:
     text = re.sub(r"`(\w+)(?: \| \w+)*`", lambda kind: _KINDS.get(kind[1], kind[1]), text)
     items = [int(number) for number in re.findall(r"\[(\d+)\]", where)]
     return (*path, *keys, *items), ".".join(keys) + (": " if keys else "") + text[:1].lower() + text[1:]
-
-
-#: What matters for where a value of TOML ends: texts, comments, brackets, commas, and the ends of lines.
-_TOKEN = re.compile(
-    r'''"""(?:[^\\]|\\.)*?"{3,5}|'{3}.*?'{3,5}|"(?:[^"\\\n]|\\.)*"|'[^'\n]*'|\#[^\n]*|[][{},\n]''', re.DOTALL
-)
-_NO_ITEM = re.compile(r"(?:\s|#[^\n]*)*")
-
-
-def line_of(text: str, path: Keys) -> int:
-    """The line, counted from 1, on which the value at a path of keys begins, or its innermost table that is there.
-
-    The parser doesn't tell where it found what. But the beginnings of the file that end between two values are TOML
-    too, and from some line on they have the value.
-
-    :param text: valid TOML.
-    """
-    starts = list(_starts(text))
-    keys = [key for key in path if isinstance(key, str)]
-    index = bisect_left(starts[1:], True, key=lambda end: _has(tomllib.loads(text[:end]), keys))
-    if index == len(starts) - 1:
-        return line_of(text, path[:-1]) if len(path) > 1 else 1
-    start = starts[index]
-    if len(keys) < len(path):
-        start = _item(text, start, int(path[-1]))
-    return text.count("\n", 0, start) + 1
-
-
-def _starts(text: str) -> Iterator[int]:
-    """Where something begins that is TOML by itself, and where the text ends."""
-    yield 0
-    depth = 0
-    for token in _TOKEN.finditer(text):
-        depth += (token[0] in "[{") - (token[0] in "]}")
-        if token[0] == "\n" and not depth:
-            yield token.end()
-    if not text.endswith("\n"):
-        yield len(text)
-
-
-def _has(tables: Any, keys: list[str]) -> bool:
-    for key in keys:
-        tables = tables.get(key) if isinstance(tables, dict) else None
-    return tables is not None
-
-
-def _item(text: str, start: int, number: int) -> int:
-    """Where an item of the list begins that begins at ``start``; there too where it is in a table in one line."""
-    depth = commas = 0
-    for token in _TOKEN.finditer(text, start):
-        if token[0] == "{" and not depth:
-            break
-        depth += (token[0] in "[{") - (token[0] in "]}")
-        commas += token[0] == "," and depth == 1
-        if depth == 1 and token[0] in "[," and commas == number:
-            item = _NO_ITEM.match(text, token.end())
-            return item.end() if item else start
-    return start

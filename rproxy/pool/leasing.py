@@ -77,6 +77,9 @@ class Owner(Interface):
     def refused(self, code: str, text: str) -> None:
         """The proxy answered with an error, or with nothing that makes sense; the connection is being closed."""
 
+    def broken(self, reason: Failure) -> None:
+        """The connection broke before the first setup packet was answered."""
+
     def unanswered(self) -> None:
         """The proxy said nothing to the first setup packet, and kept the connection, which is being closed."""
 
@@ -132,16 +135,21 @@ class SetupProtocol(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._stop_timers()
-        if not self.registered and not self._closing and reason.check(ConnectionDone):
-            self._silent = True
-        elif not self.registered and not self._closing and isinstance(reason.value, TLSError):
-            # It doesn't take this server's certificate: with TLS 1.3 that comes only when the connection is made.
-            self._owner.refused("forbidden", str(reason.value))
-        self._closing = True
+        if not (self.registered or self._closing):
+            self._end_unregistered(reason)
         self._owner.lost(silent=self._silent)
         for waiting in self._unanswered:
             _tell(waiting, False)
         self._unanswered.clear()
+
+    def _end_unregistered(self, reason: Failure) -> None:
+        if reason.check(ConnectionDone):
+            self._silent = True
+        elif isinstance(reason.value, TLSError):
+            # It doesn't take this server's certificate: with TLS 1.3 that comes only when the connection is made.
+            self._owner.refused("forbidden", str(reason.value))
+        else:
+            self._owner.broken(reason)
 
     def _send(self, waiting: Deferred[bool] | None = None) -> None:
         self._unanswered.append(waiting)

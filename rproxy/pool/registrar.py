@@ -4,11 +4,7 @@ There is one registrar, and one connection, for each pair of proxy and policy. A
 and cost much where it matters: a policy that is refused would take the others down with it, and an old proxy takes
 whatever it reads first for exactly one packet.
 
-Old proxies neither answer a setup packet nor keep its connection. A proxy that closes it without a word, or says
-nothing for :data:`rproxy.pool.leasing.ANSWER_TIMEOUT`, and again so, :data:`WAITS` times in a row, is taken for one,
-and gets the setup packet again every :data:`OLD_PROXY_INTERVAL`, over a fresh connection each time, because it may have
-restarted and forgotten. A proxy that has answered before is taken for an old one only after :data:`SILENCES` such
-connections in a row: something in between may have accepted them, while the proxy restarts.
+Old proxies neither answer a setup packet nor keep its connection: :mod:`rproxy.pool.patience` tells them from others.
 """
 
 from __future__ import annotations
@@ -17,7 +13,7 @@ from collections.abc import Callable
 
 from twisted.application.internet import ClientService
 from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IProtocol, IProtocolFactory, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.internet.task import deferLater
@@ -25,24 +21,10 @@ from twisted.logger import Logger, LogPublisher
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from rproxy.backoff import Backoff
 from rproxy.logs.packets import shown
 from rproxy.pool.leasing import Offer, SetupProtocol
+from rproxy.pool.patience import OLD_PROXY_INTERVAL, Patience
 
-#: How often an old proxy is told again, in seconds.
-OLD_PROXY_INTERVAL = 60.0
-#: How many silent connections in a row make an old proxy of one that has answered before: with the waits below, those
-#: of about half a minute. What accepts in its place while it restarts may well close them all at once.
-SILENCES = 30
-#: How many in a row of another proxy, if it keeps them all: one that is starting may take some seconds to accept.
-WAITS = 3
-#: The waits for a proxy that is gone, in seconds. It is likely to be back soon, and until it is found it may know no
-#: server for our policy, and refuse its clients' packets. So none is anywhere near the 5 seconds that a proxy lets a
-#: packet wait for a server. And a thousand servers that lost the same proxy come back spread over half a second at the
-#: very first, and knock about a thousand times a second if it stays away.
-RETRY = Backoff(0.5, 2.0)
-#: The waits after a refusal, which is likely to be repeated until somebody changes something, in seconds.
-RETRY_REFUSED = Backoff(1.0, 30.0)
 #: How long a drain may take to connect once more, in seconds.
 LAST_TRY = 1.0
 
@@ -52,8 +34,7 @@ class Registrar(Service):
 
     :param endpoint: where the proxy is.
     :param proxy: what to call the proxy in the log.
-    :param jitter: gives random numbers from 0 to 1, so that the servers of a proxy that restarts don't come all at
-        once: a wait for a proxy that is gone is anything up to its bound, any other wait half of its bound or more.
+    :param jitter: see :class:`rproxy.pool.patience.Patience`.
     """
 
     _log = Logger()
@@ -68,29 +49,19 @@ class Registrar(Service):
     ) -> None:
         self._proxy = proxy
         self._policy = offer.policy
-        self._jitter = jitter
+        self._patience = Patience(jitter)
         self._clock = clock
         self._client = _QuietClientService(
             _WatchedEndpoint(endpoint, self._unreachable),
             _SetupFactory(lambda: SetupProtocol(offer, self, clock)),
-            retryPolicy=self._delay,
+            # Its number of attempts begins anew with each connection, also with those that are refused.
+            retryPolicy=lambda _attempts: self._patience.seconds(),
             clock=clock,
         )
         self._connection: SetupProtocol | None = None
         self._draining = False
-        #: Whether this proxy ever answered, and how many connections in a row said nothing since.
-        self._has_answered = False
-        self._silences = 0
-        #: Of those connections, how many the proxy kept.
-        self._waits = 0
-        #: What the log was told already.
+        #: Whether the log was told already, since the proxy was last heard of.
         self._told_unreachable = False
-        self._told_old = False
-        #: How often in a row the connection failed, or was lost before the first renewal, and how often it was refused.
-        self._failures = 0
-        self._refusals = 0
-        #: How long to wait before connecting again, in seconds; 0 as after any failure.
-        self._pause = 0.0
 
     @property
     def is_registered(self) -> bool:
@@ -117,7 +88,7 @@ class Registrar(Service):
         be connected to, and where :data:`rproxy.pool.leasing.DRAIN_TIMEOUT` passes. Never fails.
         """
         self._draining = True
-        if not self._has_answered or self._told_old:
+        if not self._patience.has_answered or self._patience.is_old:
             return self._give_up()
         if self._connection is not None:
             return self._connection.drain()
@@ -139,12 +110,10 @@ class Registrar(Service):
 
     def connected(self, connection: SetupProtocol) -> None:
         self._connection = connection
-        self._told_unreachable = False
 
     def registered(self) -> None:
-        self._has_answered = True
-        self._silences = self._waits = self._refusals = 0
-        self._told_old = False
+        self._patience.registered()
+        self._told_unreachable = False
         self._log.info(
             "Registered for privacy policy {policy} at {proxy}",
             event="proxy-registered",
@@ -153,9 +122,10 @@ class Registrar(Service):
         )
 
     def renewed(self) -> None:
-        self._failures = 0
+        self._patience.renewed()
 
     def refused(self, code: str, text: str) -> None:
+        self._told_unreachable = False
         self._log.warn(
             "{proxy} refuses privacy policy {policy}: {code}, {why}",
             event="proxy-refuses",
@@ -166,11 +136,14 @@ class Registrar(Service):
         )
         # A proxy that stops is gone in a moment, and its successor is to be found soon.
         if code != "shutting-down":
-            self._refusals += 1
-            self._pause = RETRY_REFUSED.bound(self._refusals)
+            self._patience.refused()
+
+    def broken(self, reason: Failure) -> None:
+        # What accepts in the place of a proxy that is away, as balancers do, may well reset each connection.
+        self._unreachable(reason)
 
     def unanswered(self) -> None:
-        self._waits += 1
+        self._patience.unanswered()
 
     def lapsed(self) -> None:
         self._log.warn(
@@ -197,16 +170,10 @@ class Registrar(Service):
             )
 
     def _silent(self) -> None:
-        """Decide whether a proxy that said nothing is an old one."""
-        self._silences += 1
-        if self._has_answered and self._silences < SILENCES:
-            return
-        if not self._has_answered and self._silences == self._waits < WAITS:
-            # It may only be busy, or still be starting.
-            return
-        self._pause = OLD_PROXY_INTERVAL
-        if not self._told_old:
-            self._told_old = True
+        self._told_unreachable = False
+        was_old = self._patience.is_old
+        self._patience.silent()
+        if self._patience.is_old and not was_old:
             self._log.info(
                 "{proxy} doesn't answer setup packets, as old proxies do: telling it about privacy policy {policy}"
                 " again every {seconds:.0f} seconds",
@@ -217,7 +184,7 @@ class Registrar(Service):
             )
 
     def _unreachable(self, failure: Failure) -> None:
-        if not (self._told_unreachable or self._draining or failure.check(CancelledError)):
+        if self.running and not (self._told_unreachable or self._draining):
             self._told_unreachable = True
             self._log.warn(
                 "Can't connect to {proxy}, and will go on trying: {why}",
@@ -225,18 +192,6 @@ class Registrar(Service):
                 proxy=self._proxy,
                 why=failure.getErrorMessage(),
             )
-
-    def _delay(self, _attempt: int) -> float:
-        """Return how long to wait before connecting again, in seconds.
-
-        The number of attempts doesn't tell enough: it begins anew with each connection, also with those that are
-        refused.
-        """
-        seconds, self._pause = self._pause, 0.0
-        if seconds:
-            return seconds * (1 + self._jitter()) / 2
-        self._failures += 1
-        return RETRY.seconds(self._failures, self._jitter())
 
 
 class _QuietClientService(ClientService):
