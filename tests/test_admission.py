@@ -128,6 +128,21 @@ class RegistrationTests(AdmissionCase):
         server.answer()
         self.assertEqual(client.answers(), ["a by 100"])
 
+    def test_many_refused(self) -> None:
+        """All are counted; who looks on is told of as many as the log is: others must not push out what else happens."""
+        proxy = self.proxy()
+        happened: list[str] = []
+        proxy.factory.watch(lambda kind, policy, server, text: happened.append(f"{kind} {policy} {server}: {text}"))
+        said = f"forbidden, setup packets are not taken from {ABROAD}"
+        for number in range(12):
+            proxy.register(str(number), "111", 5000, host=ABROAD)
+        self.assertEqual(happened, [f"refused 111 {number}: {said}" for number in range(10)])
+        self.assertEqual(proxy.factory.counters.setup_refused, {"forbidden": 12})
+        proxy.register("100", "111", 5000)
+        proxy.advance(60)
+        proxy.register("12", "111", 5000, host=ABROAD)
+        self.assertEqual([what.split(":")[0] for what in happened[10:]], ["registered 111 100", "refused 111 12"])
+
     def test_displacing(self) -> None:
         """Nor take the place of one at its address, or that of a lease; and it isn't told who holds one."""
         proxy = self.proxy(described(p111=served_by("100")))

@@ -102,7 +102,7 @@ class _Closing(Protocol):
 class LoopbackCase(TestCase):
     """With a server whose certificate is for 127.0.0.1, and clients that it takes."""
 
-    timeout = 20
+    timeout = 60
 
     def setUp(self) -> None:
         from twisted.internet import reactor

@@ -6,7 +6,6 @@ Its form is in docs/reference/policies.rst. Files that it names are relative to 
 from __future__ import annotations
 
 import re
-import stat
 import tomllib
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +20,7 @@ from rproxy.arguments import is_id
 from rproxy.networks import Network, parse_network
 from rproxy.packets import MAX_FIELD
 from rproxy.policies import ClientRule, Policies, Policy, ServerRule, digest
+from rproxy.secretfile import read_secret
 
 #: Keys, from the outermost table inwards; the place of an item in a list may be the last.
 Keys = tuple[str | int, ...]
@@ -110,14 +110,13 @@ def read(path: Path, base: Policies) -> Policies:
 def read_tokens(path: Path) -> list[str]:
     """Read a token file: one token a line, so that an old one and a new one can both do for a while.
 
-    :raises ValueError: it can't be read, others may read it, or there is no token in it.
+    :raises ValueError: it can't be read, others may read or write it, or there is no token in it.
     """
+    secret = read_secret(path, "token file")
     try:
-        if path.stat().st_mode & stat.S_IROTH:
-            raise ValueError(f"everybody may read {path}: chmod o= it")
-        tokens = [line.strip() for line in path.read_text("utf-8").split("\n") if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} can't be read: {getattr(error, 'strerror', None) or error}") from None
+        tokens = [line.strip() for line in secret.decode("utf-8").split("\n") if line.strip()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} can't be read: {error}") from None
     if not tokens:
         raise ValueError(f"{path} has no token: put one into it, in a line of its own")
     if not all(map(is_id, tokens)):
