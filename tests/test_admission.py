@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from attrs import evolve
-from twisted.internet.address import IPv6Address
+from twisted.internet.address import IPv6Address, UNIXAddress
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 
 from rproxy.limits import Limits
@@ -77,6 +77,14 @@ class RegistrationTests(AdmissionCase):
             (answer,) = connection.take()
             self.assertEqual(answer.get("error"), code, host)
         self.assertEqual([each.host for each in proxy.factory.registry.standing], ["10.0.0.7"])
+
+    def test_without_an_address(self) -> None:
+        """Nobody could be reached there, and no network has let them in."""
+        proxy = self.proxy(Policies(register_from=(parse_network("0.0.0.0/0"), parse_network("::/0"))))
+        connection = proxy.client(address=UNIXAddress("/run/a.sock"))
+        connection.send(setup("100", "111", 5000, lease=10))
+        self.assert_refused(connection, "^a server registers over TCP")
+        self.assertEqual(self.standing(proxy), [])
 
     def test_by_the_file(self) -> None:
         """Each thing that it asks for."""

@@ -582,6 +582,18 @@ class RoomTests(AuditCase):
             self.assertEqual(self.read().faults, 1)
             self.path.unlink()
 
+    def test_gap_of_packets(self) -> None:
+        """One that was written to a server and has no line may have gone anywhere; one that wasn't, nowhere."""
+        for is_written in (False, True):
+            world = World(self.path, complete=False).start()
+            server = world.register()
+            world.trail.size += SHARED
+            world.ack(world.send(*[server][:is_written]))
+            world.trail.written_down(SHARED)
+            world.stop()
+            self.assertEqual(self.assert_told(f"1 packets have no line, {is_written:d} of them").faults, is_written)
+            self.path.unlink()
+
     def test_room_for_registrations(self) -> None:
         """Nothing else takes it, and it is there again when the rest is written."""
         world = World(self.path, complete=False).start()
@@ -684,6 +696,19 @@ class PolicyTests(AuditCase):
         world.stop()
         self.assert_wrong("was written to server 100, which was not registered then")
 
+    def test_before_in_an_earlier_file(self) -> None:
+        """That the next file tells of a registration again doesn't make it older."""
+        world = self.world()
+        sent = world.send(Server(Registration("111", "100", "10.0.0.5", 5000, number=1)))
+        world.register()
+        world.write()
+        old = self.path.rename(self.path.with_suffix(".1"))
+        world.trail.reopen()
+        world.ack(sent)
+        world.stop()
+        reading = self.assert_told("was written to server 100, which was not registered then", old, self.path)
+        self.assertEqual((reading.faults, reading.policies.proved), (1, 0))
+
     def test_in_flight_when_it_ended(self) -> None:
         """The line comes later; that doesn't matter."""
         world = self.world()
@@ -701,6 +726,16 @@ class PolicyTests(AuditCase):
         world.ack(world.send(server))
         world.stop()
         self.assert_wrong("whose registration 7 there was not")
+
+    def test_of_an_earlier_run(self) -> None:
+        """A proxy that begins anew knows nobody, and its first registration is number 1 too."""
+        world = self.world()
+        server = world.register()
+        world.write().file.close()
+        world = self.world()
+        world.ack(world.send(server))
+        world.stop()
+        self.assert_wrong("whose registration 1 there was not")
 
     def test_draining(self) -> None:
         world = self.world()
@@ -748,6 +783,36 @@ class PolicyTests(AuditCase):
         self.path.write_bytes(b"".join(lines[:2] + lines[3:]))
         reading = self.read()
         self.assertEqual((reading.faults, reading.policies.untold, reading.policies.proved), (1, 1, 0))
+
+    def test_an_end_without_a_line(self) -> None:
+        """Where events of registrations have none, nobody is known to be registered any more."""
+        world = self.world()
+        server = world.register()
+        world.trail.size += ROOM
+        while not world.trail.missed:
+            world.register("101")
+        world.end(server)
+        world.trail.written_down(ROOM)
+        world.ack(world.send(server))
+        world.stop()
+        reading = self.assert_told("2 events of registrations")
+        self.assertEqual((reading.faults, reading.policies.untold, reading.policies.proved), (1, 1, 0))
+
+    def test_an_end_among_missing_lines(self) -> None:
+        """The next file tells all who are registered, and whoever was before is forgotten."""
+        world = self.world()
+        server = world.register()
+        world.end(server)
+        world.refuse()
+        world.write()
+        lines = self.path.read_bytes().splitlines(keepends=True)
+        old = self.path.rename(self.path.with_suffix(".1"))
+        world.trail.reopen()
+        world.ack(world.send(server))
+        world.stop()
+        old.write_bytes(b"".join(lines[:3] + lines[4:]))
+        reading = self.assert_told("whose registration 1 there was not", old, self.path)
+        self.assertEqual((reading.faults, reading.policies.proved), (2, 0))
 
 
 class CommandTests(AuditCase):

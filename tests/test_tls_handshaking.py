@@ -12,7 +12,7 @@ from typing import Any, cast
 from attrs import evolve
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint
-from twisted.internet.error import ConnectionDone, ConnectionLost, ConnectionRefusedError
+from twisted.internet.error import ConnectionDone, ConnectionLost, ConnectionRefusedError, NoProtocol
 from twisted.internet.interfaces import IPushProducer
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import Clock, deferLater
@@ -228,6 +228,16 @@ class TrafficTests(LoopbackCase):
         self.assertEqual(peer_names(server.transport), names)
         self.assertEqual(peer_names(client.transport), ("localhost", LOOPBACK))
 
+    async def test_name_asked_for(self) -> None:
+        """A server of several names is told which one is meant; an address is none that may be told."""
+        port = await self.serve()
+        for name, told in (("localhost", b"localhost"), (LOOPBACK, None)):
+            client = await self.connect(port, name=name)
+            client.transport.write(b"x")
+            server = self.servers.made[-1]
+            await self.until(lambda server=server: server.received)  # type: ignore[misc]  # it has a default
+            self.assertEqual(server.transport.getHandle().get_servername(), told)
+
     async def test_no_names(self) -> None:
         """Of who shows none, and of who has none."""
         for files in Files(self.files.ca), self.authority.issue():
@@ -322,6 +332,14 @@ class RefusalTests(LoopbackCase):
             taken.bind((LOOPBACK, 0))
             with self.assertRaises(ConnectionRefusedError):
                 await self.connect(taken.getsockname()[1])
+
+    async def test_not_wanted(self) -> None:
+        """Who connects changes its mind during the handshake."""
+        unwanted: Any = Factory()
+        unwanted.noisy, unwanted.buildProtocol = False, lambda addr: None
+        tcp = TCP4ClientEndpoint(self.group, LOOPBACK, await self.serve())
+        with self.assertRaises(NoProtocol):
+            await TLSClientEndpoint(tcp, Certificates(self.files), LOOPBACK, self.reactor, 10.0).connect(unwanted)
 
     async def test_strange_name(self) -> None:
         """A name that can't be one fails like anything else."""
