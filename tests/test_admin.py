@@ -106,7 +106,8 @@ class GuardTests(AdminCase):
     def test_rebinding(self) -> None:
         """A page whose name was made to lead here has its own name as the Host."""
         for host in ("evil.example", "evil.example:9000", "localhost.evil.example", "evil.localhost",
-                     "127.0.0.1.evil.example", "", None, "[::1", "127.0.0.1@evil.example", "127.0.0.1\r\nHost: evil.example"):  # fmt: skip
+                     "127.0.0.1.evil.example", "", None, "[::1", "127.0.0.1@evil.example",
+                     "127.0.0.1\r\nHost: evil.example"):  # fmt: skip
             self.assertLessEqual(self.statuses(READING, Host=host), {400, 403}, host)
             self.assertLessEqual(self.statuses(CHANGING, Host=host), {400, 403}, host)
         self.assert_unchanged()

@@ -137,7 +137,7 @@ class RegistrationTests(AdmissionCase):
         self.assertEqual(client.answers(), ["a by 100"])
 
     def test_many_refused(self) -> None:
-        """All are counted; who looks on is told of as many as the log is: others must not push out what else happens."""
+        """All are counted; who looks on is told of no more than the log, so that nothing else is pushed out."""
         proxy = self.proxy()
         happened: list[str] = []
         proxy.factory.watch(lambda kind, policy, server, text: happened.append(f"{kind} {policy} {server}: {text}"))
