@@ -345,6 +345,17 @@ class RefusedTests(RegistrarCase):
         lose(self.proxy.protocol)
         self.assert_waits(RETRY_REFUSED.first)
 
+    def test_acknowledged_behind_it(self) -> None:
+        """In the same breath: it is too late."""
+        self.proxy.accept()
+        with logged_lines() as lines:
+            self.proxy.answer(packets.error("rproxy", "100", "forbidden", "no", "") + ACK)
+
+        self.assertEqual(len(lines), 1)
+        self.assertFalse(self.registrar.is_registered)
+        lose(self.proxy.protocol)
+        self.reconnects_after()
+
     def test_nonsense(self) -> None:
         """An answer that is none: for another server, no ACK, more than was asked for, no JSON."""
         for nonsense in packets.ack("rproxy", "101", ""), packets.data("1", "111", ""), ACK + ACK, b"x", b"{}":
@@ -496,6 +507,18 @@ class DrainTests(RegistrarCase):
         self.clock.advance(LEASE / 3)
 
         self.assertEqual(self.proxy.received(), [setup(drain=True)])
+
+    def test_unacknowledged_behind_another(self) -> None:
+        """Where two setup packets have no answer, the second has as long as the lease from the first one's answer."""
+        self.register()
+        self.clock.advance(LEASE / 3)
+        self.registrar.drain()
+        self.proxy.answer(ACK)
+
+        self.clock.pump([0.1] * (round(10 * LEASE) - 1))
+        self.assertFalse(self.proxy.transport.disconnecting)
+        self.clock.pump([0.1] * 2)
+        self.assertTrue(self.proxy.transport.disconnecting)
 
     def test_timeout(self) -> None:
         """A proxy that doesn't acknowledge it isn't waited for; what it then says is no surprise."""
