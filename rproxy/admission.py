@@ -98,20 +98,21 @@ class Admission:
 
     def refuse_found(self, registration: Registration, text: str) -> None:
         """Count and log that what another process told of isn't allowed here."""
-        self._note(registration.policy, registration.server_id, registration.host, "forbidden", text)
-        self.log_refusal(
+        self._count(registration.policy, registration.server_id, registration.host, "forbidden")
+        if self.log_refusal(
             "Refused what the registry has of server id {server} ip {host} privacy policy {policy}: {why}",
             event="found-refused",
             server=registration.server_id,
             host=registration.host,
             policy=registration.policy,
             why=text,
-        )
+        ):
+            self.happened("refused", *registration.key, f"forbidden, {text}")
 
     def refuse(self, policy: str, server_id: str, peer: Peer, code: Refusal, text: str) -> bytes:
         """Count and log that a setup packet was refused, and return the packet to answer with."""
-        self._note(policy, server_id, peer.host, code, text)
-        self.log_refusal(
+        self._count(policy, server_id, peer.host, code)
+        if self.log_refusal(
             "Refused setup message from server id {server} ip {host} privacy policy {policy}: {code}, {why}",
             event="setup-refused",
             server=server_id,
@@ -119,11 +120,12 @@ class Admission:
             policy=policy,
             code=code,
             why=text,
-        )
+        ):
+            # No more of these than there are lines: else strangers would push out what people look for.
+            self.happened("refused", policy, server_id, f"{code}, {text}")
         return packets.error(PROXY_ID, server_id, code, "no", text)
 
-    def _note(self, policy: str, server_id: str, host: str, code: Refusal, text: str) -> None:
+    def _count(self, policy: str, server_id: str, host: str, code: Refusal) -> None:
         self._counters.setup_refused[code] += 1
         if self._trail is not None:
             self._trail.setup_refused(policy, server_id, host, code)
-        self.happened("refused", policy, server_id, f"{code}, {text}")

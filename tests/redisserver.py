@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 import subprocess
 import time
 from pathlib import Path
@@ -11,6 +10,7 @@ from shutil import which
 
 from rproxy.tls.files import Files
 from tests.namespaces import Host
+from tests.support import free_port
 
 #: Why there can't be one here; empty if there can.
 MISSING = "" if which("redis-server") and which("redis-cli") else "redis-server isn't installed"
@@ -43,7 +43,7 @@ class RedisServer:
     ) -> None:
         self._host = host
         self.address = LOOPBACK if host is None else host.address
-        self.port = _free_port()
+        self.port = free_port()
         self._folder = folder / str(self.port)
         self._folder.mkdir()
         self._file = self._folder / "redis.conf"
@@ -118,10 +118,3 @@ class RedisServer:
     def _signal(self, number: int) -> None:
         assert self._process is not None
         self._process.send_signal(number)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -105,8 +105,9 @@ class GuardTests(AdminCase):
 
     def test_rebinding(self) -> None:
         """A page whose name was made to lead here has its own name as the Host."""
-        for host in ("evil.example", "evil.example:9000", "localhost.evil.example", "127.0.0.1.evil.example", "", None,
-                     "[::1", "127.0.0.1@evil.example", "127.0.0.1\r\nHost: evil.example"):  # fmt: skip
+        for host in ("evil.example", "evil.example:9000", "localhost.evil.example", "evil.localhost",
+                     "127.0.0.1.evil.example", "", None, "[::1", "127.0.0.1@evil.example",
+                     "127.0.0.1\r\nHost: evil.example"):  # fmt: skip
             self.assertLessEqual(self.statuses(READING, Host=host), {400, 403}, host)
             self.assertLessEqual(self.statuses(CHANGING, Host=host), {400, 403}, host)
         self.assert_unchanged()
@@ -171,7 +172,12 @@ class GuardTests(AdminCase):
             for reply in self.admin.get(path), self.admin.get(path, Host="evil.example"):
                 self.assertIn("default-src 'none'", reply.headers["content-security-policy"])
                 self.assertNotIn("unsafe", reply.headers["content-security-policy"])
+                self.assertIn("frame-ancestors 'none'", reply.headers["content-security-policy"])
                 self.assertEqual(reply.headers["x-content-type-options"], "nosniff")
+                self.assertEqual(reply.headers["x-frame-options"], "DENY")
+                self.assertEqual(reply.headers["cross-origin-resource-policy"], "same-origin")
+                self.assertEqual(reply.headers["cross-origin-opener-policy"], "same-origin")
+                self.assertEqual(reply.headers["referrer-policy"], "no-referrer")
 
     @given(st.text(max_size=40), st.text(max_size=40))
     @settings(max_examples=200, deadline=None)
@@ -372,6 +378,15 @@ class ChangingTests(AdminCase):
         (server,) = self.admin.get("/api/v1/figures").json["policies"][0]["servers"]
         self.assertEqual(server["states"], {"up": 1})
 
+    def test_one_after_the_other(self) -> None:
+        """A drain leaves those be that were drained before, and a resume those that weren't named."""
+        self.serve()
+        self.serve("200", 6000)
+        for path, drained in (("100/drain", ["100"]), ("200/drain", ["100", "200"]), ("100/resume", ["200"])):
+            self.assertEqual(self.admin.post(f"/api/v1/servers/{path}").json, {"registrations": 1})
+            servers = self.admin.get("/api/v1/figures").json["policies"][0]["servers"]
+            self.assertEqual([each["id"] for each in servers if each["states"] == {"draining": 1}], drained)
+
     def test_one_policy(self) -> None:
         self.serve()
         self.running.register("100", "222", 5000, pipeline=8, lease=30)
@@ -385,6 +400,8 @@ class ChangingTests(AdminCase):
         self.serve()
         self.assertEqual(self.admin.post("/api/v1/servers/100/revoke").json, {"registrations": 1})
         self.assertEqual(self.running.factory.registry.standing, [])
+        kinds = [each["kind"] for each in self.admin.get("/api/v1/happenings").json]
+        self.assertEqual(kinds, ["registered", "ended", "revoked"])
 
     def test_none(self) -> None:
         self.serve()

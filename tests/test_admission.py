@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from attrs import evolve
-from twisted.internet.address import IPv6Address
+from twisted.internet.address import IPv6Address, UNIXAddress
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 
 from rproxy.limits import Limits
@@ -78,6 +78,14 @@ class RegistrationTests(AdmissionCase):
             self.assertEqual(answer.get("error"), code, host)
         self.assertEqual([each.host for each in proxy.factory.registry.standing], ["10.0.0.7"])
 
+    def test_without_an_address(self) -> None:
+        """Nobody could be reached there, and no network has let them in."""
+        proxy = self.proxy(Policies(register_from=(parse_network("0.0.0.0/0"), parse_network("::/0"))))
+        connection = proxy.client(address=UNIXAddress("/run/a.sock"))
+        connection.send(setup("100", "111", 5000, lease=10))
+        self.assert_refused(connection, "^a server registers over TCP")
+        self.assertEqual(self.standing(proxy), [])
+
     def test_by_the_file(self) -> None:
         """Each thing that it asks for."""
         rule = ServerRule(frozenset({"100"}), (parse_network("10.0.0.0/24"),), None, (digest("secret") or b"",))
@@ -127,6 +135,21 @@ class RegistrationTests(AdmissionCase):
         client.ask("a")
         server.answer()
         self.assertEqual(client.answers(), ["a by 100"])
+
+    def test_many_refused(self) -> None:
+        """All are counted; who looks on is told of no more than the log, so that nothing else is pushed out."""
+        proxy = self.proxy()
+        happened: list[str] = []
+        proxy.factory.watch(lambda kind, policy, server, text: happened.append(f"{kind} {policy} {server}: {text}"))
+        said = f"forbidden, setup packets are not taken from {ABROAD}"
+        for number in range(12):
+            proxy.register(str(number), "111", 5000, host=ABROAD)
+        self.assertEqual(happened, [f"refused 111 {number}: {said}" for number in range(10)])
+        self.assertEqual(proxy.factory.counters.setup_refused, {"forbidden": 12})
+        proxy.register("100", "111", 5000)
+        proxy.advance(60)
+        proxy.register("12", "111", 5000, host=ABROAD)
+        self.assertEqual([what.split(":")[0] for what in happened[10:]], ["registered 111 100", "refused 111 12"])
 
     def test_displacing(self) -> None:
         """Nor take the place of one at its address, or that of a lease; and it isn't told who holds one."""

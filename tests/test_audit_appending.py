@@ -83,6 +83,21 @@ class FileTests(AuditCase):
         alone = self.read(self.path)
         self.assertEqual((alone.faults, alone.policies.proved, alone.policies.untold), (0, 1, 1))
 
+    def test_a_file_is_missing(self) -> None:
+        """Each file is good alone, and the one that stood between them is missed."""
+        world = World(self.path).start()
+        paths = []
+        for number in range(3):
+            world.ack(world.send(world.register()))
+            world.write()
+            paths.append(self.path.rename(self.path.with_suffix(f".{number}")))
+            world.trail.reopen()
+            world.write()
+        world.stop()
+        self.assert_good(*paths, self.path)
+        reading = self.assert_told("lines are missing: after line ", paths[0], *paths[2:], self.path)
+        self.assertEqual(reading.faults, 1)
+
     def test_compressed(self) -> None:
         lines = self.sample()
         old = self.path.with_suffix(".log.1.gz")

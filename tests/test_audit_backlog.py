@@ -32,6 +32,18 @@ class RoomTests(AuditCase):
             self.assertEqual(self.read().faults, 1)
             self.path.unlink()
 
+    def test_gap_of_packets(self) -> None:
+        """One that was written to a server and has no line may have gone anywhere; one that wasn't, nowhere."""
+        for is_written in (False, True):
+            world = World(self.path, complete=False).start()
+            server = world.register()
+            world.trail.backlog.size += SHARED
+            world.ack(world.send(*[server][:is_written]))
+            world.trail.backlog.written_down(SHARED)
+            world.stop()
+            self.assertEqual(self.assert_told(f"1 packets have no line, {is_written:d} of them").faults, is_written)
+            self.path.unlink()
+
     def test_room_for_registrations(self) -> None:
         """Nothing else takes it, and it is there again when the rest is written."""
         world = World(self.path, complete=False).start()

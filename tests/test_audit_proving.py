@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from rproxy.audit.backlog import KEPT, ROOM
+from rproxy.registry.registration import Registration
 from rproxy.request import Refusal
-from tests.auditing import AuditCase, World
+from tests.auditing import AuditCase, Server, World
 
 
 class PolicyTests(AuditCase):
@@ -31,6 +32,19 @@ class PolicyTests(AuditCase):
         world.stop()
         self.assert_wrong("was written to server 100, which was not registered then")
 
+    def test_before_in_an_earlier_file(self) -> None:
+        """That the next file tells of a registration again doesn't make it older."""
+        world = self.world()
+        sent = world.send(Server(Registration("111", "100", "10.0.0.5", 5000, number=1)))
+        world.register()
+        world.write()
+        old = self.path.rename(self.path.with_suffix(".1"))
+        world.trail.reopen()
+        world.ack(sent)
+        world.stop()
+        reading = self.assert_told("was written to server 100, which was not registered then", old, self.path)
+        self.assertEqual((reading.faults, reading.policies.proved), (1, 0))
+
     def test_in_flight_when_it_ended(self) -> None:
         """The line comes later; that doesn't matter."""
         world = self.world()
@@ -48,6 +62,16 @@ class PolicyTests(AuditCase):
         world.ack(world.send(server))
         world.stop()
         self.assert_wrong("whose registration 7 there was not")
+
+    def test_of_an_earlier_run(self) -> None:
+        """A proxy that begins anew knows nobody, and its first registration is number 1 too."""
+        world = self.world()
+        server = world.register()
+        world.write().file.close()
+        world = self.world()
+        world.ack(world.send(server))
+        world.stop()
+        self.assert_wrong("whose registration 1 there was not")
 
     def test_draining(self) -> None:
         world = self.world()
@@ -107,3 +131,33 @@ class PolicyTests(AuditCase):
         self.path.write_bytes(b"".join(lines[:2] + lines[3:]))
         reading = self.read()
         self.assertEqual((reading.faults, reading.policies.untold, reading.policies.proved), (1, 1, 0))
+
+    def test_an_end_without_a_line(self) -> None:
+        """Where events of registrations have none, nobody is known to be registered any more."""
+        world = self.world()
+        server = world.register()
+        world.trail.backlog.size += ROOM
+        while not world.trail.backlog.missed:
+            world.register("101")
+        world.end(server)
+        world.trail.backlog.written_down(ROOM)
+        world.ack(world.send(server))
+        world.stop()
+        reading = self.assert_told("2 events of registrations")
+        self.assertEqual((reading.faults, reading.policies.untold, reading.policies.proved), (1, 1, 0))
+
+    def test_an_end_among_missing_lines(self) -> None:
+        """The next file tells all who are registered, and whoever was before is forgotten."""
+        world = self.world()
+        server = world.register()
+        world.end(server)
+        world.refuse()
+        world.write()
+        lines = self.path.read_bytes().splitlines(keepends=True)
+        old = self.path.rename(self.path.with_suffix(".1"))
+        world.trail.reopen()
+        world.ack(world.send(server))
+        world.stop()
+        old.write_bytes(b"".join(lines[:3] + lines[4:]))
+        reading = self.assert_told("whose registration 1 there was not", old, self.path)
+        self.assertEqual((reading.faults, reading.policies.proved), (2, 0))

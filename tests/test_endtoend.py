@@ -534,7 +534,7 @@ def test_timeout(group: Group) -> None:
             begin = time.monotonic()
             talk.send(data_packet("1", "111", "xyz1"), data_packet("2", "222", "xyz2"))
             assert_error(talk.answer(), "timeout", "unknown", "1")
-            assert 0.9 < time.monotonic() - begin < 5
+            assert time.monotonic() - begin > 0.9
             assert_ack(talk.answer(), "2", "xyz2")
 
 

@@ -385,11 +385,13 @@ class TokenFileTests(FileCase):
         """Each is told with the line that names the file, and none shows a token."""
         file = self.write("policies.toml", "[policy.111.servers]\nids = []\ntoken-file = 'tokens'\n")
         tokens = self.folder / "tokens"
+        open_to_all = f"is open to everybody: close it by: chmod o-rwx {tokens}"
         for text, mode, sentence in (
             (None, 0, f"the token file {tokens} can't be read: No such file or directory"),
             ("", 0o600, f"{tokens} has no token: put one into it, in a line of its own"),
             (" \n\r\n", 0o640, f"{tokens} has no token: put one into it, in a line of its own"),
-            ("secret", 0o644, f"the token file {tokens} is open to everybody: close it by: chmod o-rwx {tokens}"),
+            # Who may only write puts in a token of their own.
+            *(("secret", mode, f"the token file {tokens} {open_to_all}") for mode in (0o604, 0o644, 0o602)),
             ("a\nse\tcret", 0o600, f"no server can give a token of {tokens}: it has 1 to 256 printable characters"),
             ("x" * 257, 0o600, f"no server can give a token of {tokens}: it has 1 to 256 printable characters"),
         ):
@@ -401,6 +403,16 @@ class TokenFileTests(FileCase):
         self.write("tokens", b"\xff", 0o600)
         with self.assertRaisesRegex(PoliciesError, "the token file .*tokens is no text in UTF-8$"):
             read(file, Policies())
+
+    def test_no_file(self) -> None:
+        """Nobody waits for who writes to a pipe: the proxy reads it again while it works."""
+        file = self.write("policies.toml", "[policy.111]\nservers.token-file = 'tokens'\n")
+        tokens = self.folder / "tokens"
+        for make in (tokens.mkdir, lambda mode: os.mkfifo(tokens, mode)):
+            make(0o700)
+            with self.assertRaisesRegex(PoliciesError, "tokens is no regular file"):
+                read(file, Policies())
+            (tokens.rmdir if tokens.is_dir() else tokens.unlink)()
 
     def test_a_name_that_is_none(self) -> None:
         file = self.write("policies.toml", '[policy.111]\nservers.token-file = "a\\u0000b"\n')

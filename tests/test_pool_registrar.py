@@ -569,6 +569,18 @@ class DrainTests(RegistrarCase):
 
         self.assertEqual(self.proxy.received(), [setup(drain=True)])
 
+    def test_unacknowledged_behind_another(self) -> None:
+        """Where two setup packets have no answer, the second has as long as the lease from the first one's answer."""
+        self.register()
+        self.clock.advance(LEASE / 3)
+        self.registrar.drain()
+        self.proxy.answer(ACK)
+
+        self.clock.pump([0.1] * (round(10 * LEASE) - 1))
+        self.assertFalse(self.proxy.transport.disconnecting)
+        self.clock.pump([0.1] * 2)
+        self.assertTrue(self.proxy.transport.disconnecting)
+
     def test_timeout(self) -> None:
         """A proxy that doesn't acknowledge it isn't waited for; what it then says is no surprise."""
         self.register()

@@ -46,7 +46,7 @@ class SignalServiceTests(SynchronousTestCase):
 class ReloadServiceTests(TestCase):
     """Files are read again."""
 
-    timeout = 10
+    timeout = 60
 
     def setUp(self) -> None:
         self.addCleanup(signal.signal, signal.SIGHUP, signal.getsignal(signal.SIGHUP))

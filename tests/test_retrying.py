@@ -144,6 +144,22 @@ class RetryTests(ProxyCase):
             world.server(6000).answer()
             world.advance(60)
 
+    def test_budget_is_one_for_all_servers(self) -> None:
+        """What is being retried counts when the next server is lost, and no longer once it is answered."""
+        world = self.world_with(5000, 6000, 7000)
+        client = world.client()
+        client.ask(*map(str, range(9)))
+        for port in (5000, 6000):
+            world.server(port).connection.close()
+            self.assertEqual(world.factory.counters.retried, RETRIES)
+        world.server(7000).answer()
+        self.assertEqual(len(client.answers()), 9)
+        world.register("8000", "111", 8000, pipeline=1000)
+        world.server(8000)
+        client.ask(*map(str, range(6)))
+        world.server(8000).connection.close()
+        self.assertEqual(world.factory.counters.retried, 2 * RETRIES)
+
     def test_nothing_is_kept_after_the_answers(self) -> None:
         """No packet stays in the proxy longer than it has to, although no server is lost any more."""
         world = self.world_with(5000, 6000)

@@ -168,6 +168,14 @@ class PassedOverTests(RotationCase):
         self.servers["1"].full = True
         self.assertEqual("2 3 2", self.turns(3))
 
+    def test_who_is_about_to_leave(self) -> None:
+        """It isn't even asked, also where it was its turn."""
+        self.put("1", "2", "3")
+        self.assertEqual("1", self.turns(1))
+        self.rotation.bar("2").live = False
+        self.assertEqual("3 1 3", self.turns(3))
+        self.assertEqual(0, self.servers["2"].asked)
+
     def test_nobody_loses_a_turn_when_all_are_full(self) -> None:
         self.put("1", "2", "3")
         self.assertEqual("1", self.turns(1))

@@ -273,9 +273,12 @@ class EndTests(SharingCase):
         """What comes from the store is held to the same as what is sent; a reload counts both ways."""
         nothing = Policies(by_name={"222": Policy()})
         c = self.make_proxy("c", nothing)
+        happened: list[tuple[str, ...]] = []
+        c.factory.watch(lambda *what: happened.append(what))
         self.a.register("100", "111", PORT, pipeline=4, lease=60)
         self.pump()
         self.assertEqual((len(self.standing(self.b)), self.standing(c)), (1, set()))
+        self.assertEqual(happened, [("refused", "111", "100", "forbidden, there is no policy 111")])
         self.assertEqual(c.factory.counters.setup_refused["forbidden"], 1)
         c.factory.reload(EVERYTHING)
         self.assertEqual(len(self.standing(c)), 1)

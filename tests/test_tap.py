@@ -521,7 +521,7 @@ class Client(Protocol):
 class ServiceTests(TestCase):
     """The whole proxy on a loopback port."""
 
-    timeout = 10
+    timeout = 60
 
     def setUp(self) -> None:
         self.events = self.enterContext(capturedLogs())

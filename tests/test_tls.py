@@ -129,7 +129,7 @@ tap.makeService(options)
 class ClientTests(TestCase):
     """The client library over TLS."""
 
-    timeout = 20
+    timeout = 60
 
     def setUp(self) -> None:
         from twisted.internet import reactor

@@ -12,7 +12,7 @@ from typing import Any, cast
 from attrs import evolve
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint
-from twisted.internet.error import ConnectionDone, ConnectionLost, ConnectionRefusedError
+from twisted.internet.error import ConnectionDone, ConnectionLost, ConnectionRefusedError, NoProtocol
 from twisted.internet.interfaces import IPushProducer
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import Clock, deferLater
@@ -102,7 +102,7 @@ class _Closing(Protocol):
 class LoopbackCase(TestCase):
     """With a server whose certificate is for 127.0.0.1, and clients that it takes."""
 
-    timeout = 20
+    timeout = 60
 
     def setUp(self) -> None:
         from twisted.internet import reactor
@@ -333,6 +333,14 @@ class RefusalTests(LoopbackCase):
             taken.bind((LOOPBACK, 0))
             with self.assertRaises(ConnectionRefusedError):
                 await self.connect(taken.getsockname()[1])
+
+    async def test_not_wanted(self) -> None:
+        """Who connects changes its mind during the handshake."""
+        unwanted: Any = Factory()
+        unwanted.noisy, unwanted.buildProtocol = False, lambda addr: None
+        tcp = TCP4ClientEndpoint(self.group, LOOPBACK, await self.serve())
+        with self.assertRaises(NoProtocol):
+            await TLSClientEndpoint(tcp, Certificates(self.files), LOOPBACK, self.reactor, 10.0).connect(unwanted)
 
     async def test_strange_name(self) -> None:
         """A name that can't be one fails like anything else."""

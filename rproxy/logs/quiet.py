@@ -36,16 +36,18 @@ class QuietLog:
         self._ends = float("-inf")
         self._count = 0
 
-    def __call__(self, format: str, /, **fields: Any) -> None:
-        """Log a line, or count it."""
+    def __call__(self, format: str, /, **fields: Any) -> bool:
+        """Log a line, or count it; whether it was logged."""
         now = self._seconds()
         if now >= self._ends:
             self._tell()
             self._ends = now + self._period
             self._count = 0
         self._count += 1
-        if self._count <= self._most:
+        is_logged = self._count <= self._most
+        if is_logged:
             self._emit(format, **fields)
+        return is_logged
 
     def sweep(self) -> None:
         """Tell what was left out, if the period is over."""

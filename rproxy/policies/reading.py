@@ -108,7 +108,7 @@ def read(path: Path, base: Policies) -> Policies:
 def read_tokens(path: Path) -> list[str]:
     """Read a token file: one token a line, so that an old one and a new one can both do for a while.
 
-    :raises ValueError: it can't be read, others can read it, or there is no token in it.
+    :raises ValueError: it can't be read, others may read or write it, or there is no token in it.
     """
     try:
         lines = read_secret(path, "token file").decode().split("\n")
