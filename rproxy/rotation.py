@@ -18,6 +18,10 @@ from rproxy.figures.tallies import ServerTally
 from rproxy.registry.registration import Address, Registration
 from rproxy.request import Request
 
+#: A round has no more turns than this, and one for each member: beyond, weights are rounded. A wheel is made anew after
+#: each change, at half a microsecond a turn.
+MOST_TURNS = 20_000
+
 
 class Target(Protocol):
     """Where a member's packets go."""
@@ -141,14 +145,9 @@ class Rotation:
     def _make_wheel(self) -> list[Member]:
         """Make the wheel anew, and go on after the turn that was taken last, whoever came or went."""
         last = self._last = self._last or self._marks[self._cursor - 1]
-        classes: dict[int, list[Member]] = {}
-        for member in sorted(self._members.values(), key=lambda member: member.order):
-            if member.live:
-                classes.setdefault(member.registration.weight * member.target.share, []).append(member)
-        common = gcd(*classes)
+        classes = self._weigh()
         turns: dict[tuple[float, int], Member] = {}
-        for heft, members in classes.items():
-            weight = heft // common
+        for weight, members in classes.items():
             for turn in range(weight):
                 for place, member in enumerate(members):
                     # Members of one weight share its turns evenly among all others' turns. Where there is but one
@@ -159,3 +158,19 @@ class Rotation:
         self._wheel = wheel = [turns[mark] for mark in self._marks]
         self._cursor = bisect_right(self._marks, last) % len(wheel) if wheel else 0
         return wheel
+
+    def _weigh(self) -> dict[int, list[Member]]:
+        """The members that get packets by the turns that they have in a round, in the order of registration."""
+        hefts = {
+            member: member.registration.weight * member.target.share
+            for member in sorted(self._members.values(), key=lambda member: member.order)
+            if member.live
+        }
+        common = gcd(*hefts.values())
+        turns = sum(hefts.values()) // common if hefts else 0
+        classes: dict[int, list[Member]] = {}
+        for member, heft in hefts.items():
+            # Exact, unless whoever registers thousands of servers of odd weights would stop everybody by it.
+            weight = heft // common if turns <= MOST_TURNS else max(1, round(heft * MOST_TURNS / (turns * common)))
+            classes.setdefault(weight, []).append(member)
+        return classes

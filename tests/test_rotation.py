@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from itertools import pairwise
 
 from hypothesis import given
@@ -14,7 +15,7 @@ from rproxy.figures.tallies import PolicyTally, ServerTally
 from rproxy.health import FULL_SHARE
 from rproxy.registry.registration import Registration
 from rproxy.request import Request
-from rproxy.rotation import Member, Rotation
+from rproxy.rotation import MOST_TURNS, Member, Rotation
 
 
 class Client:
@@ -290,6 +291,33 @@ class WeightTests(RotationCase):
                     between = served[start + 1 : end].count(str(other))
                     if other != one:
                         self.assertIn(between, {other_weight // weight, math.ceil(other_weight / weight)})
+
+
+class RoundTests(RotationCase):
+    """However many register, and with whatever weights, a round is of a length that can be made anew at any time."""
+
+    def counts(self, number: int) -> list[int]:
+        """How many of the next packets each server takes."""
+        taken = Counter(self.turn() for _ in range(number))
+        return [taken[server_id] for server_id in self.servers]
+
+    def test_exact_up_to_the_bound(self) -> None:
+        for weight, server_ids in (99, range(100)), (101, range(100, 200)):
+            self.put(*map(str, server_ids), weight=weight)
+        self.assertEqual(self.counts(MOST_TURNS), [99] * 100 + [101] * 100)
+
+    def test_rounded_beyond(self) -> None:
+        for number in range(400):
+            self.put(str(number), weight=(50, 99)[number % 2])
+        counts = self.counts(400 // 2 * (34 + 66))
+        self.assertEqual(counts, [34, 66] * 200)
+
+    def test_each_has_a_turn(self) -> None:
+        """Also one that weighs next to nothing among so many."""
+        self.put("0", weight=1)
+        self.put(*map(str, range(1, 3000)), weight=100)
+        self.servers["1"].share -= 1
+        self.assertEqual(self.counts(1 + 5 + 7 * 2998)[:3], [1, 5, 7])
 
 
 class ClassicTests(RotationCase):
