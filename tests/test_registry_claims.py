@@ -78,7 +78,8 @@ class VersionTests(ClaimsCase):
 
     def test_said_anew(self) -> None:
         """Newer than its end, and no newer than need be."""
-        claim = self.claims.put(record("here", 7))
+        self.claims.put(record("here", 7))
+        claim = self.only()
         self.assertEqual(self.claims.say_anew(claim, 9), record("here", 10))
         self.assertEqual(self.claims.say_anew(claim, 3), record("here", 11))
         self.assertGreater(self.claims.next_version(), 11)
@@ -167,6 +168,12 @@ class TouchTests(ClaimsCase):
             self.claims.hear(older)
             self.claims.confirm({older.key: older}, 6.0)
             self.assertEqual(self.only().expires, 16.0)
+
+    def test_no_lease_that_another_process_may_end(self) -> None:
+        """It lasts no time at all."""
+        self.claims.hear(record("a", 6, lease=None))
+        self.claims.lose_touch(3.0)
+        self.assertEqual(self.only().expires, 3.0)
 
     def test_past_its_lease_and_not_told_of(self) -> None:
         self.only().lapsed = True
