@@ -322,6 +322,13 @@ class RoomTests(RegistryCase):
         self.fill(EAST, "1", "3")
         self.assertEqual({"1", "3"}, {each.server_id for each in self.registry.standing})
 
+    def test_when_all_of_a_host_ended(self) -> None:
+        """As many of it may come again."""
+        for _ in range(2):
+            self.register(setup("1", lease=10.0))
+            self.register(setup("2", port=5001, lease=10.0))
+            self.registry.release(self.connection)
+
     def test_nor_is_what_moves(self) -> None:
         """To another port, or to another host that has room."""
         self.fill(EAST, "1", "2")
@@ -586,15 +593,16 @@ class HeardTests(RegistryCase):
 
     def test_what_a_setup_packet_replaces_ends_for_all(self) -> None:
         """Also older ones that this process hasn't heard of; the word on it that stays is told last."""
+        former = Connection()
         self.register(setup())
-        self.register(setup(lease=10.0), owner=Connection())
+        self.register(setup(lease=10.0), owner=former)
         self.register(setup(lease=10.0))
         self.register(setup())
         first, _, leased, again, _, last = self.changed
         self.assertEqual([each.holder for each in (first, leased, again, last)], [NOBODY, "here", "here", NOBODY])
         self.assertEqual(self.changed[1], first.ended(leased.version))
         self.assertEqual(self.changed[4], again.ended(last.version))
-        self.assertEqual(len(self.displaced), 1)
+        self.assertEqual(self.displaced, [former])
 
     def test_an_end_is_of_what_was_known(self) -> None:
         """A registration that was made elsewhere meanwhile outlives it."""
@@ -796,6 +804,9 @@ class HeardTests(RegistryCase):
         self.changed.clear()
         self.registry.put_back({mine.key: mine, nobodys.key: nobodys})
         self.assertEqual(self.changed, [])
+        self.registry.put_back({mine.key: mine})
+        self.assertEqual(self.changed, [nobodys])
+        self.changed.clear()
         self.registry.put_back(
             {mine.key: evolve(mine, version=mine.version - 1), nobodys.key: evolve(nobodys, down=9.0)}
         )

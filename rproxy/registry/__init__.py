@@ -179,7 +179,7 @@ class Registry:
         last = [entry for claim in lapsed if (entry := entries.get(claim.key)) is not None and entry.claim is claim]
         standing = [entry.registration for entry in last if candidate(entry.claim.key)[0] is None]
         for registration in self._observer.hold(standing):
-            entries[registration.key].claim.hold()
+            entries[registration.key].claim.held = True
 
     def let_go(self, registration: Registration) -> None:
         """A server that was held has lost the connections that it was held by."""

@@ -30,11 +30,11 @@ class Claim:
     owner: Hashable = None
     #: When its lease runs out, in the clock's seconds; None where that isn't for this process to say.
     expires: float | None = None
-    #: Past its lease, as far as is known here: it counts only over connections that were made before, if nothing else
-    #: counts, and never again once something else did.
-    held: bool = False
-    #: Past its lease: it doesn't count, unless it is heard of again.
+    #: Past its lease, as far as is known here: it doesn't count, unless it is heard of again.
     lapsed: bool = False
+    #: Lapsed, and counts all the same, over connections that were made before, if nothing else counts; never again once
+    #: something else did.
+    held: bool = False
 
     @property
     def registration(self) -> Registration:
@@ -58,11 +58,6 @@ class Claim:
         """Grows with the age of claims from old to new, and is the same for no two at one place or on one key."""
         return self.record.version, self.record.holder, self.record.server_id
 
-    @property
-    def is_past(self) -> bool:
-        """Whether it is past its lease."""
-        return self.held or self.lapsed
-
     def is_late(self, now: float) -> bool:
         """Whether its lease has run out, and nobody has looked at it yet."""
         return self.expires is not None and self.expires <= now
@@ -72,13 +67,9 @@ class Claim:
         if self.expires is None:
             self.expires = now + (self.record.lease or 0.0)
 
-    def hold(self) -> None:
-        """It counts over connections that were made before."""
-        self.expires, self.held, self.lapsed = None, True, False
-
     def lapse(self) -> None:
-        """It doesn't count any more."""
-        self.expires, self.held, self.lapsed = None, False, True
+        """It is past its lease, and not held any more if it was."""
+        self.expires, self.lapsed, self.held = None, True, False
 
 
 @define
@@ -203,16 +194,16 @@ class Claims:
         if claim is None:
             self.put(record)
             return True
-        changed = record != claim.record or claim.is_past
+        changed = record != claim.record or claim.lapsed
         self._index(claim, -1)
-        claim.record, claim.expires, claim.held, claim.lapsed = record, None, False, False
+        claim.record, claim.expires, claim.lapsed, claim.held = record, None, False, False
         self._index(claim, 1)
         return changed
 
     def lose_touch(self, now: float) -> None:
         """The other processes aren't heard of: their leases last as long as they did when they were heard of last."""
         for claim in self:
-            if self.is_others(claim) and not claim.is_past:
+            if self.is_others(claim) and not claim.lapsed:
                 claim.count_down(now)
 
     def confirm(self, told: Mapping[RecordKey, Record], now: float) -> list[Key]:
@@ -226,7 +217,7 @@ class Claims:
             # Of an older one the store would tell the end, which ends no newer one.
             if record is not None and record.version == claim.record.version:
                 continue
-            if claim.is_past:
+            if claim.lapsed:
                 self.drop(claim.key, claim.record.holder)
                 over.append(claim.key)
             else:
@@ -248,7 +239,7 @@ def find_standing(
     standing: Claim | None = None
     conflicting: list[Claim] = []
     for claim in claims:
-        if claim.is_past or not is_allowed(claim.registration):
+        if claim.lapsed or not is_allowed(claim.registration):
             continue
         before = None if standing is None else standing.registration
         if before is not None and before.lease is not None and before.host != claim.registration.host:

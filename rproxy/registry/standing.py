@@ -202,7 +202,7 @@ class Standing:
             return None
         backed = self.claims.own(key) is not None
         unbacked = entry is not None and entry.backed and not backed and self.claims.is_others(claim)
-        if entry is None or unbacked or not _same_terms(entry.registration, claim.registration):
+        if entry is None or unbacked or not _has_terms(entry.registration, claim.registration):
             return self._enter(evolve(claim.registration, number=self.next_number()), claim, self.observer.found)
         is_news = claim.record.version > entry.version or (entry.held and not claim.held)
         entry.claim, entry.version, entry.held, entry.backed = claim, claim.record.version, claim.held, backed
@@ -240,6 +240,6 @@ class Standing:
             del self.of_host[host]
 
 
-def _same_terms(one: Registration, other: Registration) -> bool:
-    """Whether they differ in nothing that matters to packets."""
-    return evolve(one, number=0, lease=None) == evolve(other, number=0, lease=None)
+def _has_terms(registration: Registration, terms: Registration) -> bool:
+    """Whether it differs from them in nothing that matters to packets."""
+    return evolve(registration, number=terms.number, lease=terms.lease) == terms
