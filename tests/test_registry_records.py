@@ -59,18 +59,16 @@ class CodecTests(SynchronousTestCase):
         terms = Registration("111", "100", "10.0.0.1", 5000, 16, 4, 3, True, 10.0, frozenset({"b", "a"}), b"\x01\xff")
         classic = Registration("111", "100", "10.0.0.1", 5000)
         begins = '{"policy":"111","id":"100","holder":"here","version":5,"down":0.0,"terms":'
-        place = '{"host":"10.0.0.1","port":5000,'
+        place = '{"host":"10.0.0.1","port":5000,"pipeline":'
         for registration, text in (
             (None, "null"),
             (
                 terms,
-                place
-                + '"pipeline":16,"connections":4,"weight":3,"draining":true,"lease":10.0,"names":["a","b"],"token":"01ff"}',
+                place + '16,"connections":4,"weight":3,"draining":true,"lease":10.0,"names":["a","b"],"token":"01ff"}',
             ),
             (
                 classic,
-                place
-                + '"pipeline":null,"connections":8,"weight":1,"draining":false,"lease":null,"names":[],"token":null}',
+                place + 'null,"connections":8,"weight":1,"draining":false,"lease":null,"names":[],"token":null}',
             ),
         ):
             each = Record("111", "100", "here", 5, registration)
