@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from attrs import evolve, frozen
@@ -322,6 +322,22 @@ class RoomTests(RegistryCase):
         self.fill(EAST, "1", "3")
         self.assertEqual({"1", "3"}, {each.server_id for each in self.registry.standing})
 
+    def test_when_all_of_a_host_ended(self) -> None:
+        """As many of it may come again."""
+        for _ in range(2):
+            self.register(setup("1", lease=10.0))
+            self.register(setup("2", port=5001, lease=10.0))
+            self.registry.release(self.connection)
+
+    def test_nor_is_what_moves(self) -> None:
+        """To another port, or to another host that has room."""
+        self.fill(EAST, "1", "2")
+        self.fill(WEST, "3")
+        self.register(setup("4", port=7000), "10.0.0.3")
+        self.register(setup("2", port=6000), EAST)
+        self.register(setup("2", port=6000), WEST)
+        self.assertEqual([EAST, WEST, WEST, "10.0.0.3"], [each.host for each in self.registry.standing])
+
     def test_what_ended_or_moved_makes_room(self) -> None:
         self.register(setup("1", lease=10.0), EAST)
         self.register(setup("2", port=5001), EAST)
@@ -392,11 +408,13 @@ class HeardTests(RegistryCase):
         super().setUp()
         self.found: list[Registration] = []
         self.seen: list[Key] = []
-        self.refused: list[Key] = []
+        self.refused: list[tuple[Key, str]] = []
         self.changed: list[Record] = []
         self.displaced: list[object] = []
-        self.conflicted: list[object] = []
+        self.conflicted: list[tuple[object, str]] = []
+        self.over: list[tuple[str, str]] = []
         self.holds: set[Key] = set()
+        self.asked_to_hold: list[Key] = []
         self.registry = self.make(100)
 
     def make(self, most: int) -> Registry:
@@ -405,11 +423,12 @@ class HeardTests(RegistryCase):
             self.router.ended,
             found=self.find,
             seen=lambda registration: self.seen.append(registration.key),
+            over=lambda registration, why: self.over.append((registration.server_id, why)),
             displaced=self.displaced.append,
-            conflicted=lambda owner, registration: self.conflicted.append(owner),
-            refused=lambda registration, why: self.refused.append(registration.key),
+            conflicted=lambda owner, registration: self.conflicted.append((owner, registration.host)),
+            refused=lambda registration, why: self.refused.append((registration.key, why)),
             refuses=self.refuses,
-            hold=lambda registrations: [each for each in registrations if each.key in self.holds],
+            hold=self.hold,
             changed=self.changed.append,
         )
         return Registry(self.clock.seconds, observer, Claims("here", self.clock.seconds), most)
@@ -417,6 +436,10 @@ class HeardTests(RegistryCase):
     def find(self, registration: Registration) -> None:
         self.found.append(registration)
         self.router.registered(registration)
+
+    def hold(self, registrations: Sequence[Registration]) -> list[Registration]:
+        self.asked_to_hold += [each.key for each in registrations]
+        return [each for each in registrations if each.key in self.holds]
 
     def told(
         self, holder: str, version: int, server_id: str = "100", host: str = EAST, port: int = 5000, **terms: Any
@@ -442,15 +465,31 @@ class HeardTests(RegistryCase):
         self.assertEqual(self.found, [])
 
     def test_seen_again(self) -> None:
+        """Once for each word that is news; for how long it is held is no other terms."""
         self.hear(self.told("a", 5))
-        self.hear(self.told("b", 6))
-        self.hear(self.told("b", 6))
+        self.hear(self.told("b", 6, lease=20.0))
+        self.hear(self.told("b", 6, lease=20.0))
+        self.registry.reconsider()
         self.assertEqual((len(self.found), self.seen), (1, [("111", "100")]))
+
+    def test_in_the_order_of_registration(self) -> None:
+        """However the store has them: it is the order of their turns."""
+        self.hear(self.told("a", 7, "102", port=5002), self.told("b", 5, "100"), self.told("a", 6, "101", port=5001))
+        self.assertEqual([(each.server_id, each.number) for each in self.found], [("100", 1), ("101", 2), ("102", 3)])
+
+    def test_its_lease_here_ends_and_anothers_stands(self) -> None:
+        """It is found anew, as only another process would be told from now on if it went."""
+        self.hear(self.told("a", 5))
+        self.register(setup(lease=10.0))
+        self.registry.release(self.connection)
+        self.assertEqual([each.number for each in self.found], [1, 3])
+        self.hear(self.told("a", 7))
+        self.assertEqual((len(self.found), self.seen), (2, [("111", "100")]))
 
     def test_not_allowed(self) -> None:
         self.forbidden.add(("111", "100"))
         self.hear(self.told("a", 5))
-        self.assertEqual((self.registry.standing, self.refused), ([], [("111", "100")]))
+        self.assertEqual((self.registry.standing, self.refused), ([], [(("111", "100"), "not allowed")]))
         self.forbidden.clear()
         self.registry.reconsider()
         self.assertEqual(len(self.registry.standing), 1)
@@ -470,13 +509,34 @@ class HeardTests(RegistryCase):
         with self.assertRaises(ConflictError):
             self.register(setup(lease=10.0))
 
+    def test_conflict_with_a_lease_elsewhere_that_has_to_end(self) -> None:
+        """It isn't this host's, which was first, and which goes on; but nothing new of it could count before that."""
+        self.register(setup(lease=10.0))
+        self.hear(self.told("a", 1 << 50, host=WEST))
+        self.clock.advance(9)
+        self.renew(setup(lease=10.0))
+        for other in setup(lease=10.0, drain=True), setup(lease=10.0), setup():
+            with self.assertRaises(ConflictError):
+                self.registry.register(other, Peer(EAST), Connection())
+        self.clock.advance(9)
+        self.assertEqual((self.registry.expire(), self.hosts()), ([], {"100": f"{EAST}:5000"}))
+
+    def test_a_lease_elsewhere_that_ran_out_before_anybody_looked(self) -> None:
+        """It is in nobody's way."""
+        self.hear(self.told("a", 5, host=WEST))
+        self.registry.lose_touch()
+        self.clock.advance(10)
+        self.register(setup(lease=10.0))
+        self.registry.expire()
+        self.assertEqual((self.conflicted, self.hosts()), ([], {"100": f"{EAST}:5000"}))
+
     def test_conflict_that_is_heard_of_later(self) -> None:
         """Whoever was second is refused, by the process that holds its lease."""
         self.clock.advance(1)
         self.register(setup(lease=10.0))
         self.changed.clear()
         self.hear(self.told("a", 5, host=WEST))
-        self.assertEqual((self.conflicted, self.hosts()), ([self.connection], {"100": f"{WEST}:5000"}))
+        self.assertEqual((self.conflicted, self.hosts()), ([(self.connection, EAST)], {"100": f"{WEST}:5000"}))
         self.assertEqual([each.registration for each in self.changed], [None])
         self.assertFalse(self.registry.is_owner(self.connection))
 
@@ -504,6 +564,19 @@ class HeardTests(RegistryCase):
         self.assertEqual(self.hosts(), {"101": f"{EAST}:5000", "100": f"{EAST}:5001"})
         self.assertEqual(self.changed, [])
 
+    def test_another_claim_on_it_is_elsewhere(self) -> None:
+        """Only where it counts it takes a place."""
+        self.hear(self.told("a", 5, "101"), self.told("c", 6, "100"), self.told("b", 8, "101", port=5001))
+        self.assertEqual(self.hosts(), {"100": f"{EAST}:5000", "101": f"{EAST}:5001"})
+
+    def test_a_place_of_one_without_a_lease(self) -> None:
+        """It ends for all, and there is nobody to be told so."""
+        self.register(setup())
+        [mine] = self.changed
+        self.hear(self.told("a", 1 << 50, "101"))
+        self.assertEqual((self.changed, self.displaced), ([mine, mine.ended()], []))
+        self.assertEqual(self.hosts(), {"101": f"{EAST}:5000"})
+
     def test_changed_places(self) -> None:
         self.hear(self.told("a", 5, "100"), self.told("b", 6, "101", port=5001))
         self.hear(self.told("a", 7, "100", port=5001), self.told("b", 8, "101"))
@@ -512,9 +585,22 @@ class HeardTests(RegistryCase):
     def test_a_lease_that_a_later_one_without_replaced(self) -> None:
         self.register(setup(lease=10.0))
         self.hear(self.told(NOBODY, 1 << 50))
-        self.assertEqual(self.displaced, [self.connection])
+        self.assertEqual((self.displaced, self.found), ([self.connection], []))
         self.register(setup(lease=10.0))
         self.assertEqual([each.holder for each in self.changed if each.registration is None], ["here", NOBODY])
+
+    def test_what_a_setup_packet_replaces_ends_for_all(self) -> None:
+        """Also older ones that this process hasn't heard of; the word on it that stays is told last."""
+        former = Connection()
+        self.register(setup())
+        self.register(setup(lease=10.0), owner=former)
+        self.register(setup(lease=10.0))
+        self.register(setup())
+        first, _, leased, again, _, last = self.changed
+        self.assertEqual([each.holder for each in (first, leased, again, last)], [NOBODY, "here", "here", NOBODY])
+        self.assertEqual(self.changed[1], first.ended(leased.version))
+        self.assertEqual(self.changed[4], again.ended(last.version))
+        self.assertEqual(self.displaced, [former])
 
     def test_an_end_is_of_what_was_known(self) -> None:
         """A registration that was made elsewhere meanwhile outlives it."""
@@ -588,6 +674,107 @@ class HeardTests(RegistryCase):
         self.registry.expire()
         self.assertEqual(self.registry.standing, [])
 
+    def test_held_and_not_allowed_any_more(self) -> None:
+        """It ends, and doesn't come back when it is allowed again."""
+        self.hold_one()
+        self.forbidden.add(("111", "100"))
+        self.registry.revoke(self.registry.standing[0], "no")
+        self.assertEqual(self.registry.standing, [])
+        self.forbidden.clear()
+        self.registry.reconsider()
+        self.assertEqual(self.registry.standing, [])
+
+    def test_held_until_something_else_counts(self) -> None:
+        """On its key, or at its place; and then never again."""
+        for other in setup(lease=10.0), setup("101", lease=10.0):
+            self.registry = self.make(100)
+            self.hold_one()
+            self.register(other)
+            self.assertEqual(set(self.hosts()), {other.id})
+            self.registry.release(self.connection)
+            self.registry.reconsider()
+            self.assertEqual(self.registry.standing, [])
+
+    def test_held_by_nothing_else(self) -> None:
+        """Not where another lease counts, nor where what stood last was held here."""
+        self.hear(self.told("a", 5), self.told("b", 6, lease=20.0))
+        self.hear(self.told("a", 5, "101", port=5001))
+        self.register(setup("101", port=5001, lease=10.0))
+        self.registry.lose_touch()
+        self.clock.advance(10)
+        self.registry.expire()
+        self.assertEqual((self.asked_to_hold, set(self.hosts())), ([], {"100"}))
+        self.clock.advance(10)
+        self.registry.expire()
+        self.assertEqual((self.asked_to_hold, self.registry.standing), ([("111", "100")], []))
+
+    def hold_one(self) -> None:
+        self.hear(self.told("a", 5))
+        self.holds = {("111", "100")}
+        self.registry.lose_touch()
+        self.clock.advance(10)
+        self.registry.expire()
+        self.assertEqual(set(self.hosts()), {"100"})
+
+    def test_nobody_could_say(self) -> None:
+        """What others hold doesn't stand until it is heard of again; what is held here does, and what has changed."""
+        self.hear(self.told("a", 5), self.told("a", 6, "101", port=5001), self.told(NOBODY, 7, "102", port=5002))
+        self.register(setup("103", port=5003, lease=10.0))
+        before = self.registry.standing
+        self.hear(self.told("a", 8, "101", port=5009))
+        self.registry.lapse(before)
+        self.assertEqual(set(self.hosts()), {"101", "102", "103"})
+        self.registry.reconsider()
+        self.assertEqual(set(self.hosts()), {"101", "102", "103"})
+        self.hear(self.told("a", 5))
+        self.assertEqual(set(self.hosts()), {"100", "101", "102", "103"})
+
+    def test_why_it_is_over(self) -> None:
+        """As the audit trail has it."""
+        self.register(setup("1", port=1))
+        self.register(setup("1", port=2))
+        self.register(setup("2", port=2))
+        self.registry.revoke(self.registry.standing[0], "by an operator")
+        self.register(setup("3", port=3, lease=10.0))
+        self.registry.release(self.connection)
+        self.register(setup("4", port=4, lease=10.0))
+        self.clock.advance(10)
+        self.registry.expire()
+        self.hear(self.told("a", 5, "5", port=5))
+        self.hear(self.told("a", 5, "5", port=5).ended())
+        self.hear(self.told("a", 6, "6", port=6))
+        self.registry.lapse(self.registry.standing)
+        self.hear(self.told(NOBODY, 7, "7", port=7))
+        self.registry.forget(self.registry.without_lease[0], "it was down")
+        self.hold_one()
+        self.registry.let_go(self.registry.standing[0])
+        self.assertEqual(
+            self.over,
+            [
+                ("1", "replaced"),
+                ("1", "another server has its address"),
+                ("2", "revoked: by an operator"),
+                ("3", "its connection closed"),
+                ("4", "its lease ran out"),
+                ("5", "it ended at another process"),
+                ("6", "nobody could say whether it is still there"),
+                ("7", "it was down"),
+                ("100", "its lease ran out"),
+            ],
+        )
+
+    def test_leases(self) -> None:
+        """Those that are held here, and how long they still have."""
+        self.register(setup("100", lease=10.0))
+        self.register(setup("101", port=5001, lease=20.0))
+        self.hear(self.told("a", 5, "102", port=5002), self.told(NOBODY, 6, "103", port=5003))
+        self.registry.lose_touch()
+        self.clock.advance(3)
+        one, other = ("111", "100", "here"), ("111", "101", "here")
+        self.assertEqual(self.registry.leases, {one: 7.0, other: 17.0})
+        asked = [("111", "102", "a"), ("111", "100", "a"), ("111", "103", NOBODY), ("111", "103", "here"), other]
+        self.assertEqual(self.registry.leases_of(asked), {other: 17.0})
+
     def test_put_again(self) -> None:
         """As old as it was: who came after it still counts."""
         self.register(setup(lease=10.0))
@@ -596,6 +783,67 @@ class HeardTests(RegistryCase):
         self.registry.put_again([record.key, ("111", "999", "here"), ("111", "100", "b")])
         self.assertEqual(self.changed, [record, evolve(record, version=record.version + 1)])
         self.assertTrue(self.registry.standing[0].draining)
+
+    def test_put_again_and_newer_by_that(self) -> None:
+        """What counts is looked at anew, as the others will."""
+        self.register(setup(lease=10.0))
+        [record] = self.changed
+        self.hear(self.told("a", record.version + 1, draining=True))
+        self.assertTrue(self.registry.standing[0].draining)
+        self.registry.put_again([record.key])
+        self.assertFalse(self.registry.standing[0].draining)
+
+    def test_put_back(self) -> None:
+        """What is missing, or older, among all that there is; what others hold is theirs to put back."""
+        self.register(setup("100", lease=10.0))
+        self.register(setup("101", port=5001))
+        self.hear(self.told("a", 5, "102", port=5002))
+        mine, nobodys = self.changed
+        self.changed.clear()
+        self.registry.put_back({mine.key: mine, nobodys.key: nobodys})
+        self.assertEqual(self.changed, [])
+        self.registry.put_back({mine.key: mine})
+        self.assertEqual(self.changed, [nobodys])
+        self.changed.clear()
+        self.registry.put_back(
+            {mine.key: evolve(mine, version=mine.version - 1), nobodys.key: evolve(nobodys, down=9.0)}
+        )
+        self.assertEqual(self.changed, [mine, nobodys])
+        self.changed.clear()
+        self.registry.put_back({})
+        self.assertEqual(self.changed, [mine, nobodys])
+
+    def test_put_back_what_ended_elsewhere(self) -> None:
+        """A lease that is held here goes on; it isn't so with what is nobody's. An older end is none of theirs."""
+        self.register(setup("100", lease=10.0))
+        self.register(setup("101", port=5001))
+        mine, nobodys = self.changed
+        self.changed.clear()
+        ends = mine.ended(mine.version + 5), nobodys.ended(nobodys.version + 5)
+        self.registry.put_back({end.key: end for end in ends})
+        again = evolve(mine, version=mine.version + 6)
+        self.assertEqual(self.changed, [again])
+        self.changed.clear()
+        self.registry.put_back({mine.key: mine.ended(), nobodys.key: nobodys.ended(nobodys.version - 1)})
+        self.assertEqual(self.changed, [again, nobodys])
+
+    def test_put_back_and_newer_by_that(self) -> None:
+        """What counts is looked at anew."""
+        self.register(setup(lease=10.0))
+        [record] = self.changed
+        self.hear(self.told("a", record.version + 5, draining=True))
+        self.registry.put_back({record.key: record.ended(record.version + 5)})
+        self.assertFalse(self.registry.standing[0].draining)
+
+    def test_set_down(self) -> None:
+        """Only what is nobody's, and only what there is."""
+        self.hear(self.told(NOBODY, 5))
+        self.register(setup("101", port=5001, lease=10.0))
+        self.changed.clear()
+        self.registry.set_down(self.told(NOBODY, 5), 7.0)
+        self.registry.set_down(self.told(NOBODY, 5, "101"), 7.0)
+        self.assertEqual(self.changed, [evolve(self.told(NOBODY, 5), down=7.0)])
+        self.assertEqual(self.registry.without_lease, self.changed)
 
 
 @frozen

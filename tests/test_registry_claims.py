@@ -51,7 +51,8 @@ class FindStandingTests(SynchronousTestCase):
         self.assertEqual(self.find(record("a", 1), record("b", 2, WEST), refused=EAST), ("b", []))
 
     def test_what_is_past_its_lease_likewise(self) -> None:
-        for past in (Claim(record("a", 1), lapsed=True), Claim(record("a", 1), held=True)):
+        for held in (False, True):
+            past = Claim(record("a", 1), lapsed=True, held=held)
             heir = Claim(record("b", 2, WEST))
             self.assertEqual(find_standing([past, heir], lambda _: True), (heir, []))
 
@@ -78,7 +79,8 @@ class VersionTests(ClaimsCase):
 
     def test_said_anew(self) -> None:
         """Newer than its end, and no newer than need be."""
-        claim = self.claims.put(record("here", 7))
+        self.claims.put(record("here", 7))
+        claim = self.only()
         self.assertEqual(self.claims.say_anew(claim, 9), record("here", 10))
         self.assertEqual(self.claims.say_anew(claim, 3), record("here", 11))
         self.assertGreater(self.claims.next_version(), 11)
@@ -122,8 +124,9 @@ class HearTests(ClaimsCase):
 
     def test_what_was_past_its_lease_counts_again(self) -> None:
         self.claims.hear(record("a", 5))
-        for past in ("held", "lapsed"):
-            setattr(self.only(), past, True)
+        for held in (False, True):
+            self.only().lapse()
+            self.only().held = held
             self.assertTrue(self.claims.hear(record("a", 5)))
             self.assertFalse(self.only().held or self.only().lapsed)
 
@@ -160,6 +163,11 @@ class TouchTests(ClaimsCase):
         self.claims.confirm({}, 8.0)
         self.assertEqual(self.only().expires, 16.0)
 
+    def test_some_are_told_of(self) -> None:
+        self.claims.hear(record("b", 6))
+        self.claims.confirm({record("a", 5).key: record("a", 5)}, 6.0)
+        self.assertEqual({claim.record.holder: claim.expires for claim in self.claims}, {"a": None, "b": 16.0})
+
     def test_an_older_one_is_told_of(self) -> None:
         """Its end wouldn't be the end of this one; an older end likewise."""
         for older in (record("a", 4), record("a", 4).ended()):
@@ -167,6 +175,12 @@ class TouchTests(ClaimsCase):
             self.claims.hear(older)
             self.claims.confirm({older.key: older}, 6.0)
             self.assertEqual(self.only().expires, 16.0)
+
+    def test_no_lease_that_another_process_may_end(self) -> None:
+        """It lasts no time at all."""
+        self.claims.hear(record("a", 6, lease=None))
+        self.claims.lose_touch(3.0)
+        self.assertEqual(self.only().expires, 3.0)
 
     def test_past_its_lease_and_not_told_of(self) -> None:
         self.only().lapsed = True

@@ -24,13 +24,18 @@ class Process:
         self.others: list[Process] = []
         self.is_down = False
         self.probed: list[Registration] = []
-        observer = Observer(lambda _: None, lambda _: None, changed=self._tell)
+        self.over: list[str] = []
+        self.told = 0
+        observer = Observer(
+            lambda _: None, lambda _: None, over=lambda _, why: self.over.append(why), changed=self._tell
+        )
         self.registry = Registry(clock.seconds, observer, Claims(name, clock.seconds))
         self.forgetter = Forgetter(
             self.registry, clock.seconds, lambda _: self.is_down, self.probed.append, forget_after=AFTER
         )
 
     def _tell(self, record: Record) -> None:
+        self.told += 1
         for other in self.others:
             other.registry.hear([record], complete=False)
 
@@ -67,6 +72,16 @@ class ForgettingTests(SynchronousTestCase):
         self.assertTrue(self.a.knows)
         self.sweep(self.a)
         self.assertFalse(self.a.knows or self.b.knows)
+        self.assertEqual(self.a.over, ["its server was down for 24 seconds"])
+
+    def test_nothing_to_tell(self) -> None:
+        """At the first look it has been down for no time."""
+        self.a.register()
+        self.a.is_down = True
+        self.sweep(self.a)
+        self.assertEqual(self.a.told, 1)
+        self.sweep(self.a)
+        self.assertEqual(self.a.told, 2)
 
     def test_two_that_see_it_down_count_no_faster(self) -> None:
         self.a.register()

@@ -54,6 +54,27 @@ class CodecTests(SynchronousTestCase):
         self.assertEqual(decode(text), each)
         self.assertTrue(text.isascii())
 
+    def test_text(self) -> None:
+        """As stores have it that other releases wrote; a registration of each kind, and an end."""
+        terms = Registration("111", "100", "10.0.0.1", 5000, 16, 4, 3, True, 10.0, frozenset({"b", "a"}), b"\x01\xff")
+        classic = Registration("111", "100", "10.0.0.1", 5000)
+        begins = '{"policy":"111","id":"100","holder":"here","version":5,"down":0.0,"terms":'
+        place = '{"host":"10.0.0.1","port":5000,"pipeline":'
+        for registration, text in (
+            (None, "null"),
+            (
+                terms,
+                place + '16,"connections":4,"weight":3,"draining":true,"lease":10.0,"names":["a","b"],"token":"01ff"}',
+            ),
+            (
+                classic,
+                place + 'null,"connections":8,"weight":1,"draining":false,"lease":null,"names":[],"token":null}',
+            ),
+        ):
+            each = Record("111", "100", "here", 5, registration)
+            self.assertEqual(encode(each), begins + text + "}")
+            self.assertEqual(decode(begins + text + "}"), each)
+
     def test_what_is_no_record(self) -> None:
         whole = json.loads(encode(record()))
         for text in (
@@ -67,8 +88,10 @@ class CodecTests(SynchronousTestCase):
             json.dumps({**whole, "terms": {**whole["terms"], "host": None}}),
             json.dumps({**whole, "terms": {**whole["terms"], "token": "zz"}}),
         ):
-            with self.assertRaises(RecordError):
+            with self.assertRaisesRegex(RecordError, r"^no record of a registration \([A-Z]\w+Error: .+\)$"):
                 decode(text)
+        with self.assertRaisesRegex(RecordError, "TypeError: 111 is no text"):
+            decode(json.dumps({**whole, "holder": 111}))
 
 
 class ReplacesTests(SynchronousTestCase):
@@ -82,6 +105,12 @@ class ReplacesTests(SynchronousTestCase):
         self.assertFalse(record().replaces(record().ended()))
         self.assertFalse(record().ended().replaces(record().ended()))
         self.assertTrue(record(version=2).replaces(record().ended()))
+
+    def test_an_end(self) -> None:
+        """Of just that one, or of all until another."""
+        down = evolve(record(version=2), down=3.0)
+        self.assertEqual(down.ended(), Record("111", "100", "", 2, None))
+        self.assertEqual(down.ended(7), Record("111", "100", "", 7, None))
 
     def test_the_same_one(self) -> None:
         self.assertTrue(evolve(record(), down=3.0).replaces(record()))

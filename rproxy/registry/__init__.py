@@ -11,15 +11,15 @@ of. What is decided here is told to them in turn, as records.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from math import inf
 
 from attrs import evolve
 
-from rproxy.limits import CLASSIC_CONNECTIONS
 from rproxy.packets import Setup
-from rproxy.policies import Peer, digest
+from rproxy.policies import Peer
 from rproxy.registry.claims import Claim, Claims, find_standing
 from rproxy.registry.records import NOBODY, Record, RecordKey
-from rproxy.registry.registration import Key, Registration
+from rproxy.registry.registration import Key, Registration, read
 from rproxy.registry.standing import Observer, Standing
 
 
@@ -46,8 +46,8 @@ class Registry:
         seconds: Callable[[], float],
         observer: Observer,
         claims: Claims,
-        most: int = 1 << 31,
-        most_of_host: int = 1 << 31,
+        most: float = inf,
+        most_of_host: float = inf,
     ) -> None:
         self._seconds = seconds
         self._observer = observer
@@ -68,61 +68,60 @@ class Registry:
         :raises ConflictError: another host holds a live lease on the key.
         :raises TooManyError: there are as many registrations as there may be.
         """
-        key = setup.policy, setup.id
+        terms = read(setup, peer)
+        key = terms.key
         now = self._seconds()
-        expires = None if setup.lease is None else now + setup.lease
-        self._check_conflict(key, peer, now)
-        if expires is not None and self._renew(setup, peer, owner, expires):
-            return None
-        self._check_room(key, peer.host, setup.listenport)
-        self._drop_late(key, now)
-        registration = _read(setup, peer, self._standing.next_number())
-        record = self.claims.make(registration)
         own = self.claims.own(key)
-        before = None if own is None else own.owner
-        # What it replaces is over for good, also at processes that this one hasn't heard of yet.
-        self._standing.withdraw(key, self.claims.holder if record.holder == NOBODY else NOBODY, record.version)
-        self.claims.put(record, None if expires is None else owner, expires)
-        if before is not None and before is not owner:
-            self._observer.displaced(before)
-        self._observer.changed(record)
-        self._standing.settle([key], "", registration)
+        claims = [claim for claim in self.claims.on(key) if not claim.is_late(now)]
+        self._check_conflict(terms, claims)
+        if terms.lease is not None and own is not None and own.owner is owner and own.registration == terms:
+            own.expires = now + terms.lease
+            self._observer.renewed(own.record.key)
+            return None
+        # What other processes hold may have to end, for what stands now, and hasn't yet.
+        self._check_conflict(terms, [claim for claim in claims if self.claims.is_others(claim)])
+        self._check_room(terms)
+        self._drop_late(key, now)
+        self._claim(terms, owner, now)
+        registration = evolve(terms, number=self._standing.next_number())
+        self._standing.settle([key], fresh=registration)
         return registration
 
-    def _check_conflict(self, key: Key, peer: Peer, now: float) -> None:
-        # One that is past its lease counts no more, even if nobody has looked at it yet.
-        claims = [claim for claim in self.claims.on(key) if claim.expires is None or claim.expires > now]
-        # What other processes hold may have to end, for what stands now, and hasn't yet.
-        for each in claims, [claim for claim in claims if self.claims.is_others(claim)]:
-            standing, _ = find_standing(each, lambda registration: self._observer.refuses(registration) is None)
-            if standing is not None and standing.record.lease is not None and standing.registration.host != peer.host:
-                raise ConflictError(f"another host holds server {key[1]} of policy {key[0]}")
+    def _check_conflict(self, terms: Registration, claims: Sequence[Claim]) -> None:
+        standing, _ = find_standing(claims, self._standing.is_allowed)
+        if standing is not None and standing.record.lease is not None and standing.registration.host != terms.host:
+            raise ConflictError(f"another host holds server {terms.server_id} of policy {terms.policy}")
 
-    def _renew(self, setup: Setup, peer: Peer, owner: Hashable, expires: float) -> bool:
-        """Whether the setup packet renewed the lease that its connection holds."""
-        own = self.claims.own((setup.policy, setup.id))
-        if own is None or own.owner is not owner or own.registration != _read(setup, peer, 0):
-            return False
-        own.expires = expires
-        self._observer.renewed(own.record.key)
-        return True
-
-    def _check_room(self, key: Key, host: str, port: int) -> None:
-        entries, most = self._standing.entries, self._standing.most
-        held = entries.get(key)
-        if self._standing.occupant((key[0], (host, port))) not in {None, key}:
+    def _check_room(self, terms: Registration) -> None:
+        before = self._standing.entries.get(terms.key)
+        if before is not None and before.registration.host == terms.host:
             return
-        if held is not None and held.registration.host == host:
+        if self._standing.occupant((terms.policy, terms.address)) is not None:
+            # Whose place it takes.
             return
-        if len(entries) - (held is not None) >= most:
-            raise TooManyError(f"there are {most} registrations already")
-        if self._standing.of_host[host] >= self._most_of_host:
-            raise TooManyError(f"there are {self._most_of_host} registrations of {host} already")
+        if before is None and len(self._standing.entries) >= self._standing.most:
+            raise TooManyError(f"there are {self._standing.most} registrations already")
+        if self._standing.of_host[terms.host] >= self._most_of_host:
+            raise TooManyError(f"there are {self._most_of_host} registrations of {terms.host} already")
 
     def _drop_late(self, key: Key, now: float) -> None:
         for claim in self.claims.on(key):
-            if self.claims.is_others(claim) and claim.expires is not None and claim.expires <= now:
+            if self.claims.is_others(claim) and claim.is_late(now):
                 self.claims.drop(key, claim.record.holder)
+
+    def _claim(self, terms: Registration, owner: Hashable, now: float) -> None:
+        key, own = terms.key, self.claims.own(terms.key)
+        record = self.claims.make(terms)
+        # What it replaces is over for good, also at processes that this one hasn't heard of yet.
+        if terms.lease is None:
+            self._standing.withdraw(key, self.claims.holder, record.version)
+            self.claims.put(record)
+        else:
+            self._standing.withdraw(key, NOBODY, record.version)
+            self.claims.put(record, owner, now + terms.lease)
+        if own is not None and own.owner is not owner:
+            self._observer.displaced(own.owner)
+        self._observer.changed(record)
 
     def release(self, owner: Hashable) -> None:
         """End what ``owner`` holds a lease on."""
@@ -148,7 +147,7 @@ class Registry:
 
     def reconsider(self) -> None:
         """Have those stand that are allowed now."""
-        self._standing.settle(self.claims.keys, "")
+        self._standing.settle(self.claims.keys)
 
     def expire(self) -> list[Hashable]:
         """End every registration whose lease has run out.
@@ -156,51 +155,51 @@ class Registry:
         :returns: the owners that let it run out.
         """
         now = self._seconds()
-        late = [claim for claim in self.claims if claim.expires is not None and claim.expires <= now]
+        late = [claim for claim in self.claims if claim.is_late(now)]
         owners = []
+        lapsed = []
         for claim in late:
             if not self.claims.is_others(claim):
                 owners.append(self._standing.withdraw(claim.key, claim.record.holder))
             elif self.in_touch:
                 self.claims.drop(claim.key, claim.record.holder)
             else:
-                claim.expires, claim.lapsed = None, True
-        if late:
-            self._hold([claim for claim in late if claim.lapsed])
-            self._standing.settle([claim.key for claim in late], "its lease ran out")
+                claim.lapse()
+                lapsed.append(claim)
+        self._hold(lapsed)
+        self._standing.settle([claim.key for claim in late], "its lease ran out")
         if self._standing.crowded and len(self._standing.entries) < self._standing.most:
             self._standing.crowded = False
             self.reconsider()
-        return [owner for owner in owners if owner is not None]
+        return owners
 
-    def _hold(self, late: Sequence[Claim]) -> None:
+    def _hold(self, lapsed: Sequence[Claim]) -> None:
         """Keep those past their lease that can't have become another server: those whose connections still stand."""
-        last: dict[Key, Claim] = {}
-        for claim in late:
-            entry = self._standing.entries.get(claim.key)
-            if entry is not None and entry.claim is claim and self._standing.candidate(claim.key)[0] is None:
-                last[claim.key] = claim
-        standing = [self._standing.entries[key].registration for key in last]
-        for registration in self._observer.hold(standing) if standing else ():
-            claim = last[registration.key]
-            claim.held, claim.lapsed = True, False
+        entries, candidate = self._standing.entries, self._standing.candidate
+        last = [entry for claim in lapsed if (entry := entries.get(claim.key)) is not None and entry.claim is claim]
+        standing = [entry.registration for entry in last if candidate(entry.claim.key)[0] is None]
+        for registration in self._observer.hold(standing):
+            entries[registration.key].claim.held = True
 
     def let_go(self, registration: Registration) -> None:
         """A server that was held has lost the connections that it was held by."""
-        entry = self._standing.entries.get(registration.key)
-        if entry is not None and entry.registration is registration and entry.claim.held:
-            entry.claim.held, entry.claim.lapsed = False, True
-            self._standing.settle([registration.key], "its lease ran out")
+        claim = self._claim_behind(registration)
+        if claim is not None and claim.held:
+            claim.lapse()
+            self._standing.settle([claim.key], "its lease ran out")
 
     def lapse(self, registrations: Iterable[Registration]) -> None:
         """What others hold of these doesn't stand any more, unless it is heard of again."""
-        keys = []
-        for registration in registrations:
-            entry = self._standing.entries.get(registration.key)
-            if entry is not None and entry.registration is registration and self.claims.is_others(entry.claim):
-                entry.claim.expires, entry.claim.held, entry.claim.lapsed = None, False, True
-                keys.append(registration.key)
-        self._standing.settle(keys, "nobody could say whether it is still there")
+        claims = [self._claim_behind(registration) for registration in registrations]
+        others = [claim for claim in claims if claim is not None and self.claims.is_others(claim)]
+        for claim in others:
+            claim.lapse()
+        self._standing.settle([claim.key for claim in others], "nobody could say whether it is still there")
+
+    def _claim_behind(self, registration: Registration) -> Claim | None:
+        """What it stands by, if it does."""
+        entry = self._standing.entries.get(registration.key)
+        return entry.claim if entry is not None and entry.registration is registration else None
 
     # What others tell.
 
@@ -211,15 +210,14 @@ class Registry:
             yet, by a holder who comes back as this process does; for as long as the lease lasts.
         """
         self.in_touch = True
-        told = sorted((record for record in records if record.holder != self.claims.holder), key=_version)
-        touched: dict[Key, None] = {}
-        for record in told:
+        others = [record for record in records if record.holder != self.claims.holder]
+        touched = []
+        for record in sorted(others, key=lambda record: record.version):
             if self.claims.hear(record):
-                touched[record.policy, record.server_id] = None
+                touched.append((record.policy, record.server_id))
                 self._say_refused(record)
         if complete:
-            over = self.claims.confirm({record.key: record for record in told}, self._seconds())
-            touched.update(dict.fromkeys(over))
+            touched += self.claims.confirm({record.key: record for record in others}, self._seconds())
         self._standing.settle(touched, "it ended at another process")
 
     def _say_refused(self, record: Record) -> None:
@@ -238,25 +236,29 @@ class Registry:
         for policy, server_id, holder in missing:
             own = self.claims.own((policy, server_id))
             if own is not None and holder == self.claims.holder:
-                self._observer.changed(self.claims.say_anew(own, own.record.version))
-                self._standing.settle([own.key], "")
+                self._say_anew(own, own.record.version)
 
     def put_back(self, told: Mapping[RecordKey, Record]) -> None:
         """Tell what isn't among all the records that there are, as they were lost or ended without this process."""
         for claim in [claim for claim in self.claims if not self.claims.is_others(claim)]:
             known = told.get(claim.record.key)
-            if claim.record.replaces(known) and claim.record != known:
+            if known == claim.record:
+                continue
+            if known is None or claim.record.replaces(known):
                 self._observer.changed(claim.record)
-            elif known is not None and known.registration is None and claim.owner is not None:
-                self._observer.changed(self.claims.say_anew(claim, known.version))
-                self._standing.settle([claim.key], "")
+            elif claim.owner is not None:
+                self._say_anew(claim, known.version)
+
+    def _say_anew(self, claim: Claim, after: int) -> None:
+        self._observer.changed(self.claims.say_anew(claim, after))
+        self._standing.settle([claim.key])
 
     # Being down without a lease.
 
     @property
     def without_lease(self) -> list[Record]:
         """All registrations without a lease."""
-        return [claim.record for claim in self.claims.without_lease]
+        return [claim.record for claim in self.claims if claim.record.holder == NOBODY]
 
     def set_down(self, record: Record, seconds: float) -> None:
         """A server without a lease has been down for so long."""
@@ -281,7 +283,7 @@ class Registry:
     @property
     def leases(self) -> dict[RecordKey, float]:
         """How many seconds the leases that are held here still have."""
-        return self.leases_of([claim.record.key for claim in self.claims if claim.expires is not None])
+        return self.leases_of(claim.record.key for claim in self.claims)
 
     def leases_of(self, keys: Iterable[RecordKey]) -> dict[RecordKey, float]:
         """The same, for those of these that are held here."""
@@ -296,25 +298,3 @@ class Registry:
     def is_owner(self, owner: Hashable) -> bool:
         """Whether ``owner`` holds any lease."""
         return owner in self.claims.owned
-
-
-def _read(setup: Setup, peer: Peer, number: int) -> Registration:
-    connections = setup.connections or (1 if setup.pipeline else CLASSIC_CONNECTIONS)
-    return Registration(
-        policy=setup.policy,
-        server_id=setup.id,
-        host=peer.host,
-        port=setup.listenport,
-        pipeline=setup.pipeline,
-        connections=connections if setup.pipeline else min(connections, CLASSIC_CONNECTIONS),
-        weight=setup.weight,
-        draining=setup.drain,
-        lease=setup.lease,
-        names=peer.names,
-        token=digest(setup.token),
-        number=number,
-    )
-
-
-def _version(record: Record) -> int:
-    return record.version

@@ -9,6 +9,7 @@ for its own length and then lapses: its claim doesn't count any more, unless it 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 
 from attrs import define, evolve, field
@@ -29,11 +30,11 @@ class Claim:
     owner: Hashable = None
     #: When its lease runs out, in the clock's seconds; None where that isn't for this process to say.
     expires: float | None = None
-    #: Past its lease, as far as is known here: it counts only over connections that were made before, if nothing else
-    #: counts, and never again once something else did.
-    held: bool = False
-    #: Past its lease: it doesn't count, unless it is heard of again.
+    #: Past its lease, as far as is known here: it doesn't count, unless it is heard of again.
     lapsed: bool = False
+    #: Lapsed, and counts all the same, over connections that were made before, if nothing else counts; never again once
+    #: something else did.
+    held: bool = False
 
     @property
     def registration(self) -> Registration:
@@ -57,6 +58,19 @@ class Claim:
         """Grows with the age of claims from old to new, and is the same for no two at one place or on one key."""
         return self.record.version, self.record.holder, self.record.server_id
 
+    def is_late(self, now: float) -> bool:
+        """Whether its lease has run out, and nobody has looked at it yet."""
+        return self.expires is not None and self.expires <= now
+
+    def count_down(self, now: float) -> None:
+        """Have its lease run out, from now on if it doesn't already."""
+        if self.expires is None:
+            self.expires = now + (self.record.lease or 0.0)
+
+    def lapse(self) -> None:
+        """It is past its lease, and not held any more if it was."""
+        self.expires, self.lapsed, self.held = None, True, False
+
 
 @define
 class Claims:
@@ -70,7 +84,7 @@ class Claims:
     _wall: Callable[[], float]
     _claims: dict[Key, dict[str, Claim]] = field(factory=dict, init=False)
     #: The keys that there is a claim on for each place, and how many.
-    _at: dict[Place, dict[Key, int]] = field(factory=dict, init=False)
+    _at: dict[Place, Counter[Key]] = field(factory=dict, init=False)
     #: What each connection holds leases on.
     owned: dict[Hashable, set[Key]] = field(factory=dict, init=False)
     _version: int = field(default=0, init=False)
@@ -100,11 +114,6 @@ class Claims:
         """The lease that is held here."""
         return self.get(key, self.holder)
 
-    @property
-    def without_lease(self) -> list[Claim]:
-        """Those that are nobody's."""
-        return [claim for claim in self if claim.record.holder == NOBODY]
-
     def is_others(self, claim: Claim) -> bool:
         """Whether only another process may end it."""
         return claim.record.holder not in {self.holder, NOBODY}
@@ -116,25 +125,22 @@ class Claims:
         self._version = max(self._version + 1, int(self._wall() * 1e6))
         return self._version
 
-    def make(self, registration: Registration) -> Record:
+    def make(self, terms: Registration) -> Record:
         """The record of what a setup packet said here."""
-        holder = NOBODY if registration.lease is None else self.holder
-        terms = evolve(registration, number=0)
-        return Record(registration.policy, registration.server_id, holder, self.next_version(), terms)
+        holder = NOBODY if terms.lease is None else self.holder
+        return Record(terms.policy, terms.server_id, holder, self.next_version(), terms)
 
-    def put(self, record: Record, owner: Hashable = None, expires: float | None = None) -> Claim:
+    def put(self, record: Record, owner: Hashable = None, expires: float | None = None) -> None:
         """A claim in the place of any other of its holder.
 
         :param owner: None where no connection holds it.
         """
-        self._version = max(self._version, record.version)
         claim = Claim(record, owner, expires)
         self.drop(claim.key, record.holder)
         self._claims.setdefault(claim.key, {})[record.holder] = claim
         self._index(claim, 1)
         if owner is not None:
             self.owned.setdefault(owner, set()).add(claim.key)
-        return claim
 
     def drop(self, key: Key, holder: str) -> Claim | None:
         """Take a claim away, and return it."""
@@ -167,8 +173,8 @@ class Claims:
                 del self.owned[claim.owner]
 
     def _index(self, claim: Claim, by: int) -> None:
-        keys = self._at.setdefault(claim.place, {})
-        keys[claim.key] = keys.get(claim.key, 0) + by
+        keys = self._at.setdefault(claim.place, Counter())
+        keys[claim.key] += by
         if not keys[claim.key]:
             del keys[claim.key]
         if not keys:
@@ -181,25 +187,24 @@ class Claims:
         self._version = max(self._version, record.version)
         key = record.policy, record.server_id
         claim = self.get(key, record.holder)
+        if claim is not None and not record.replaces(claim.record):
+            return False
         if record.registration is None:
-            ends = claim is not None and record.replaces(claim.record)
-            return ends and self.drop(key, record.holder) is not None
+            return self.drop(key, record.holder) is not None
         if claim is None:
             self.put(record)
             return True
-        if not record.replaces(claim.record):
-            return False
-        changed = record != claim.record or claim.lapsed or claim.held
+        changed = record != claim.record or claim.lapsed
         self._index(claim, -1)
-        claim.record, claim.expires, claim.held, claim.lapsed = record, None, False, False
+        claim.record, claim.expires, claim.lapsed, claim.held = record, None, False, False
         self._index(claim, 1)
         return changed
 
     def lose_touch(self, now: float) -> None:
         """The other processes aren't heard of: their leases last as long as they did when they were heard of last."""
         for claim in self:
-            if self.is_others(claim) and claim.expires is None and not (claim.held or claim.lapsed):
-                claim.expires = now + (claim.record.lease or 0.0)
+            if self.is_others(claim) and not claim.lapsed:
+                claim.count_down(now)
 
     def confirm(self, told: Mapping[RecordKey, Record], now: float) -> list[Key]:
         """All that there is was told of, and heard.
@@ -210,13 +215,13 @@ class Claims:
         for claim in [claim for claim in self if self.is_others(claim)]:
             record = told.get(claim.record.key)
             # Of an older one the store would tell the end, which ends no newer one.
-            if record is not None and record.registration is not None and record.version == claim.record.version:
+            if record is not None and record.version == claim.record.version:
                 continue
-            if claim.held or claim.lapsed:
+            if claim.lapsed:
                 self.drop(claim.key, claim.record.holder)
                 over.append(claim.key)
-            elif claim.expires is None:
-                claim.expires = now + (claim.record.lease or 0.0)
+            else:
+                claim.count_down(now)
         return over
 
 
@@ -234,7 +239,7 @@ def find_standing(
     standing: Claim | None = None
     conflicting: list[Claim] = []
     for claim in claims:
-        if claim.lapsed or claim.held or not is_allowed(claim.registration):
+        if claim.lapsed or not is_allowed(claim.registration):
             continue
         before = None if standing is None else standing.registration
         if before is not None and before.lease is not None and before.host != claim.registration.host:

@@ -56,9 +56,9 @@ class Record:
         An end is never undone by the record that it ended; a record may replace itself, with another time of being
         down.
         """
-        if other is None or self.version != other.version:
-            return other is None or self.version > other.version
-        return other.registration is not None
+        if other is None or self.version > other.version:
+            return True
+        return self.version == other.version and other.registration is not None
 
     def ended(self, version: int | None = None) -> Record:
         """The record that says that there is none any more.

@@ -5,7 +5,8 @@ from __future__ import annotations
 from attrs import field, frozen
 
 from rproxy.limits import CLASSIC_CONNECTIONS
-from rproxy.policies import Peer
+from rproxy.packets import Setup
+from rproxy.policies import Peer, digest
 
 Key = tuple[str, str]
 Address = tuple[str, int]
@@ -30,7 +31,7 @@ class Registration:
     names: frozenset[str] = frozenset()
     #: What :func:`rproxy.policies.digest` made of its token. Not for logs: a bad token can be guessed by it.
     token: bytes | None = field(default=None, repr=False)
-    #: Which registration this is, counted from 1 since the proxy's start.
+    #: Which registration this is, counted from 1 since the proxy's start; 0 until it stands.
     number: int = 0
 
     @property
@@ -47,3 +48,24 @@ class Registration:
     def peer(self) -> Peer:
         """Who sent the setup packet."""
         return Peer(self.host, self.names)
+
+
+def read(setup: Setup, peer: Peer) -> Registration:
+    """What a setup packet says, with what stands for what it leaves out.
+
+    :param peer: who sent it; the server listens at its host.
+    """
+    connections = setup.connections or (1 if setup.pipeline else CLASSIC_CONNECTIONS)
+    return Registration(
+        policy=setup.policy,
+        server_id=setup.id,
+        host=peer.host,
+        port=setup.listenport,
+        pipeline=setup.pipeline,
+        connections=connections if setup.pipeline else min(connections, CLASSIC_CONNECTIONS),
+        weight=setup.weight,
+        draining=setup.drain,
+        lease=setup.lease,
+        names=peer.names,
+        token=digest(setup.token),
+    )

@@ -79,7 +79,7 @@ class Standing:
 
     claims: Claims
     observer: Observer
-    most: int
+    most: float
     entries: dict[Key, Entry] = field(factory=dict, init=False)
     #: How many each host has.
     of_host: Counter[str] = field(factory=Counter, init=False)
@@ -94,14 +94,14 @@ class Standing:
 
     def candidate(self, key: Key) -> tuple[Claim | None, list[Claim]]:
         """Which claim counts on a key, wherever the server is, and those that it is in conflict with."""
-        claim, conflicting = find_standing(self.claims.on(key), self._is_allowed)
-        entry = self.entries.get(key)
-        if claim is None and entry is not None and entry.claim.held:
-            held = self.claims.get(key, entry.claim.record.holder)
-            claim = entry.claim if held is entry.claim and self._is_allowed(entry.registration) else None
+        claims = self.claims.on(key)
+        claim, conflicting = find_standing(claims, self.is_allowed)
+        if claim is None:
+            claim = next((each for each in claims if each.held and self.is_allowed(each.registration)), None)
         return claim, conflicting
 
-    def _is_allowed(self, registration: Registration) -> bool:
+    def is_allowed(self, registration: Registration) -> bool:
+        """Whether whoever observes lets it stand."""
         return self.observer.refuses(registration) is None
 
     def next_number(self) -> int:
@@ -109,15 +109,15 @@ class Standing:
         self._number += 1
         return self._number
 
-    def settle(self, keys: Iterable[Key], why: str, fresh: Registration | None = None) -> None:
+    def settle(self, keys: Iterable[Key], why: str = "", fresh: Registration | None = None) -> None:
         """Have what counts stand.
 
         :param keys: those whose claims have changed.
         :param why: what stands until now ends, if nothing does any more.
         :param fresh: what a setup packet said just now, which is news whatever stands.
         """
-        asked = set(keys)
-        todo = list(dict.fromkeys(keys))[::-1]
+        asked = dict.fromkeys(keys)
+        todo = list(reversed(asked))
         waiting: set[Key] = set()
         while todo:
             key = todo.pop()
@@ -131,9 +131,7 @@ class Standing:
                 todo += [key, occupant]
                 continue
             waiting.discard(key)
-            news = None
-            if fresh is not None and fresh.key == key:
-                news, fresh = fresh, None
+            news = fresh if fresh is not None and fresh.key == key else None
             left = self._stand(key, claim, why if key in asked else _DISPLACED, news)
             if left is not None:
                 # What it stood in the way of.
@@ -158,12 +156,13 @@ class Standing:
             claim, conflicting = self.candidate(key)
             for each in conflicting:
                 self._refuse(each)
+            taken = claim is not None and self._is_taken(claim)
             for each in self.claims.on(key):
-                if each.held and each is not claim:
-                    each.held, each.lapsed = False, True
+                if each.held and (taken or each is not claim):
+                    each.lapse()
             if claim is None:
                 return None
-            if not self._is_taken(claim):
+            if not taken:
                 self._replace_lease(claim)
                 return claim
             if self.claims.is_others(claim):
@@ -183,18 +182,13 @@ class Standing:
 
     def _is_taken(self, claim: Claim) -> bool:
         """Whether a newer server is at its place."""
-        for key in self.claims.keys_at(claim.place):
-            other = None if key == claim.key else self.candidate(key)[0]
-            if other is not None and other.place == claim.place and other.order > claim.order:
-                return True
-        return False
+        others = (self.candidate(key)[0] for key in self.claims.keys_at(claim.place))
+        return any(other is not None and other.place == claim.place and other.order > claim.order for other in others)
 
     def _refuse(self, claim: Claim) -> None:
         """Another host was first; whoever holds this claim ends it."""
         if claim.record.holder == self.claims.holder:
-            owner = self.withdraw(claim.key, claim.record.holder)
-            if owner is not None:
-                self.observer.conflicted(owner, claim.registration)
+            self.observer.conflicted(self.withdraw(claim.key, claim.record.holder), claim.registration)
 
     def _stand(self, key: Key, claim: Claim | None, why: str, fresh: Registration | None) -> Place | None:
         """Have a claim stand, or none; returns the place that became free."""
@@ -202,52 +196,50 @@ class Standing:
         if claim is None:
             return None if entry is None else self._end(key, why)
         if fresh is not None:
-            backed = self.claims.own(key) is not None
-            return self._enter(Entry(fresh, claim, claim.record.version, backed=backed), self.observer.registered)
+            return self._enter(fresh, claim, self.observer.registered)
         if entry is None and len(self.entries) >= self.most:
             self.crowded = True
             return None
         backed = self.claims.own(key) is not None
         unbacked = entry is not None and entry.backed and not backed and self.claims.is_others(claim)
-        if entry is None or unbacked or not _same_terms(entry.registration, claim.registration):
-            registration = evolve(claim.registration, number=self.next_number())
-            return self._enter(Entry(registration, claim, claim.record.version, backed=backed), self.observer.found)
+        if entry is None or unbacked or not _has_terms(entry.registration, claim.registration):
+            return self._enter(evolve(claim.registration, number=self.next_number()), claim, self.observer.found)
         is_news = claim.record.version > entry.version or (entry.held and not claim.held)
         entry.claim, entry.version, entry.held, entry.backed = claim, claim.record.version, claim.held, backed
         if is_news:
             self.observer.seen(entry.registration)
         return None
 
-    def _enter(self, entry: Entry, tell: Callable[[Registration], object]) -> Place | None:
-        registration = entry.registration
-        before = self.entries.get(registration.key)
+    def _enter(self, registration: Registration, claim: Claim, tell: Callable[[Registration], object]) -> Place | None:
+        key = registration.key
+        before = self.entries.get(key)
         if before is not None:
-            self._at.pop(before.place, None)
-        self._count(registration.host, 1)
-        if before is not None:
-            self._count(before.registration.host, -1)
-        self.entries[registration.key] = entry
-        self._at[entry.place] = registration.key
+            self._leave(before)
+        self.entries[key] = Entry(registration, claim, claim.record.version, backed=self.claims.own(key) is not None)
+        self.of_host[registration.host] += 1
+        self._at[claim.place] = key
         tell(registration)
         if before is None:
             return None
         self.observer.over(before.registration, "replaced")
-        return before.place if before.place != entry.place else None
+        return before.place
 
     def _end(self, key: Key, why: str) -> Place:
         entry = self.entries.pop(key)
-        self._count(entry.registration.host, -1)
-        del self._at[entry.place]
+        self._leave(entry)
         self.observer.ended(entry.registration)
         self.observer.over(entry.registration, why)
         return entry.place
 
-    def _count(self, host: str, by: int) -> None:
-        self.of_host[host] += by
+    def _leave(self, entry: Entry) -> None:
+        """It isn't at its place any more."""
+        del self._at[entry.place]
+        host = entry.registration.host
+        self.of_host[host] -= 1
         if not self.of_host[host]:
             del self.of_host[host]
 
 
-def _same_terms(one: Registration, other: Registration) -> bool:
-    """Whether they differ in nothing that matters to packets."""
-    return evolve(one, number=0, lease=None) == evolve(other, number=0, lease=None)
+def _has_terms(registration: Registration, terms: Registration) -> bool:
+    """Whether it differs from them in nothing that matters to packets."""
+    return evolve(registration, number=terms.number, lease=terms.lease) == terms

@@ -71,7 +71,7 @@ SUBJECTS = {
         ("tests/test_upstream.py", "tests/test_connection.py", "tests/test_routing.py", *_ON_THE_WAY),
     ),
     "registry": Subject(
-        tuple(f"rproxy/registry/{name}.py" for name in ("__init__", "claims", "standing")),
+        tuple(f"rproxy/registry/{name}.py" for name in ("__init__", "claims", "registration", "standing")),
         (
             *("tests/test_registry.py", "tests/test_registry_claims.py", "tests/test_registry_forgetting.py"),
             # What it is told by stores and by setup packets.
