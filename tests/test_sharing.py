@@ -9,6 +9,7 @@ from rproxy.policies import EVERYTHING, Policies, Policy
 from rproxy.process.sweeping import SWEEP
 from rproxy.registry.registration import Registration
 from rproxy.stores.asking import MOST_ASKED_BYTES
+from tests.adminclient import Admin, control_of
 from tests.links import Link, SharedStore
 from tests.memory import HOST, MemoryReactor, Proxy, ProxyCase, setup
 
@@ -240,6 +241,36 @@ class EndTests(SharingCase):
         self.advance(2)
         self.assertTrue(self.one(self.a).draining)
         self.assertTrue(self.one(self.b).draining)
+
+    def test_revoked(self) -> None:
+        """By an operator: it ends where its lease is held, and goes on being served where that can't be ended."""
+        server = self.b.server(PORT)
+        self.a.register("100", "111", PORT, pipeline=4, lease=LEASE)
+        self.pump()
+        admin = Admin(control_of(self.b))
+        refused = admin.post("/api/v1/servers/100/revoke")
+        self.assertEqual(refused.status, 409)
+        self.assertIn("server 100 still stands by the lease of another proxy", refused.json["error"])
+        self.assertNotIn("revoked", [each["kind"] for each in admin.get("/api/v1/happenings").json])
+        self.pump()
+        client = self.b.client()
+        client.ask("x")
+        server.answer()
+        self.assertEqual(client.answers(), ["x by 100"])
+        self.assertEqual(Admin(control_of(self.a)).post("/api/v1/servers/100/revoke").json, {"registrations": 1})
+        self.pump()
+        self.assertEqual((self.standing(self.a), self.standing(self.b)), (set(), set()))
+
+    def test_revoked_at_one_of_two(self) -> None:
+        """Of those that it was told to end, it says how many did."""
+        for policy, proxies in ("111", (self.a, self.b)), ("222", (self.a,)):
+            for proxy in proxies:
+                proxy.register("100", policy, PORT, pipeline=4, lease=LEASE)
+                self.pump()
+        admin = Admin(control_of(self.a))
+        self.assertEqual(admin.post("/api/v1/servers/100/revoke").json, {"registrations": 1})
+        self.assertEqual(self.standing(self.a), {("111", "100", PORT)})
+        self.assertEqual(admin.post("/api/v1/servers/100/revoke").status, 409)
 
     def test_moved(self) -> None:
         self.a.register("100", "111", PORT, pipeline=4, lease=LEASE)

@@ -12,7 +12,7 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
-from rproxy.control import FRESH, ControlError, LocalControl
+from rproxy.control import FRESH, ControlError, HeldElsewhereError, LocalControl
 from rproxy.figures import Figures, PolicyFigures
 from rproxy.figures.counters import Counters
 from rproxy.figures.happenings import Happening
@@ -355,6 +355,23 @@ class WorkersControlTests(ProxyCase):
         self.assertEqual(self.successResultOf(self.control.revoke("100", "222")), 0)
         self.assertEqual(self.successResultOf(self.control.revoke("100", None)), 1)
         self.assertEqual(self.states(), [[], []])
+
+    def test_revoke_what_another_proxy_holds(self) -> None:
+        """Of the workers one at least has to have ended it, or to end it yet."""
+        self.register(1, 2)
+        for worker in self.workers.values():
+            worker.control.end = lambda keys: []  # type: ignore[method-assign]  # as where the lease is another's
+        self.failureResultOf(self.control.revoke("100", None), HeldElsewhereError)
+        del self.workers[1].control.end
+        self.assertEqual(self.successResultOf(self.control.revoke("100", None)), 1)
+
+    def test_revoke_where_one_hangs(self) -> None:
+        self.register(1)
+        self.workers[2].waiting = []
+        asked = self.control.revoke("100", None)
+        self.clock.pump([SECONDS] * 2)
+        self.assertEqual(self.successResultOf(asked), 1)
+        self.workers[2].answer()
 
     def test_happenings(self) -> None:
         """What all tell is told once; a new worker is heard from its first word."""

@@ -109,6 +109,8 @@ def _change(what: str) -> dict[str, Any]:
         _415="The body isn't JSON",
         _503="No process of the proxy answers",
     )
+    if what == "revoke":
+        failures |= _failures(_409="It still stands, by the lease of another proxy")
     return {
         "post": {
             "operationId": what,

@@ -16,7 +16,7 @@ from rproxy.admin.describing import describe
 from rproxy.admin.exposition import CONTENT_TYPE
 from rproxy.admin.files import File
 from rproxy.admin.scraping import Scrapes
-from rproxy.control import DONE, Control, ControlError
+from rproxy.control import DONE, Control, ControlError, HeldElsewhereError
 from rproxy.control.reporting import Explanation
 from rproxy.packets import MAX_FIELD
 from rproxy.policies import Peer
@@ -161,9 +161,13 @@ class Routes:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise FailedError(400, f'send {{}} or {{"policy": "111"}}: {error}') from None
         do = {"drain": self._control.drain, "resume": self._control.resume, "revoke": self._control.revoke}[what]
-        number = await do(server_id, change.policy)
+        whose = "" if change.policy is None else f" of policy {change.policy}"
+        try:
+            number = await do(server_id, change.policy)
+        except HeldElsewhereError:
+            text = f"server {server_id}{whose} still stands by the lease of another proxy: revoke it there too"
+            raise FailedError(409, text) from None
         if not number:
-            whose = "" if change.policy is None else f" of policy {change.policy}"
             state = "was drained" if what == "resume" else "is registered"
             raise FailedError(404, f"no server {server_id}{whose} {state}: rproxy servers says which are there")
         _logger.info(

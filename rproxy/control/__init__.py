@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, fail, succeed
 
 from rproxy.control.reporting import Explanation, Reporter
 from rproxy.figures import Figures
@@ -51,7 +51,11 @@ class Control(Protocol):
         """
 
     def revoke(self, server_id: str, policy: str | None) -> Deferred[int]:
-        """End the registrations of a server. It may register again, unless the policies don't allow it."""
+        """End the registrations of a server. It may register again, unless the policies don't allow it.
+
+        :returns: how many stand no more.
+        :raises HeldElsewhereError: (the Deferred) all still do, by leases that another proxy holds.
+        """
 
     def happenings(self) -> Deferred[Sequence[Happening]]:
         """What happened lately, the oldest first."""
@@ -62,6 +66,10 @@ class Control(Protocol):
 
 class ControlError(Exception):
     """Nobody is there to ask; the text says why."""
+
+
+class HeldElsewhereError(Exception):
+    """What stands by a lease of another proxy can't be ended here."""
 
 
 class LocalControl:
@@ -103,21 +111,23 @@ class LocalControl:
 
     def revoke(self, server_id: str, policy: str | None) -> Deferred[int]:
         keys = self.find(server_id, policy)
-        self.end(keys)
-        return succeed(len(keys))
+        ended = self.end(keys)
+        if keys and not ended:
+            return fail(HeldElsewhereError())
+        return succeed(len(ended))
 
     def find(self, server_id: str, policy: str | None) -> list[Key]:
         """Which registrations of a server stand: policies and server ids."""
         return matching((each.key for each in self._factory.registry.standing), server_id, policy)
 
-    def end(self, keys: Iterable[Key]) -> None:
-        """Revoke those of these registrations that stand."""
+    def end(self, keys: Iterable[Key]) -> list[Key]:
+        """Revoke those of these registrations that stand, and return those that stand no more."""
         self._figures = None
         standing = self._standing()
-        for key in keys:
-            if key in standing:
-                self._factory.revoke(standing[key])
-                self._happenings.note(DONE["revoke"], *key, "by an operator")
+        ended = [key for key in keys if key in standing and self._factory.revoke(standing[key])]
+        for key in ended:
+            self._happenings.note(DONE["revoke"], *key, "by an operator")
+        return ended
 
     def set_drained(self, keys: Iterable[Key]) -> None:
         """Have these drained and no others, be they registered by now or later."""

@@ -140,10 +140,9 @@ class ProxyFactory(Factory):
         """Have what becomes of packets recorded there too, of connections that come from now on."""
         self.endings = self.router.callers.endings = (*self.endings, endings)
 
-    def revoke(self, registration: Registration) -> None:
-        """End a registration, although the policies allow it."""
-        self.router.bar([registration])
-        self.registry.revoke(registration, "by an operator")
+    def revoke(self, registration: Registration) -> bool:
+        """End a registration, although the policies allow it; see :meth:`rproxy.registry.Registry.revoke`."""
+        return self.registry.revoke(registration, "by an operator")
 
     def buildProtocol(self, addr: IAddress | None) -> ProxyProtocol:
         return ProxyProtocol(self, self.address_of(addr))

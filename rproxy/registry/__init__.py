@@ -133,17 +133,20 @@ class Registry:
             self._standing.withdraw(key, self.claims.holder)
         self._standing.settle(keys, "its connection closed")
 
-    def revoke(self, registration: Registration, why: str) -> None:
-        """End a registration that stands and isn't allowed any more.
+    def revoke(self, registration: Registration, why: str) -> bool:
+        """End a registration that stands.
 
-        It ends for all processes, and won't stand again if it is allowed again: its server may be another by then, and
-        has to register anew. What other processes hold a lease on is theirs to end.
+        It ends for all processes, and won't stand again if it wasn't allowed and is again: its server may be another by
+        then, and has to register anew. What other processes hold a lease on is theirs to end.
+
+        :returns: whether it stands no more: it does by a lease of another process, if that is allowed.
         """
         self._standing.withdraw(registration.key, NOBODY)
         owner = self._standing.withdraw(registration.key, self.claims.holder)
         self._standing.settle([registration.key], f"revoked: {why}")
         if owner is not None:
             self._observer.displaced(owner)
+        return registration.key not in self._standing.entries
 
     def reconsider(self) -> None:
         """Have those stand that are allowed now."""

@@ -18,7 +18,7 @@ from twisted.internet.defer import Deferred, DeferredLock
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from rproxy.control import ControlError, matching
+from rproxy.control import ControlError, HeldElsewhereError, matching
 from rproxy.control.reporting import Explanation
 from rproxy.figures import Figures
 from rproxy.figures.happenings import Happening
@@ -147,8 +147,14 @@ class WorkersControl:
     async def _revoke(self, server_id: str, policy: str | None) -> int:
         with self._room():
             keys = await self._find(server_id, policy)
-            await self._workers.tell("end", SECONDS, keys=sorted(keys))
-        return len(keys)
+            told = await self._workers.tell("end", SECONDS, keys=sorted(keys))
+        if None in told:
+            # Who hangs ends them when it goes on.
+            return len(keys)
+        ended = {(name, server) for answer in told for name, server in answer}
+        if keys and not ended:
+            raise HeldElsewhereError
+        return len(ended)
 
     def _set_drained(self, keys: Iterable[Key]) -> Deferred[list[Any]]:
         """Fires when the workers have heard it."""
