@@ -15,6 +15,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 import msgspec
@@ -114,9 +115,10 @@ _decode_data = msgspec.json.Decoder(Data).decode
 _decode_ack = msgspec.json.Decoder(Ack).decode
 _decode_many_data = msgspec.json.Decoder(Data).decode_lines
 _decode_many_acks = msgspec.json.Decoder(Ack).decode_lines
-#: How many strings a packet has, by the type of its ``payloadsize``: the keys and values of its four text fields, and
-#: those of that one.
-_STRINGS: dict[type, int] = {UnsetType: 8, int: 9, str: 10}
+#: How many quotes a packet has, by the type of its ``payloadsize``: two for each key and value of its four text fields,
+#: and those of that one.
+_QUOTES: dict[type, int] = {UnsetType: 16, int: 18, str: 20}
+_size_of = attrgetter("payloadsize")
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _Peeked = TypeVar("_Peeked", Data, Ack)
 
@@ -128,8 +130,7 @@ def peek_data(raw: bytes) -> Data | None:
     except _UNREADABLE:
         return None
     if (
-        # The first half of _has_only, for what most packets are.
-        ((raw.count(b'"') == 16 and packet.payloadsize is UNSET) or _has_only(raw, packet.payloadsize))
+        (raw.count(b'"') == _QUOTES[type(packet.payloadsize)] or _has_only(raw, packet.payloadsize))
         and packet.srcid.isprintable()
         and packet.policy.isprintable()
     ):
@@ -143,13 +144,17 @@ def peek_ack(raw: bytes) -> Ack | None:
         packet = _decode_ack(raw)
     except _UNREADABLE:
         return None
-    if _has_only(raw, packet.payloadsize) and packet.srcid.isprintable() and packet.destid.isprintable():
+    if (
+        (raw.count(b'"') == _QUOTES[type(packet.payloadsize)] or _has_only(raw, packet.payloadsize))
+        and packet.srcid.isprintable()
+        and packet.destid.isprintable()
+    ):
         return packet
     return None
 
 
 def peek_many_data(chunk: bytes) -> list[tuple[bytes, Data]] | None:
-    """The data packets that ``chunk`` is, back to back or a line each, if :func:`peek_data` would take each of them."""
+    """The data packets that ``chunk`` is, with white space between or none, if :func:`peek_data` would take each."""
     return _peek_many(chunk, _decode_many_data)
 
 
@@ -161,42 +166,38 @@ def peek_many_acks(chunk: bytes) -> list[tuple[bytes, Ack]] | None:
 def _peek_many(chunk: bytes, decode_lines: Callable[[bytes], list[_Peeked]]) -> list[tuple[bytes, _Peeked]] | None:
     """Decode packets together, which takes a third off the price of one.
 
-    Each packet has one ``}`` at least. So where there are just as many of them as packets, and as many line breaks
-    between a ``}`` and a ``{`` as it takes to part them, and no other line breaks, each line is one whole packet. Each
-    has its own number of quotes at least (:func:`_has_only`), so if their sum is right each is. And plain ASCII without
-    escapes and DEL is printable, because JSON has no other control characters in its strings.
+    Each packet ends with a ``}``. So where there are just as many of them as packets, the packets end there and nowhere
+    else. Each has its own number of quotes at least (:func:`_has_only`), so if their sum is right each is. And plain
+    ASCII without escapes and DEL is printable, because JSON has no other control characters in its strings.
     """
     if not chunk.isascii() or b"\\" in chunk or b"\x7f" in chunk:
         return None
-    lined = chunk.replace(b"}{", b"}\n{")
     try:
-        found = decode_lines(lined)
+        # It needs no lines: it reads one object after the other.
+        found = decode_lines(chunk)
     except _UNREADABLE:
         return None
-    lines = lined.split(b"\n")
+    *pieces, rest = chunk.split(b"}")
     count = len(found)
-    if len(lines) != count or lined.count(b"}\n{") != count - 1 or chunk.count(b"}") != count:
+    if rest or not count or len(pieces) != count:
         return None
     quotes = chunk.count(b'"')
     if quotes != 16 * count:
         # Packets of one sender are alike: where they aren't, each is read by itself.
-        strings = {_STRINGS[kind] for kind in set(map(type, [packet.payloadsize for packet in found]))}
-        if strings != {quotes / count / 2}:
+        wanted = {_QUOTES[kind] for kind in set(map(type, map(_size_of, found)))}
+        if wanted != {quotes / count}:
             return None
-    return list(zip(lines, found, strict=True))
+    return list(zip([piece.lstrip() + b"}" for piece in pieces], found, strict=True))
 
 
 def _has_only(raw: bytes, payloadsize: str | int | UnsetType) -> bool:
     """Whether a decoded packet has no key but its four text fields and ``payloadsize``, and none of them twice.
 
     Each string of a JSON text has two quotes, so eight strings (nine or ten with a ``payloadsize``) have at least
-    sixteen, and just sixteen quotes leave no room for a further key. A payload with escaped quotes has more:
-    then the strings themselves are counted.
+    sixteen, and just sixteen quotes leave no room for a further key. Who asks has found that there are more: a payload
+    with escaped quotes has, and then the strings themselves are counted.
     """
-    strings = _STRINGS[type(payloadsize)]
-    if raw.count(b'"') == 2 * strings:
-        return True
-    return b'\\"' in raw and sum(1 for _ in _STRING.finditer(raw)) == strings
+    return b'\\"' in raw and 2 * sum(1 for _ in _STRING.finditer(raw)) == _QUOTES[type(payloadsize)]
 
 
 def decode(raw: bytes) -> Packet:
