@@ -158,7 +158,10 @@ class Turns:
             unsent, self._unsent = self._unsent, []
             closing, self._closing = self._closing, []
             for connection in unsent:
-                self._finish(connection, connection.send)
+                try:
+                    connection.send()
+                except BaseException:  # noqa: BLE001 - see _handle
+                    self.fail(connection)
             for connection in closing:
                 if not connection.connected or connection._aborting:
                     continue
