@@ -116,8 +116,10 @@ class Upstream(Factory):
         self._connecting: set[Deferred[UpstreamConnection]] = set()
         #: Taken while no connection had room: for those that are being made.
         self._unwritten: deque[Request] = deque()
-        #: The one connection, where one is all there may be, it is open, and the server is up: the way of most packets.
+        #: The one connection, where one is all there may be, it is open, and the server is up.
         self._only: UpstreamConnection | None = None
+        #: See :class:`rproxy.rotation.Target`. It is that connection's own where there is one: the way of most packets.
+        self.take: Callable[[Request, Member], bool] = self._take_or_connect
 
     # Members come and go.
 
@@ -256,20 +258,10 @@ class Upstream(Factory):
 
     # Packets.
 
-    def take(self, request: Request, member: Member) -> bool:
-        """See :class:`rproxy.rotation.Target`."""
-        only = self._only
-        if only is not None:
-            if only.room <= 0:
-                return False
-            request.server = member
-            return only.write(request)
-        return self.health.up and self._take_or_connect(request, member)
-
     def refusal(self, member: Member) -> str | None:
-        """Why :meth:`take` would not take a packet for this member now, for people; None if it would.
+        """Why :attr:`take` would not take a packet for this member now, for people; None if it would.
 
-        It asks what :meth:`take` asks, in the same order; a test compares the two.
+        It asks what :attr:`take` asks, in the same order; a test compares the two.
         """
         if not member.live:
             return _why_barred(member)
@@ -290,6 +282,8 @@ class Upstream(Factory):
         return len(self._open)
 
     def _take_or_connect(self, request: Request, member: Member) -> bool:
+        if not self.health.up:
+            return False
         best, room = None, 0
         for connection in self._open:
             if connection.room > room:
@@ -297,8 +291,7 @@ class Upstream(Factory):
         if best is not None:
             if best.in_flight and self._may_connect():
                 self._connect()
-            request.server = member
-            return best.write(request)
+            return best.write(request, member)
         if self._pipeline is None and len(request.raw) > CLASSIC_READ:
             return False
         connect = self._may_connect()
@@ -334,6 +327,7 @@ class Upstream(Factory):
         """Whatever was found before doesn't hold any more."""
         alone = self._connections == 1 and self._pipeline is not None and len(self._open) == 1
         self._only = self._open[0] if alone and self.health.up and not self._open[0].retiring else None
+        self.take = self._take_or_connect if self._only is None else self._only.write
 
     @property
     def share(self) -> int:
@@ -396,7 +390,7 @@ class Upstream(Factory):
             request = self._unwritten.popleft()
             if request.reply is None:
                 request.count_from(self._clock.seconds())
-                if not result.write(request):
+                if request.server is None or not result.write(request, request.server):
                     self._owner.redispatch((request,))
         if not self._connecting:
             self.give_back()
