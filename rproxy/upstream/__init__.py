@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
-from typing import Any, Protocol, cast
+from typing import Protocol
 
-from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IAddress, IProtocol, IReactorTime, IStreamClientEndpoint
+from twisted.internet.interfaces import IAddress, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from rproxy.audit.trail import Trail
@@ -28,6 +26,7 @@ from rproxy.logs.packets import ProxyLog
 from rproxy.registry.registration import Address, Key, Registration
 from rproxy.request import Request
 from rproxy.rotation import Member
+from rproxy.upstream.connecting import Attempts, Confirmer
 from rproxy.upstream.members import Members
 from rproxy.upstream.probing import Probing, Watcher
 
@@ -35,7 +34,7 @@ from rproxy.upstream.probing import Probing, Watcher
 Connect = Callable[[Address, bool], IStreamClientEndpoint]
 
 
-class Owner(Watcher, Protocol):
+class Owner(Watcher, Confirmer, Protocol):
     """Where an upstream's packets come from."""
 
     def room_made(self, upstream: Upstream) -> None:
@@ -46,14 +45,6 @@ class Owner(Watcher, Protocol):
 
     def retry(self, requests: Iterable[Request]) -> Iterable[Request]:
         """See :class:`rproxy.connection.Pool`."""
-
-    @property
-    def confirm(self) -> Callable[[], Deferred[None]]:
-        """Finds out whether what other processes have told still stands; fails if that can't be done now."""
-
-    @property
-    def lapse(self) -> Callable[[Sequence[Registration]], object]:
-        """Told of those that don't stand any more, unless they are heard of again."""
 
     @property
     def let_go(self) -> Callable[[Registration], object]:
@@ -68,7 +59,6 @@ class Upstream(Factory):
     """
 
     noisy = False
-    _logger = Logger()
 
     def __init__(
         self,
@@ -93,7 +83,6 @@ class Upstream(Factory):
         #: Grows with each packet out of a waiting line, so that policies take turns.
         self.turn = 0
         self._changed = False
-        self._endpoint = endpoint
         self._limits = limits
         self._counters = counters
         self._clock = clock
@@ -113,7 +102,7 @@ class Upstream(Factory):
         #: Whether no connection may be made any more: see :meth:`hold`.
         self.held = False
         self._open: list[UpstreamConnection] = []
-        self._connecting: set[Deferred[UpstreamConnection]] = set()
+        self._connecting = Attempts(self, endpoint, self.members, owner, self._attempted)
         #: Taken while no connection had room: for those that are being made.
         self._unwritten: deque[Request] = deque()
         #: The one connection, where one is all there may be, it is open, and the server is up.
@@ -177,8 +166,7 @@ class Upstream(Factory):
             return False
         self.held = True
         self._probing.stop()
-        for attempt in list(self._connecting):
-            attempt.cancel()
+        self._connecting.give_up()
         self.give_back()
         return True
 
@@ -235,8 +223,7 @@ class Upstream(Factory):
         if self.members.live:
             return
         self._probing.stop()
-        for attempt in list(self._connecting):
-            attempt.cancel()
+        self._connecting.give_up()
         for connection in list(self._open):
             connection.retire()
         self.give_back()
@@ -290,7 +277,7 @@ class Upstream(Factory):
                 best, room = connection, connection.room
         if best is not None:
             if best.in_flight and self._may_connect():
-                self._connect()
+                self._connecting.begin()
             return best.write(request, member)
         if self._pipeline is None and len(request.raw) > CLASSIC_READ:
             return False
@@ -300,7 +287,7 @@ class Upstream(Factory):
         request.server = member
         self._unwritten.append(request)
         if connect:
-            self._connect()
+            self._connecting.begin()
         return True
 
     def sweep(self, now: float) -> None:
@@ -342,40 +329,12 @@ class Upstream(Factory):
     def try_to_connect(self) -> None:
         """See :class:`rproxy.upstream.probing.Probed`."""
         if self.may_probe and not self._connecting:
-            self._connect()
+            self._connecting.begin()
 
     def _may_connect(self) -> bool:
         return len(self._open) + len(self._connecting) < self._connections and not self.held
 
-    def _connect(self) -> None:
-        reached = self._confirm_and_connect() if self.members.found else self._endpoint.connect(self)
-        attempt = cast("Deferred[UpstreamConnection]", reached)
-        self._connecting.add(attempt)
-        attempt.addBoth(self._attempted, attempt)
-        attempt.addErrback(
-            lambda failure: self._logger.failure(
-                "A connection to a server was mishandled", failure, event="server-mishandled"
-            )
-        )
-
-    def _confirm_and_connect(self) -> Deferred[IProtocol]:
-        """Make a connection, if the server is still the one that is meant.
-
-        Whoever holds the lease of a server knows when it goes. Of one that is only known from others the store is asked
-        before each connection: another server, of another policy, may have its address by now.
-        """
-        confirmed: Deferred[Any] = self._owner.confirm()
-        return confirmed.addCallbacks(lambda _: self._endpoint.connect(self), self._unconfirmed)
-
-    def _unconfirmed(self, failure: Failure) -> Failure | Deferred[IProtocol]:
-        if self.members.found == self.members.live or failure.check(CancelledError):
-            return failure
-        # Others are served here, and needn't wait for what nobody can say.
-        self._owner.lapse([member.registration for member in self.members.all if member.found and member.live])
-        return self._endpoint.connect(self)
-
-    def _attempted(self, result: UpstreamConnection | Failure, attempt: Deferred[UpstreamConnection]) -> None:
-        self._connecting.discard(attempt)
+    def _attempted(self, result: UpstreamConnection | Failure) -> None:
         if isinstance(result, Failure):
             if self.members.live and not self.held:
                 self._probing.failed(result.getErrorMessage())
