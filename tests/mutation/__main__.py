@@ -57,7 +57,10 @@ _ON_THE_WAY = (
 _UPSTREAM = ("tests/test_upstream.py", "tests/test_upstream_probing.py", "tests/test_upstream_leases.py")
 SUBJECTS = {
     "framing": Subject(("rproxy/framing.py",), ("tests/test_framing.py",)),
-    "packets": Subject(("rproxy/packets.py",), ("tests/test_packets.py",)),
+    "packets": Subject(
+        tuple(f"rproxy/packets/{name}.py" for name in ("kinds", "peeking", "reading", "writing")),
+        ("tests/test_packets.py",),
+    ),
     "health": Subject(("rproxy/health.py",), ("tests/test_health.py",)),
     "routing": Subject(
         tuple(f"rproxy/{name}.py" for name in ("routing", "routes", "forwarding", "quotas", "retrying")),
@@ -68,7 +71,7 @@ SUBJECTS = {
         ),
     ),
     "upstream": Subject(
-        tuple(f"rproxy/upstream/{name}.py" for name in ("__init__", "directory", "members", "probing")),
+        tuple(f"rproxy/upstream/{name}.py" for name in ("__init__", "connecting", "directory", "members", "probing")),
         (
             *_UPSTREAM,
             "tests/test_connection.py",
