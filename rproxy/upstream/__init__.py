@@ -241,7 +241,7 @@ class Upstream(Factory):
     @property
     def idle(self) -> bool:
         """Whether nothing is left to wait for: no members, no connections."""
-        return not (self.members or self._open or self._connecting)
+        return not (self.members or self._open or self._connecting.under_way)
 
     # Packets.
 
@@ -259,7 +259,7 @@ class Upstream(Factory):
         reasons = [connection.refusal for connection in self._open]
         if None in reasons or self._may_connect():
             return None
-        if len(self._unwritten) < len(self._connecting) * (self._pipeline or 1):
+        if len(self._unwritten) < len(self._connecting.under_way) * (self._pipeline or 1):
             return None
         return next((reason for reason in reasons if reason), "its connections are still being made")
 
@@ -282,7 +282,7 @@ class Upstream(Factory):
         if self._pipeline is None and len(request.raw) > CLASSIC_READ:
             return False
         connect = self._may_connect()
-        if not connect and len(self._unwritten) >= len(self._connecting) * (self._pipeline or 1):
+        if not connect and len(self._unwritten) >= len(self._connecting.under_way) * (self._pipeline or 1):
             return False
         request.server = member
         self._unwritten.append(request)
@@ -328,11 +328,11 @@ class Upstream(Factory):
 
     def try_to_connect(self) -> None:
         """See :class:`rproxy.upstream.probing.Probed`."""
-        if self.may_probe and not self._connecting:
+        if self.may_probe and not self._connecting.under_way:
             self._connecting.begin()
 
     def _may_connect(self) -> bool:
-        return len(self._open) + len(self._connecting) < self._connections and not self.held
+        return len(self._open) + len(self._connecting.under_way) < self._connections and not self.held
 
     def _attempted(self, result: UpstreamConnection | Failure) -> None:
         if isinstance(result, Failure):
@@ -351,7 +351,7 @@ class Upstream(Factory):
                 request.count_from(self._clock.seconds())
                 if request.server is None or not result.write(request, request.server):
                     self._owner.redispatch((request,))
-        if not self._connecting:
+        if not self._connecting.under_way:
             self.give_back()
         # A probe may be one connection more than the server wants.
         spare = self._pipeline is None or not self.members.live or len(self._open) > self._connections

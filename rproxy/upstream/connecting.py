@@ -28,10 +28,11 @@ class Confirmer(Protocol):
 
 
 class Attempts:
-    """Attempts to make one; how many are under way is their length.
+    """Attempts to make one.
 
     :param factory: whose connections they become.
     :param ended: told what came of each: the connection, or why there is none.
+    :ivar under_way: those that nothing came of yet.
     """
 
     _logger = Logger(namespace="rproxy.upstream.Upstream")
@@ -49,16 +50,13 @@ class Attempts:
         self._members = members
         self._confirmer = confirmer
         self._ended = ended
-        self._under_way: set[Deferred[UpstreamConnection]] = set()
-
-    def __len__(self) -> int:
-        return len(self._under_way)
+        self.under_way: set[Deferred[UpstreamConnection]] = set()
 
     def begin(self) -> None:
         """Make one more."""
         reached = self._confirm_and_connect() if self._members.found else self._endpoint.connect(self._factory)
         attempt = cast("Deferred[UpstreamConnection]", reached)
-        self._under_way.add(attempt)
+        self.under_way.add(attempt)
         attempt.addBoth(self._end, attempt)
         attempt.addErrback(
             lambda failure: self._logger.failure(
@@ -68,11 +66,11 @@ class Attempts:
 
     def give_up(self) -> None:
         """Make none of them."""
-        for attempt in list(self._under_way):
+        for attempt in list(self.under_way):
             attempt.cancel()
 
     def _end(self, result: UpstreamConnection | Failure, attempt: Deferred[UpstreamConnection]) -> None:
-        self._under_way.discard(attempt)
+        self.under_way.discard(attempt)
         self._ended(result)
 
     def _confirm_and_connect(self) -> Deferred[IProtocol]:

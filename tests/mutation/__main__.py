@@ -56,7 +56,7 @@ _ON_THE_WAY = (
 )
 _UPSTREAM = ("tests/test_upstream.py", "tests/test_upstream_probing.py", "tests/test_upstream_leases.py")
 SUBJECTS = {
-    "framing": Subject(("rproxy/framing.py",), ("tests/test_framing.py",)),
+    "framing": Subject(("rproxy/framing/__init__.py", "rproxy/framing/scanning.py"), ("tests/test_framing.py",)),
     "packets": Subject(
         tuple(f"rproxy/packets/{name}.py" for name in ("kinds", "peeking", "reading", "writing")),
         ("tests/test_packets.py",),
