@@ -53,8 +53,8 @@ MANY = 1000
 # number.
 KEEP_ALIVE_CALLS = 26  # 25, of which 1 asks for the time, for the figures by policy and server
 PIPELINED_CALLS = 4  # 3.8
-ONE_SHOT_CALLS = 52  # 51
-CLASSIC_CALLS = 89  # 87
+ONE_SHOT_CALLS = 48  # 47
+CLASSIC_CALLS = 85  # 83
 
 _JSON = {decoder.__file__, encoder.__file__}
 _HERE = sys._getframe().f_code.co_filename

@@ -107,8 +107,11 @@ class ProxyProtocol(AnsweringProtocol):
             self._refuse_stream("bad-packet", "the stream ended inside a packet")
         if self._finished:
             self._transport.loseConnection()
-        else:
+        elif self._pending or self._held or self._blocked or self._framer.unread:
             self._work()
+        else:
+            # As most clients do that have the answer to their one packet.
+            self._finish()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._abandon_pending()
