@@ -76,7 +76,7 @@ class GroupedPort(tcp.Port):
                 if protocol is not None:
                     transport = GroupedServer(accepted, protocol, address, self, 0, group)
                     protocol.makeConnection(transport)
-            except BaseException:  # noqa: BLE001 - see Turns._handle
+            except BaseException:  # noqa: BLE001 - see Turns.doRead
                 group.fail(transport)
             if transport is None:
                 accepted.close()
