@@ -39,6 +39,17 @@ class PolicyTests(ProxyCase):
             self.assertEqual(client.answers(), ["no-server/no"], policy)
         self.assertEqual(server.attempted, 0)
 
+    def test_setup_between_packets(self) -> None:
+        """A server gets what came behind its setup packet, and not what one read brought before it."""
+        proxy = self.proxy()
+        server = proxy.server(5000)
+        proxy.ids["111", HOST, 5000] = "100"
+        client = proxy.client(HOST)
+        client.send(data("a"), setup("100", "111", 5000), data("b"))
+        self.assertEqual(server.payloads, ["b"])
+        server.answer()
+        self.assertEqual(client.answers(), ["no-server/no", "b by 100"])
+
     def test_no_panic(self) -> None:
         """Nor is there a fall-through where every server of the policy is down, full or draining."""
         proxy = self.proxy()
