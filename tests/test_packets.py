@@ -187,6 +187,12 @@ class NoPacketTests(AnswerCase):
                     self.assert_answer(GOES_ON, wire(fields, **{name: value}))
         self.assert_answer(GOES_ON, wire(DATA, payload=1), wire(ACK, payload=1), wire(ERROR, payload=1))
 
+    def test_a_size_of_minus_nothing_is_none(self) -> None:
+        """The quick reader can't tell it from 0."""
+        raw = with_raw(b'"payloadsize":-0')
+        self.assertEqual(decode(raw), Data("0", "1", "111", "xyz1", 0))
+        self.assertEqual(peek_data(raw), decode(raw))
+
     def test_a_size_of_the_wrong_kind(self) -> None:
         sizes: Values = (None, True, 1.5, 4.0, [], {}, "4" * 257, 1 << 63, 10**400, -(1 << 63) - 1)
         for size in sizes:

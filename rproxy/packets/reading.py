@@ -138,6 +138,10 @@ def _normalise(fields: dict[str, Any]) -> None:
         value = fields.get(name)
         if isinstance(value, str) and _NUMBER.fullmatch(value):
             fields[name] = float(value) if "." in value else int(value)
+    size = fields.get("payloadsize")
+    if type(size) is float and str(size) == "-0.0":
+        # Nobody echoes it, so it is what it is for the quick reader.
+        fields["payloadsize"] = 0
     if {name.casefold() for name in fields} >= {"privpoliid", "privpolyid"}:
         raise PacketError("privPoliId and privPolyId at once: which policy counts?")
     other, own = ("privPoliId", "privPolyId") if kind == "1" else ("privPolyId", "privPoliId")
