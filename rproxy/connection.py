@@ -105,14 +105,14 @@ class UpstreamConnection(TwistedProtocol):
             self._depth = 1
         self.room = self._depth
 
-    def write(self, request: Request) -> bool:
-        """Send the request's packet, or answer False: its server may not have it (any more)."""
-        server = request.server
-        if server is None or not server.live:
+    def write(self, request: Request, server: Server) -> bool:
+        """Send the request's packet, or answer False: there is no room, or the server may not have it (any more)."""
+        if self.room <= 0 or not server.live:
             return False
         if server.policy != request.policy or server.target is not self._pool:
             self._report_violation(request, server)
             return False
+        request.server = server
         if self._log is not None:
             self._log.forwarding(request, *self._pool.address)
         self.in_flight.append(request)
@@ -183,7 +183,8 @@ class UpstreamConnection(TwistedProtocol):
             if server is None or answer.destid != request.client_id or answer.srcid != server.server_id:
                 raise PacketError("an answer to another packet, or of another server")
             size = answer.payloadsize
-            if size is not UNSET and size != len(answer.payload) and packets.size_is_wrong(answer):
+            # Not by packets.size_is_wrong, which this is, because practically every answer has one.
+            if size is not UNSET and size != (length := len(answer.payload)) and size != str(length):
                 self._tolerate_wrong_size()
             in_flight.popleft()
             if request.reply is not None:
@@ -328,9 +329,9 @@ class RecordedConnection(UpstreamConnection):
         super().__init__(pool, pipeline, limits, counters, log)
         self._trail = trail
 
-    def write(self, request: Request) -> bool:
+    def write(self, request: Request, server: Server) -> bool:
         """See :meth:`UpstreamConnection.write`."""
-        if not super().write(request):
+        if not super().write(request, server):
             return False
         self._trail.written(request)
         return True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from rproxy.figures.counters import Counters
 from rproxy.request import Request
@@ -18,7 +18,7 @@ class Gate:
     :ivar submit: where they all go now.
     """
 
-    def __init__(self, take: Callable[[Request], None], counters: Counters) -> None:
+    def __init__(self, take: Callable[[Iterable[Request]], None], counters: Counters) -> None:
         self._take = take
         self._counters = counters
         self.submit = take
@@ -33,12 +33,12 @@ class Gate:
             self.submit = self._take if works else self._refuse_unrecorded
 
     def shut(self) -> None:
-        """Refuse every new packet, for good."""
+        """Refuse every new packet until it is opened again."""
         self.submit = self._refuse_stopping
 
     @property
     def is_shut(self) -> bool:
-        """Whether no new packet is taken any more, for good."""
+        """Whether every new packet is refused because the proxy stops."""
         return self.submit == self._refuse_stopping
 
     @property
@@ -48,10 +48,13 @@ class Gate:
             return _STOPPING
         return _UNRECORDED if self.submit == self._refuse_unrecorded else None
 
-    def _refuse_stopping(self, request: Request) -> None:
-        request.unserved = self._counters.tallies.unserved(request.policy)
-        request.refuse("shutting-down", "no", _STOPPING)
+    def _refuse_stopping(self, requests: Iterable[Request]) -> None:
+        self._refuse(requests, "shutting-down", _STOPPING)
 
-    def _refuse_unrecorded(self, request: Request) -> None:
-        request.unserved = self._counters.tallies.unserved(request.policy)
-        request.refuse("overloaded", "no", _UNRECORDED)
+    def _refuse_unrecorded(self, requests: Iterable[Request]) -> None:
+        self._refuse(requests, "overloaded", _UNRECORDED)
+
+    def _refuse(self, requests: Iterable[Request], code: str, text: str) -> None:
+        for request in requests:
+            request.unserved = self._counters.tallies.unserved(request.policy)
+            request.refuse(code, "no", text)

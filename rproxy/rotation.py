@@ -34,7 +34,7 @@ class Target(Protocol):
     def takes_at_most(self) -> int:
         """The longest packet that it takes while it is up, in bytes."""
 
-    def take(self, request: Request, member: Member) -> bool:
+    def take(self, request: Request, member: Member, /) -> bool:
         """Take charge of the request, or answer False: down, or full."""
 
 

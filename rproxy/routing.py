@@ -18,7 +18,7 @@ from rproxy.audit.trail import Trail
 from rproxy.figures.counters import Counters
 from rproxy.figures.happenings import Happened, nothing_happened
 from rproxy.forwarding import Callers
-from rproxy.limits import Limits
+from rproxy.limits import CLASSIC_READ, Limits
 from rproxy.logs.packets import ProxyLog
 from rproxy.policies import EVERYTHING, Policies, Policy
 from rproxy.quotas import Quotas
@@ -87,32 +87,39 @@ class Router:
         :raises rproxy.packets.PacketError: ``raw`` is no data packet.
         """
         request, answer = self.callers.make_request(raw, self._limits.timeout)
-        self.submit(request)
+        self.submit((request,))
         return answer
 
-    def submit(self, request: Request) -> None:
-        """Give the request to the next server of its policy, let it wait for one, or refuse it."""
-        route = self._routes.get(request.policy)
-        if route is None:
-            request.unserved = self._counters.tallies.unserved(request.policy)
-            if not self.ask(request):
-                request.refuse("no-server", "no", f"no server serves policy {request.policy}")
-            return
-        if route.limits is not self._limits and not self._within_limits(route, request):
-            return
+    def submit(self, requests: Iterable[Request]) -> None:
+        """Give each request to the next server of its policy, let it wait for one, or refuse it."""
+        routes, limits = self._routes, self._limits
+        for request in requests:
+            route = routes.get(request.policy)
+            if route is None:
+                self._submit_unserved(request)
+            elif (route.limits is limits or self._within_limits(route, request)) and (
+                route.line.packets or route.rotation.offer(request) is None
+            ):
+                self._line_up(route, request)
+
+    def _submit_unserved(self, request: Request) -> None:
+        request.unserved = self._counters.tallies.unserved(request.policy)
+        if not self.ask(request):
+            request.refuse("no-server", "no", f"no server serves policy {request.policy}")
+
+    def _line_up(self, route: Route, request: Request) -> None:
+        request.unserved = route.tally
         if route.deserted is not None and route.is_over(self._clock.seconds()):
             # The route is still there for those that came earlier and wait.
-            request.unserved = route.tally
             request.refuse("no-server", "no", f"no server serves policy {request.policy} any more")
-        elif route.line.packets or route.rotation.offer(request) is None:
-            request.unserved = route.tally
-            request.waits_until = request.deadline - route.limits.timeout + route.limits.queue_timeout
-            if route.refuse_long(request):
-                return
-            if not route.line.packets:
-                self._waiting[request.policy] = None
-            if not route.line.push(request):
-                request.refuse("overloaded", "no", f"too many packets wait for a server of policy {request.policy}")
+            return
+        request.waits_until = request.deadline - route.limits.timeout + route.limits.queue_timeout
+        if len(request.raw) > CLASSIC_READ and route.refuse_long(request):
+            return
+        if not route.line.packets:
+            self._waiting[request.policy] = None
+        if not route.line.push(request):
+            request.refuse("overloaded", "no", f"too many packets wait for a server of policy {request.policy}")
 
     def answer_asked(self, requests: Iterable[Request]) -> None:
         """All that can be found out about the policies of these packets is known now."""
@@ -120,7 +127,7 @@ class Router:
             if request.reply is not None:
                 continue
             if request.policy in self._routes:
-                self.submit(request)
+                self.submit((request,))
                 request.count_from(self._clock.seconds())
             else:
                 # It may have had one meanwhile.
@@ -298,6 +305,7 @@ class Router:
             return
         members = deque(member for policy in self._waiting for member in upstream.members.live_of(policy))
         members.rotate(-upstream.turn)
+        now = self._clock.seconds()
         while members:
             member = members[0]
             members.rotate(-1)
@@ -307,7 +315,7 @@ class Router:
                 self._waiting.pop(member.policy, None)
                 members.remove(member)
             elif upstream.take(request, member):
-                request.count_from(self._clock.seconds())
+                request.count_from(now)
                 upstream.turn += 1
             elif not route.refuse_long(request):
                 route.line.push_back(request)

@@ -40,7 +40,8 @@ from rproxy.policies import EVERYTHING, Policies
 from rproxy.process.sweeping import SWEEP
 from rproxy.proxy import Entrance, ProxyFactory
 from rproxy.registry.claims import Claims
-from rproxy.registry.registration import Address
+from rproxy.registry.registration import Address, Registration
+from rproxy.rotation import Member
 from rproxy.stores import Store
 from rproxy.stores.replica import Replica
 
@@ -633,6 +634,15 @@ class Proxy:
         if "lease" not in modern:
             connection.close()
         return connection
+
+    def members(self, policy: str = "111") -> list[Member]:
+        """The servers of a policy, as its rotation has them."""
+        return self.factory.router.routes[policy].rotation.members
+
+    def registration(self, policy: str = "111") -> Registration:
+        """The one registration for a policy."""
+        [member] = self.members(policy)
+        return member.registration
 
     def server(self, port: int, host: str = HOST) -> MemoryServerHost:
         """Let a server listen at a port, where every connection was refused until now."""

@@ -765,8 +765,7 @@ class ViolationTests(AdmissionCase):
         """Write a packet of a policy for the server of one port to the connection to another one."""
         (member,) = self.upstream(port).members.live_of("111")
         (connection,) = self.upstream(at)._open
-        request = Request(b'{"payload": "forced"}', policy, "1", 10.0, _Nobody(), server=member)
-        written = connection.write(request)
+        written = connection.write(Request(b'{"payload": "forced"}', policy, "1", 10.0, _Nobody()), member)
         self.world.pump()
         self.assertEqual("forced" in self.servers[at].payloads, written)
         return written
@@ -797,6 +796,5 @@ class ViolationTests(AdmissionCase):
         self.world.factory.reload(described())
         self.assertFalse(member.live)
         (connection,) = self.upstream(5001)._open
-        self.assertFalse(connection.write(Request(b"{}", "111", "1", 10.0, _Nobody(), server=member)))
-        self.assertFalse(connection.write(Request(b"{}", "111", "1", 10.0, _Nobody())))
+        self.assertFalse(connection.write(Request(b"{}", "111", "1", 10.0, _Nobody()), member))
         self.assertEqual(self.world.factory.counters.violations, 0)

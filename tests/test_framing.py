@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from rproxy.framing import Framer, StreamError
+from rproxy.framing.scanning import Scanner
 from rproxy.limits import MAX_DEPTH
 from rproxy.packets import peek_data, peek_many_data
 from tests.strategies import cut, cuts, objects, rubbish, spaces, streams
@@ -93,7 +94,8 @@ def read(
 
 def held(framer: Framer[object]) -> int:
     """How many bytes of the stream a framer keeps; the brackets that are open (at most 33) are no part of it."""
-    kept = (getattr(framer, name) for name in Framer.__slots__ if name != "_brackets")
+    kept = [getattr(framer, name) for name in Framer.__slots__]
+    kept += [each.partial for each in kept if isinstance(each, Scanner)]
     return sum(len(value) for value in kept if isinstance(value, bytes | bytearray))
 
 

@@ -23,12 +23,12 @@ class GateTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.taken: list[Request] = []
         self.counters = Counters()
-        self.gate = Gate(self.taken.append, self.counters)
+        self.gate = Gate(self.taken.extend, self.counters)
 
     def submit(self) -> str:
         """Submit a packet, and return what became of it."""
         request = Request(b"{}", "111", "1", 30.0, Client())
-        self.gate.submit(request)
+        self.gate.submit((request,))
         if self.taken:
             self.assertEqual(self.taken.pop(), request)
             self.assertIsNone(request.reply)

@@ -187,6 +187,12 @@ class NoPacketTests(AnswerCase):
                     self.assert_answer(GOES_ON, wire(fields, **{name: value}))
         self.assert_answer(GOES_ON, wire(DATA, payload=1), wire(ACK, payload=1), wire(ERROR, payload=1))
 
+    def test_a_size_of_minus_nothing_is_none(self) -> None:
+        """The quick reader can't tell it from 0."""
+        raw = with_raw(b'"payloadsize":-0')
+        self.assertEqual(decode(raw), Data("0", "1", "111", "xyz1", 0))
+        self.assertEqual(peek_data(raw), decode(raw))
+
     def test_a_size_of_the_wrong_kind(self) -> None:
         sizes: Values = (None, True, 1.5, 4.0, [], {}, "4" * 257, 1 << 63, 10**400, -(1 << 63) - 1)
         for size in sizes:
@@ -503,7 +509,7 @@ class PeekManyTests(SynchronousTestCase):
     def assert_read(self, fields: Fields, *raws: bytes) -> None:
         peek, peek_many = (peek_data, peek_many_data) if fields is DATA else (peek_ack, peek_many_acks)
         expected = [(raw, peek(raw)) for raw in raws]
-        for between in (b"", b"\n"):
+        for between in (b"", b"\n", b" ", b"\r\n", b"\n \t\n"):
             self.assertEqual(expected, peek_many(between.join(raws)), raws)
 
     def assert_left(self, *chunks: bytes) -> None:
@@ -538,7 +544,7 @@ class PeekManyTests(SynchronousTestCase):
                 wire(DATA, payload="x").replace(b"x", b"\xff"),
                 wire(DATA, payload="é").replace(rb"\u00e9", "é".encode()),
             ),
-            *(wire(DATA, payloadsize="4"), wire(DATA, payloadsize=4), wire(DATA).replace(b",", b",\n")),
+            *(wire(DATA, payloadsize="4"), wire(DATA, payloadsize=4)),
         ):
             self.assert_left(unusual + wire(DATA), wire(DATA) + unusual, wire(DATA) + unusual + wire(DATA))
 
@@ -548,10 +554,14 @@ class PeekManyTests(SynchronousTestCase):
         self.assert_left(more + fewer, more + fewer + fewer, with_raw(b'"payloadsize":4') * 2 + fewer * 2)
         self.assert_left(with_raw(b'"x":""') + with_raw(b'"payloadsize":4'), with_raw(b'"payloadsize":"4"') + more[:-1])
 
-    def test_white_space_between_them_is_one_line_break_or_none(self) -> None:
-        for between in (b" ", b"\n\n", b"\r\n", b",", b"x", b"\n \n"):
+    def test_white_space_is_no_part_of_them(self) -> None:
+        for space in (b" ", b"\n", b"\r\n", b"\n \t\n"):
+            lines = wire(DATA).replace(b" ", space)
+            self.assert_read(DATA, lines, wire(DATA), lines.replace(b"}", space + b"}"))
+            self.assertEqual([(wire(DATA), peek_data(wire(DATA)))] * 2, peek_many_data(space + wire(DATA) * 2))
+        for between in (b",", b"x", b"\x0b", b"\x0c", b"\0"):
             self.assert_left(wire(DATA) + between + wire(DATA))
-        self.assert_left(wire(DATA) + b"\n", b"\n" + wire(DATA), wire(DATA) + b"}")
+        self.assert_left(wire(DATA) + b"\n", wire(DATA) + b"}")
 
     @given(
         st.lists(nearly_packets(DATA) | st.builds(data, ids, ids, texts), min_size=1, max_size=4),

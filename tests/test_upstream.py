@@ -1,22 +1,18 @@
-"""The connections to one server: how many, when they are opened and closed, and what becomes of one that is down."""
+"""The connections to one server: how many, when they are opened and closed, and why one takes no packet."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
-from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionRefusedError
-from twisted.logger import LogEvent, capturedLogs, formatEvent
+from twisted.logger import capturedLogs
 
 from rproxy.policies import Policies, Policy
-from rproxy.registry.registration import Registration
 from rproxy.request import Request
-from rproxy.rotation import Member
 from rproxy.routing import upstream_of
-from tests.memory import HOST, MemoryServerHost, Proxy, ProxyCase, setup
+from tests.memory import HOST, MemoryServerHost, ProxyCase
 from tests.support import ROOT
 
 
@@ -157,211 +153,6 @@ class ClassicServerTests(ProxyCase):
         client = self.world.client()
         client.ask("a")
         self.assertEqual(self.server.payloads, ["a"])
-
-
-class ProbeTests(ProxyCase):
-    """A server that is down is probed, ever more seldom, with no packet at risk."""
-
-    def setUp(self) -> None:
-        self.world = self.proxy()
-
-    def down(self, **modern: Any) -> MemoryServerHost:
-        """A server that has just been found down, by a packet that nobody waits for any more."""
-        self.world.register("100", "111", 5000, **modern)
-        client = self.world.client()
-        client.ask("a")
-        client.reset()
-        return self.world.server_at((HOST, 5000))
-
-    def test_backoff(self) -> None:
-        """After 0.5, 1, 2, 4, 8, 16, 30 and 30 seconds, give or take the jitter, which is none here."""
-        server = self.down()
-        attempts = [1]
-        for pause in (0.5, 1, 2, 4, 8, 16, 30, 30):
-            self.world.advance(pause - 0.25)
-            self.assertEqual(server.attempted, attempts[-1])
-            self.world.advance(0.25)
-            attempts.append(server.attempted)
-        self.assertEqual(attempts, list(range(1, 10)))
-
-    def test_probe_of_a_classic_server(self) -> None:
-        """The probe of a classic server is closed at once, so that it doesn't hold up what comes next."""
-        server = self.down()
-        server.accept()
-        self.world.advance(0.5)
-        self.assertEqual((len(server.connections), server.open, server.payloads), (1, [], []))
-        self.world.advance(60)
-        self.assertEqual(server.attempted, 2, "a server that is up is not probed")
-
-    def test_probe_of_a_modern_server(self) -> None:
-        """The probe of a modern server becomes a connection."""
-        server = self.down(pipeline=4)
-        server.accept()
-        self.world.advance(0.5)
-        self.assertEqual((len(server.open), server.payloads), (1, []))
-        self.world.client().ask("b")
-        self.assertEqual((server.connection.payloads, server.attempted), (["b"], 2))
-
-    def test_no_packet_is_risked(self) -> None:
-        """While it is down no packet is given to it."""
-        server = self.down()
-        self.world.register("200", "111", 6000)
-        up = self.world.server(6000)
-        self.world.client().ask("b", "c", "d")
-        self.assertEqual((server.attempted, len(up.packets)), (1, 3))
-
-    def test_probe_that_hangs(self) -> None:
-        """There is one probe at a time, however long it takes."""
-        server = self.down()
-        server.hang()
-        self.world.advance(5.25)
-        self.assertEqual((server.attempted, len(server.attempts)), (2, 1))
-        self.world.register("100", "111", 5000)
-        self.assertEqual(len(server.attempts), 1)
-
-    def test_no_probe_of_who_left(self) -> None:
-        """A server whose registration ended isn't probed any more."""
-        lease = self.world.register("100", "111", 5000, lease=60)
-        self.world.client().ask("a")
-        self.world.advance(0.75)
-        server = self.world.server_at((HOST, 5000))
-        attempted = server.attempted
-        lease.close()
-        self.world.advance(60)
-        self.assertEqual(server.attempted, attempted)
-
-    def test_registration_is_news(self) -> None:
-        """A server that registers anew is probed at once."""
-        server = self.down()
-        self.world.advance(100)
-        server.accept()
-        self.world.register("100", "111", 5000)
-        client = self.world.client()
-        client.ask("b")
-        self.assertEqual(server.payloads, ["b"])
-
-    def test_down_again(self) -> None:
-        """One that came back and is down again is probed as before, as often as that happens."""
-        server = self.down(pipeline=4)
-        for attempted in (2, 4, 6):
-            server.accept()
-            self.world.advance(0.5)
-            self.assertEqual((attempted, 1), (server.attempted, len(server.open)))
-            client = self.world.client()
-            client.ask("b")
-            server.answer()
-            server.refuse()
-            server.connection.close()
-            self.assertEqual(["b by 100"], client.answers())
-            client.ask("c")
-            client.reset()
-            self.assertEqual(attempted + 1, server.attempted)
-
-    def test_up_before_it_was_probed(self) -> None:
-        """By a connection that was being made when it went down: then it needs no probe, until it is down again."""
-        self.world.register("100", "111", 5000, pipeline=4, connections=2)
-        server = self.world.server(5000)
-        client = self.world.client()
-        client.ask("a")
-        server.hang()
-        client.ask("b", "c")
-        server.connection.reset()
-        self.assertEqual((["server-lost/unknown"] * 3, 2), (client.answers(), server.attempted))
-        server.attempts[0].accept()
-        self.world.advance(5)
-        self.assertEqual((2, 1), (server.attempted, len(server.open)))
-        server.refuse()
-        client.ask("d")
-        server.connection.reset()
-        self.world.advance(1)
-        self.assertEqual((["server-lost/unknown"], 3), (client.answers(), server.attempted))
-
-    def test_broken_connection(self) -> None:
-        """A server that lost a packet is down until a probe succeeds."""
-        self.world.register("100", "111", 5000)
-        server = self.world.server(5000)
-        client = self.world.client()
-        client.ask("a")
-        server.connection.close()
-        client.ask("b")
-        self.assertEqual(server.attempted, 1)
-        self.world.advance(0.5)
-        self.assertEqual(server.payloads, ["a", "b"])
-
-
-class ThresholdTests(ProxyCase):
-    """``--max-fails`` and ``--max-timeouts``: how often it must go wrong in a row."""
-
-    def test_refused_several_times(self) -> None:
-        """A packet that finds the port closed is offered again as long as the server counts as up."""
-        world = self.proxy(max_fails=3)
-        world.register("100", "111", 5000)
-        world.client().ask("a")
-        server = world.server_at((HOST, 5000))
-        self.assertEqual(server.attempted, 3)
-        world.client().ask("b")
-        self.assertEqual(server.attempted, 3, "it is down")
-
-    def test_many_packets_on_a_lost_connection_are_one_failure(self) -> None:
-        world = self.proxy(max_fails=2)
-        world.register("100", "111", 5000, pipeline=20)
-        server = world.server(5000)
-        client = world.client()
-        client.ask(*map(str, range(20)))
-        server.connection.close()
-        self.assertEqual(client.answers(), ["server-lost/unknown"] * 20)
-        client.ask("b")
-        self.assertEqual(server.payloads[20:], ["b"])
-        server.connection.close()
-        client.ask("c")
-        self.assertEqual(server.payloads[20:], ["b"])
-
-    def test_an_answer_in_between(self) -> None:
-        world = self.proxy(max_fails=2)
-        world.register("100", "111", 5000, pipeline=20)
-        server = world.server(5000)
-        client = world.client()
-        for _ in range(4):
-            client.ask("a", "b")
-            server.connection.answer(1)
-            server.connection.close()
-        self.assertEqual(client.answers(), ["a by 100", "server-lost/unknown"] * 4)
-
-    def test_answers_that_do_not_come(self) -> None:
-        """A server that takes packets and answers none is down after three connections of that kind."""
-        world = self.proxy(timeout=1)
-        world.register("100", "111", 5000)
-        server = world.server(5000)
-        client = world.client()
-        client.ask("a", "b")
-        world.advance(1.25)
-        self.assertEqual(client.answers(), ["timeout/unknown"] * 2)
-        client.ask("c")
-        self.assertEqual(server.payloads, ["a", "b", "c"])
-        world.advance(1.0)
-        client.ask("d")
-        self.assertEqual(server.payloads, ["a", "b", "c"], "it is down")
-
-    def test_a_late_answer_ends_the_row(self) -> None:
-        world = self.proxy(timeout=1, max_timeouts=2)
-        world.register("100", "111", 5000, pipeline=10)
-        server = world.server(5000)
-        client = world.client()
-        for _ in range(4):
-            client.ask("a", "b")
-            world.advance(1.25)
-            server.connection.answer()
-        self.assertEqual(client.answers(), ["timeout/unknown"] * 8)
-        self.assertEqual((len(server.packets), len(server.connections)), (8, 1))
-
-    def test_its_connections_are_not_more_than_it_wants(self) -> None:
-        """The probe of a server that owes answers is closed at once where it has its connections already."""
-        world = self.proxy(timeout=2, max_timeouts=1)
-        world.register("100", "111", 5000, pipeline=10)
-        server = world.server(5000)
-        world.client().ask("a")
-        world.advance(3)
-        self.assertEqual((len(server.connections), len(server.open)), (2, 1))
 
 
 class PipelineTests(ProxyCase):
@@ -565,164 +356,6 @@ class PipelineTests(ProxyCase):
         self.assertEqual((server.attempted, len(server.open)), (1, 1))
 
 
-class LeaseTests(ProxyCase):
-    """With a lease, a registration stands as long as it is renewed and its connection open."""
-
-    def setUp(self) -> None:
-        self.world: Proxy = self.proxy()
-        self.lease = self.world.register("100", "111", 5000, pipeline=3, lease=10)
-        self.server = self.world.server(5000)
-        self.client = self.world.client()
-
-    def renew(self, **modern: Any) -> None:
-        self.lease.send(setup("100", "111", 5000, **{"pipeline": 3, "lease": 10, **modern}))
-
-    def assert_over(self) -> None:
-        """Packets for the policy find nobody."""
-        self.client.ask("late")
-        self.world.advance(6)
-        self.assertEqual(self.client.answers(), ["no-server/no"])
-        self.assertNotIn("late", self.server.payloads)
-
-    def test_renewed(self) -> None:
-        """Setup that is sent again within the time renews it, and disturbs nothing."""
-        for number in range(5):
-            self.world.advance(9.75)
-            self.renew()
-            self.client.ask(str(number))
-            self.server.answer()
-        self.assertEqual(self.client.answers(), [f"{number} by 100" for number in range(5)])
-        self.assertEqual(self.server.attempted, 1)
-
-    def test_ends_by_time(self) -> None:
-        """It ends when it isn't renewed in time."""
-        self.world.advance(10.25)
-        self.assert_over()
-
-    def test_ends_by_close(self) -> None:
-        """It ends when its connection closes, in order or not."""
-        self.lease.close()
-        self.assert_over()
-        self.setUp()
-        self.lease.reset()
-        self.assert_over()
-
-    def test_in_flight_is_finished(self) -> None:
-        """What is in flight when it ends is finished, and then the connection to the server closed."""
-        self.client.ask("a", "b")
-        self.lease.close()
-        self.server.connection.answer(1)
-        self.assertFalse(self.server.connection.gone)
-        self.server.answer()
-        self.assertEqual(self.client.answers(), ["a by 100", "b by 100"])
-        self.assertTrue(self.server.connection.ended)
-
-    def test_idle_connections_are_closed(self) -> None:
-        """Connections with nothing in flight are closed at once."""
-        self.client.ask("a")
-        self.server.answer()
-        self.lease.close()
-        self.assertEqual(self.server.open, [])
-
-    def test_attempts_are_given_up(self) -> None:
-        """So are attempts to connect."""
-        self.server.hang()
-        self.client.ask("a")
-        self.lease.close()
-        self.assertEqual(self.server.attempts, [])
-        self.world.advance(6)
-        self.assertEqual(self.client.answers(), ["no-server/no"])
-
-    def test_registers_again(self) -> None:
-        """A server that comes back in time serves what has waited since."""
-        self.lease.reset()
-        self.client.ask("a")
-        self.world.advance(3)
-        self.lease = self.world.register("100", "111", 5000, pipeline=3, lease=10)
-        self.assertEqual(self.server.payloads, ["a"])
-
-    def test_registers_again_while_its_packets_are_in_flight(self) -> None:
-        """Also if it hasn't answered what it had before."""
-        self.client.ask("a")
-        self.lease.reset()
-        self.lease = self.world.register("100", "111", 5000, pipeline=3, lease=10)
-        self.client.ask("b")
-        self.world.advance(0.25)
-        self.server.answer()
-        self.world.advance(0.25)
-        self.server.answer()
-        self.assertEqual(self.client.answers(), ["a by 100", "b by 100"])
-
-    def test_lease_is_given_up(self) -> None:
-        """A setup without a lease makes the registration one that stands."""
-        self.lease.send(setup("100", "111", 5000, pipeline=3))
-        self.lease.close()
-        self.world.advance(60)
-        self.client.ask("a")
-        self.assertEqual(self.server.payloads, ["a"])
-
-    def test_drain(self) -> None:
-        """``drain``: it gets nothing new, what is in flight is finished, then its connections are closed."""
-        self.client.ask("a", "b")
-        self.renew(drain=True)
-        self.assertEqual(self.lease.answers(), ["registered", "draining"])
-        self.world.register("200", "111", 6000)
-        other = self.world.server(6000)
-        self.client.ask("c")
-        self.assertEqual((self.server.payloads, other.payloads), (["a", "b"], ["c"]))
-        other.answer()
-        self.server.answer()
-        self.assertEqual(self.client.answers(), ["a by 100", "b by 100", "c by 200"])
-        self.assertEqual(self.server.open, [])
-        self.world.advance(9)
-        self.renew(drain=True)
-        self.assertEqual(self.lease.answers(), ["draining"])
-
-    def test_drain_while_connecting(self) -> None:
-        """What it didn't get yet goes to others."""
-        self.server.hang()
-        self.client.ask("a", "b")
-        self.world.register("200", "111", 6000)
-        other = self.world.server(6000)
-        self.renew(drain=True)
-        self.assertEqual(sorted(other.payloads), ["a", "b"])
-        self.server.accept()
-        self.assertEqual(self.server.payloads, [])
-
-    def test_drained_by_an_operator_while_connecting(self) -> None:
-        """Then too, whatever becomes of the connection."""
-        self.server.hang()
-        self.client.ask("a", "b")
-        self.world.register("200", "111", 6000)
-        other = self.world.server(6000)
-        drained = next(each.registration for each in members(self.world) if each.server_id == "100")
-        self.world.factory.router.drain(drained.key, drained)
-        self.world.pump()
-        self.assertEqual(["a", "b"], sorted(other.payloads))
-        self.server.refuse()
-        self.world.advance(60)
-        self.assertEqual(0, len(self.server.connections))
-
-    def test_no_longer_draining(self) -> None:
-        """A server that drained may come back into the rotation, and then serves what has waited."""
-        self.renew(drain=True)
-        self.client.ask("a")
-        self.assertEqual(self.server.payloads, [])
-        self.renew()
-        self.assertEqual(self.server.payloads, ["a"])
-
-
-def members(proxy: Proxy, policy: str = "111") -> list[Member]:
-    """The servers of a policy."""
-    return list(proxy.factory.router.routes[policy].rotation.members)
-
-
-def registration(proxy: Proxy, policy: str = "111") -> Registration:
-    """The one registration for a policy."""
-    [member] = members(proxy, policy)
-    return member.registration
-
-
 class RefusalTests(ProxyCase):
     """Why a server would take no packet now, in words."""
 
@@ -731,7 +364,7 @@ class RefusalTests(ProxyCase):
 
     def refusal(self) -> str | None:
         """What is said of the one server."""
-        [member] = members(self.world)
+        [member] = self.world.members()
         return upstream_of(member).refusal(member)
 
     def test_down(self) -> None:
@@ -755,7 +388,7 @@ class RefusalTests(ProxyCase):
     def test_never_reached(self) -> None:
         """One that is only known from others isn't taken for up."""
         lease = self.world.register("100", "111", 5000, lease=60)
-        found = registration(self.world)
+        found = self.world.registration()
         lease.close()
         self.world.advance(6)
         self.world.factory.router.registered(found, up=False)
@@ -798,7 +431,7 @@ class RefusalTests(ProxyCase):
         """An operator had it drained, it drains itself, or it is about to leave."""
         router = self.world.factory.router
         self.world.register("100", "111", 5000)
-        found = registration(self.world)
+        found = self.world.registration()
         router.drain(found.key, found)
         self.assertEqual("an operator had it drained", self.refusal())
         router.resume(found.key, found)
@@ -807,75 +440,6 @@ class RefusalTests(ProxyCase):
         self.assertEqual("its registration is about to end", self.refusal())
         self.world.register("100", "111", 5000, drain=True)
         self.assertEqual("it drains", self.refusal())
-
-
-class TellingTests(ProxyCase):
-    """That a server is down, why, and that it is up again, is logged, once each."""
-
-    def setUp(self) -> None:
-        self.world = self.proxy(timeout=1, max_timeouts=1)
-
-    def told(self, events: Sequence[LogEvent]) -> list[tuple[str, str, str, int, str | None]]:
-        names = ("server-down", "server-up")
-        return [
-            (event["log_level"].name, event["event"], event["host"], event["port"], formatEvent(event))
-            for event in events
-            if event.get("event") in names or "Server at" in (formatEvent(event) or "None")
-        ]
-
-    def test_down_and_up(self) -> None:
-        self.world.register("100", "111", 5000, pipeline=2)
-        with capturedLogs() as events:
-            self.world.client().ask("a")
-            self.world.server(5000)
-            self.world.advance(0.5)
-        why = "Connection was refused by other side."
-        down = f"Server at {HOST} port 5000 is down: {why}"
-        up = f"Server at {HOST} port 5000 is up again"
-        self.assertEqual(
-            [("warn", "server-down", HOST, 5000, down), ("info", "server-up", HOST, 5000, up)], self.told(events)
-        )
-        self.assertEqual([why], [event["why"] for event in events if event.get("event") == "server-down"])
-
-    def test_whoever_watches_is_told(self) -> None:
-        """Each time that it goes down, and that it is back."""
-        happened: list[tuple[str, ...]] = []
-        self.world.factory.router.happened = lambda *what: happened.append(what)
-        self.world.register("100", "111", 5000, pipeline=2)
-        self.world.client().ask("a")
-        server = self.world.server(5000)
-        self.world.advance(0.5)
-        server.connection.reset()
-        whys = (("down", "Connection was refused by other side."), ("up", ""), ("down", "the connection broke"))
-        told = [what for what in happened if what[0] in {"down", "up"}]
-        self.assertEqual([(what, "111", "100", why) for what, why in whys], told)
-        [member] = members(self.world)
-        self.assertEqual(2, member.tally.downs)
-
-    def test_broken(self) -> None:
-        self.world.register("100", "111", 5000, pipeline=2)
-        server = self.world.server(5000)
-        self.world.client().ask("a")
-        with capturedLogs() as events:
-            server.connection.reset()
-        down = f"Server at {HOST} port 5000 is down: the connection broke"
-        self.assertEqual([("warn", "server-down", HOST, 5000, down)], self.told(events))
-
-    def test_no_answers(self) -> None:
-        self.world.register("100", "111", 5000, pipeline=2)
-        self.world.server(5000)
-        self.world.client().ask("a")
-        self.world.server_at((HOST, 5000)).refuse()
-        happened: list[tuple[str, ...]] = []
-        self.world.factory.router.happened = lambda *what: happened.append(what)
-        with capturedLogs() as events:
-            self.world.advance(1)
-        down = f"Server at {HOST} port 5000 is down: it does not answer in time"
-        self.assertEqual([("warn", "server-down", HOST, 5000, down)], self.told(events))
-        self.assertEqual([("down", "111", "100", "it does not answer in time")], happened)
-        [member] = members(self.world)
-        self.assertEqual((1, "it does not answer in time"), (member.tally.downs, member.tally.down_why))
-        self.assertEqual(self.world.reactor.seconds(), member.tally.down_at)
 
 
 class MishandledTests(ProxyCase):
@@ -902,56 +466,6 @@ class MishandledTests(ProxyCase):
         self.assertEqual(1, len(self.flushLoggedErrors(ZeroDivisionError)))
 
 
-class ConfirmTests(ProxyCase):
-    """The others are asked before a connection is made, and only about servers that are known from them."""
-
-    def test_own(self) -> None:
-        world = self.proxy()
-        asked: list[Deferred[None]] = []
-
-        def confirms() -> Deferred[None]:
-            asked.append(Deferred())
-            return asked[-1]
-
-        router = world.factory.router
-        router.confirm = confirms
-        world.register("100", "111", 5000, pipeline=2)
-        server = world.server(5000)
-        client = world.client()
-        client.ask("a")
-        self.assertEqual((0, ["a"]), (len(asked), server.payloads))
-        server.connection.close()
-        router.registered(registration(world), found=True)
-        client.ask("b")
-        self.assertEqual((1, 1), (len(asked), server.attempted))
-        asked[0].callback(None)
-        world.pump()
-        self.assertEqual((["a", "b"], 2), (server.payloads, server.attempted))
-
-    def test_drained_and_resumed(self) -> None:
-        """A server that is known from others is so still."""
-        world = self.proxy()
-        world.register("100", "111", 5000, pipeline=2)
-        server = world.server(5000)
-        router = world.factory.router
-        found = registration(world)
-        router.registered(found, found=True)
-        asked: list[Deferred[None]] = []
-
-        def confirms() -> Deferred[None]:
-            asked.append(Deferred())
-            return asked[-1]
-
-        router.confirm = confirms
-        router.drain(found.key, found)
-        router.resume(found.key, found)
-        world.client().ask("a")
-        self.assertEqual((1, 0), (len(asked), server.attempted))
-        asked[0].callback(None)
-        world.pump()
-        self.assertEqual(["a"], server.payloads)
-
-
 class TimesTests(ProxyCase):
     """How long a server took is counted from when it was given the packet, beside how long all of it took."""
 
@@ -960,7 +474,7 @@ class TimesTests(ProxyCase):
         self.client = self.world.client()
 
     def assert_times(self, its_own: list[float], whole: list[float]) -> None:
-        [member] = members(self.world)
+        [member] = self.world.members()
         self.assertEqual((its_own, whole), (member.tally.times.noted, member.tally.total_times.noted))
 
     def test_waited_for_a_connection(self) -> None:
@@ -999,7 +513,7 @@ class TimesTests(ProxyCase):
         first.connection.reset()
         self.world.reactor.advance(0.5)
         second.answer()
-        _, member = members(self.world)
+        _, member = self.world.members()
         self.assertEqual(([0.0, 0.5], [0.0, 2.5]), (member.tally.times.noted, member.tally.total_times.noted))
 
     def test_store_was_asked(self) -> None:
@@ -1023,234 +537,6 @@ class TimesTests(ProxyCase):
         self.world.reactor.advance(0.25)
         server.answer()
         self.assert_times([0.0, 0.25], [0.0, 0.75])
-
-
-class AskedTests(ProxyCase):
-    """Whether a server is there is found out also when somebody asks."""
-
-    def setUp(self) -> None:
-        self.world = self.proxy()
-
-    def probe(self) -> None:
-        self.world.factory.router.upstreams.probe(registration(self.world))
-        self.world.pump()
-
-    def test_up(self) -> None:
-        """By a connection, if there is none."""
-        self.world.register("100", "111", 5000, pipeline=2)
-        server = self.world.server(5000)
-        self.probe()
-        self.assertEqual((1, 1), (server.attempted, len(server.open)))
-        self.probe()
-        self.assertEqual(1, server.attempted)
-        self.assertFalse(self.world.factory.router.upstreams.is_down(registration(self.world)))
-
-    def test_down(self) -> None:
-        self.world.register("100", "111", 5000)
-        self.probe()
-        self.assertTrue(self.world.factory.router.upstreams.is_down(registration(self.world)))
-        server = self.world.server_at((HOST, 5000))
-        self.assertEqual(1, server.attempted)
-        self.world.advance(0.5)
-        self.assertEqual(2, server.attempted)
-        server.accept()
-        self.probe()
-        self.assertFalse(self.world.factory.router.upstreams.is_down(registration(self.world)))
-        self.assertEqual((3, []), (server.attempted, server.open))
-        self.world.advance(60)
-        self.assertEqual(3, server.attempted)
-
-    def test_drained(self) -> None:
-        """Not one that wants nothing any more."""
-        self.world.register("100", "111", 5000, drain=True)
-        self.probe()
-        self.assertEqual(0, self.world.server_at((HOST, 5000)).attempted)
-
-    def test_while_a_connection_is_made(self) -> None:
-        self.world.register("100", "111", 5000)
-        server = self.world.server_at((HOST, 5000))
-        server.hang()
-        self.probe()
-        self.probe()
-        self.assertEqual(1, server.attempted)
-
-
-class HoldTests(ProxyCase):
-    """A server may be held by its connections, when nobody can say whether it is still at its address."""
-
-    def setUp(self) -> None:
-        self.world = self.proxy()
-        self.router = self.world.factory.router
-
-    def test_by_a_connection(self) -> None:
-        """It is used as ever, and no other one is made; when it is gone, so is what held the server."""
-        self.world.register("100", "111", 5000, pipeline=1, connections=2)
-        server = self.world.server(5000)
-        held = registration(self.world)
-        client = self.world.client()
-        client.ask("a")
-        self.assertEqual([held], self.router.upstreams.hold([held]))
-        self.assertEqual([held], self.router.upstreams.hold([held]))
-        client.ask("b")
-        self.assertEqual((["a"], 1), (server.payloads, server.attempted))
-        server.answer()
-        server.answer()
-        self.assertEqual(["a by 100", "b by 100"], client.answers())
-        server.connection.close()
-        client.ask("c")
-        self.assertEqual((["a", "b", "c"], 2), (server.payloads, server.attempted))
-
-    def test_by_one_that_breaks(self) -> None:
-        """The server is down then, and is probed, if it is still registered."""
-        self.world.register("100", "111", 5000, pipeline=1)
-        server = self.world.server(5000)
-        self.world.client().ask("a")
-        held = registration(self.world)
-        self.assertEqual([held], self.router.upstreams.hold([held]))
-        server.connection.reset()
-        self.assertEqual(1, server.attempted)
-        self.world.advance(0.5)
-        self.assertEqual(2, server.attempted)
-        self.world.client().ask("b")
-        self.assertEqual(["a", "b"], server.payloads)
-
-    def test_attempts_and_probes_are_given_up(self) -> None:
-        self.world.register("100", "111", 5000, pipeline=1, connections=3)
-        server = self.world.server(5000)
-        client = self.world.client()
-        client.ask("a")
-        server.hang()
-        client.ask("b", "c")
-        self.assertEqual(2, len(server.attempts))
-        held = registration(self.world)
-        self.assertEqual([held], self.router.upstreams.hold([held]))
-        self.assertEqual([], server.attempts)
-        self.world.advance(1)
-        server.answer()
-        server.answer()
-        server.answer()
-        self.assertEqual(["a by 100", "b by 100", "c by 100"], client.answers())
-        self.assertEqual(3, server.attempted)
-
-    def test_not_without_one(self) -> None:
-        """Nor where the server is of the old kind, or the one connection is about to close."""
-        self.world.register("100", "111", 5000, pipeline=1)
-        held = registration(self.world)
-        self.assertEqual([], self.router.upstreams.hold([held]))
-        server = self.world.server(5000)
-        self.world.client().ask("a")
-        self.router.bar([held])
-        self.world.register("100", "222", 5001)
-        classic = self.world.server(5001)
-        self.world.client().ask("b", policy="222")
-        self.assertEqual([], self.router.upstreams.hold([registration(self.world, "222")]))
-        self.world.client().ask("c", policy="222")
-        self.assertEqual((1, 2), (server.attempted, classic.attempted))
-
-    def test_not_where_others_are_served(self) -> None:
-        """What one may be connected to for, it may not be held for."""
-        for policy in ("111", "222"):
-            self.world.register("100", policy, 5000, pipeline=1)
-        self.world.server(5000)
-        self.world.client().ask("a")
-        both = [registration(self.world, policy) for policy in ("111", "222")]
-        self.assertEqual([], self.router.upstreams.hold(both[:1]))
-        self.assertEqual([], self.router.upstreams.hold(both[1:]))
-        self.assertEqual(both, self.router.upstreams.hold(both))
-
-    def test_of_two_ways_to_one_address(self) -> None:
-        """The one that leads to the server's policy counts."""
-        policies = {"111": Policy(upstream_tls=True), "222": Policy()}
-        world = self.proxy(Policies(by_name=policies))
-        for policy in ("111", "222"):
-            world.register("100", policy, 5000, pipeline=1)
-        world.server(5000)
-        both = [registration(world, policy) for policy in ("111", "222")]
-        self.assertEqual([], world.factory.router.upstreams.hold(both))
-        world.client().ask("a")
-        self.assertEqual(both[:1], world.factory.router.upstreams.hold(both))
-
-    def test_heard_of_again(self) -> None:
-        """Then connections are made again; one that is down is probed at once."""
-        self.world.register("100", "111", 5000, pipeline=1, connections=2)
-        server = self.world.server(5000)
-        client = self.world.client()
-        client.ask("a")
-        held = registration(self.world)
-        self.router.upstreams.hold([held])
-        client.ask("b")
-        self.assertEqual(1, server.attempted)
-        self.router.upstreams.seen(held)
-        self.world.pump()
-        self.assertEqual((["a", "b"], 2), (server.payloads, server.attempted))
-        client.ask("c")
-        server.connection.answer()
-        self.assertEqual((["a", "b", "c"], 2), (server.payloads, server.attempted))
-
-    def test_more_than_its_part_and_heard_of_again(self) -> None:
-        """As many connections as there may be by then stay."""
-        self.world.register("100", "111", 5000, pipeline=1, connections=2)
-        server = self.world.server(5000)
-        client = self.world.client()
-        client.ask("a", "b")
-        held = registration(self.world)
-        self.router.upstreams.hold([held])
-        self.router.upstreams.share_with(2)
-        server.answer()
-        self.assertEqual(2, len(server.open))
-        self.router.upstreams.seen(held)
-        self.world.pump()
-        self.assertEqual(1, len(server.open))
-
-    def test_drained_and_resumed(self) -> None:
-        """It is still who it was, so nothing is let go of."""
-        self.world.register("100", "111", 5000, pipeline=1)
-        server = self.world.server(5000)
-        client = self.world.client()
-        client.ask("a")
-        held = registration(self.world)
-        self.router.upstreams.hold([held])
-        let_go: list[Registration] = []
-        self.router.let_go = let_go.append
-        self.router.drain(held.key, held)
-        self.router.resume(held.key, held)
-        server.answer()
-        client.ask("b")
-        self.assertEqual((["a", "b"], 1, []), (server.payloads, server.attempted, let_go))
-
-    def test_down_drained_and_resumed(self) -> None:
-        """No connection is made to find out whether it is up."""
-        self.world.register("100", "111", 5000, pipeline=1, connections=2)
-        server = self.world.server(5000)
-        self.world.client().ask("a", "b")
-        held = registration(self.world)
-        self.router.upstreams.hold([held])
-        for _ in range(3):
-            upstream_of(members(self.world)[0]).timed_out()
-        self.router.drain(held.key, held)
-        self.router.resume(held.key, held)
-        self.world.pump()
-        self.assertEqual((2, True), (server.attempted, self.router.upstreams.is_down(held)))
-
-    def test_up_and_heard_of_again(self) -> None:
-        """It isn't connected to for that."""
-        self.world.register("100", "111", 5000, pipeline=1)
-        server = self.world.server(5000)
-        self.router.upstreams.seen(registration(self.world))
-        self.world.pump()
-        self.assertEqual(0, server.attempted)
-
-    def test_down_and_heard_of_again(self) -> None:
-        self.world.register("100", "111", 5000, pipeline=1)
-        self.world.client().ask("a")
-        self.world.advance(10)
-        server = self.world.server_at((HOST, 5000))
-        attempted = server.attempted
-        self.router.upstreams.seen(registration(self.world))
-        self.world.pump()
-        self.assertEqual(attempted + 1, server.attempted)
-        self.world.advance(0.5)
-        self.assertEqual(attempted + 2, server.attempted)
 
 
 class ForGoodTests(ProxyCase):
@@ -1285,7 +571,7 @@ class ForGoodTests(ProxyCase):
         self.assert_over()
 
     def test_held(self) -> None:
-        held = registration(self.world)
+        held = self.world.registration()
         self.assertEqual([held], self.world.factory.router.upstreams.hold([held]))
         for _ in range(2):
             self.register("100", pipeline=2)

@@ -6,6 +6,7 @@ A connection that has too much unanswered, or doesn't read its answers, isn't re
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import cast
 
 from msgspec import UNSET
@@ -106,8 +107,11 @@ class ProxyProtocol(AnsweringProtocol):
             self._refuse_stream("bad-packet", "the stream ended inside a packet")
         if self._finished:
             self._transport.loseConnection()
-        else:
+        elif self._pending or self._held or self._blocked or self._framer.unread:
             self._work()
+        else:
+            # As most clients do that have the answer to their one packet.
+            self._finish()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._abandon_pending()
@@ -201,10 +205,18 @@ class ProxyProtocol(AnsweringProtocol):
         deadline = self._factory.seconds() + self._limits.timeout
         size = 0
         before = len(pending)
+        taken: list[Request] = []
         try:
             for raw, usual in frames:
-                data = usual or self._look_closer(raw)
-                if data is None or (data.payloadsize is not UNSET and self._refuse_wrong_size(raw, data)):
+                data = usual
+                if data is None:
+                    # It may be a setup packet, which is none for the packets before it.
+                    submit(taken)
+                    taken = []
+                    data = self._look_closer(raw)
+                    if data is None:
+                        continue
+                if data.payloadsize is not UNSET and self._refuse_wrong_size(raw, data):
                     continue
                 if log is not None:
                     log.received(data)
@@ -212,8 +224,8 @@ class ProxyProtocol(AnsweringProtocol):
                     continue
                 request = Request(raw, data.policy, data.srcid, deadline, self)
                 pending.append(request)
+                taken.append(request)
                 size += len(raw)
-                submit(request)
         finally:
             # Nothing leaves the queue meanwhile, so this is what came.
             counters = self._counters
@@ -223,6 +235,7 @@ class ProxyProtocol(AnsweringProtocol):
             self._address.bytes += size
             if self._limits.rate_limit:
                 self._address.bucket.tokens -= len(frames)
+        submit(taken)
 
     def _look_closer(self, raw: bytes) -> Data | None:
         """A data packet of a form that few have; None if it is another packet or none, which is dealt with here.
@@ -334,5 +347,6 @@ class ServerProtocol(ProxyProtocol):
     may_be_client = False
 
 
-def _refuse_data(request: Request) -> None:
-    request.refuse("forbidden", "no", "servers register here: data packets aren't taken")
+def _refuse_data(requests: Iterable[Request]) -> None:
+    for request in requests:
+        request.refuse("forbidden", "no", "servers register here: data packets aren't taken")

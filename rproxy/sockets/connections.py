@@ -32,6 +32,14 @@ class _GroupedConnection(tcp.Connection):
     # The kernel shuts a socket down by closing it: a call before that would be one more.
     _shouldShutdown = False
 
+    def _begin(self) -> None:
+        # An object's own attributes are read several times as fast as its class's, and these are for each packet.
+        self.disconnecting = False
+        self.producerPaused = False
+        self._writeDisconnecting = False
+        self._writeDisconnected = False
+        self.dataBuffer = b""
+
     def doRead(self) -> ConnectionLost | ConnectionDone | None:  # type: ignore[override]  # as Connection's, untyped here
         try:
             data = self.socket.recv(READ, MSG_DONTWAIT)
@@ -132,6 +140,7 @@ class GroupedServer(_GroupedConnection, tcp.Server):
         self._tempDataBuffer = []
         self._tempDataLen = 0
         self.client = client
+        self._begin()
         self.connected = True
         reactor.watch_accepted(self)
 
@@ -176,6 +185,10 @@ def with_link(name: Any) -> Any:
 
 class GroupedClient(_GroupedConnection, tcp.Client):
     """A connection that was made."""
+
+    def _connectDone(self) -> None:
+        self._begin()
+        super()._connectDone()
 
 
 class GroupedConnector(tcp.Connector):

@@ -128,29 +128,40 @@ class Turns:
         watched = self._watched
         for fd, event in self._epoll.poll(0):
             descriptor = watched.get(fd)
-            if descriptor is not None:
-                self._handle(descriptor, event)
+            if descriptor is None:
+                continue
+            try:
+                if event == EPOLLIN and not descriptor.disconnecting:
+                    # What _handle would do, for what happens nearly always.
+                    why = descriptor.doRead()
+                    if why is not None:
+                        self._end(descriptor, why, reading=True)
+                else:
+                    self._handle(descriptor, event)
+            except BaseException:  # noqa: BLE001 - as in the reactor: whatever fails ends its own connection and no other
+                self.fail(descriptor)
         self._end_turn()
 
     def _handle(self, descriptor: Any, event: int) -> None:
         # What was closed in this turn has been read to its end.
-        reading = event & EPOLLIN and not descriptor.disconnecting
-        try:
-            why = descriptor.doRead() if reading else None
-            if why is None and event & EPOLLOUT:
-                why = descriptor.doWrite()
-                # An end that is reached by writing is the end of both directions.
-                reading = False
-            elif why is None and not reading and event & (EPOLLHUP | EPOLLERR):
-                why = CONNECTION_LOST
-            if why is CONNECTION_DONE and reading and IHalfCloseableProtocol.providedBy(descriptor.protocol):
-                descriptor.protocol.readConnectionLost()
-                if not descriptor.disconnecting:
-                    self.removeReader(descriptor)
-            elif why is not None:
-                descriptor.connectionLost(DONE if why is CONNECTION_DONE else LOST)
-        except BaseException:  # noqa: BLE001 - as in the reactor: whatever fails ends its own connection and no other
-            self.fail(descriptor)
+        reading = bool(event & EPOLLIN) and not descriptor.disconnecting
+        why = descriptor.doRead() if reading else None
+        if why is None and event & EPOLLOUT:
+            why = descriptor.doWrite()
+            # An end that is reached by writing is the end of both directions.
+            reading = False
+        elif why is None and not reading and event & (EPOLLHUP | EPOLLERR):
+            why = CONNECTION_LOST
+        if why is not None:
+            self._end(descriptor, why, reading)
+
+    def _end(self, descriptor: Any, why: Exception, reading: bool) -> None:
+        if why is CONNECTION_DONE and reading and IHalfCloseableProtocol.providedBy(descriptor.protocol):
+            descriptor.protocol.readConnectionLost()
+            if not descriptor.disconnecting:
+                self.removeReader(descriptor)
+        else:
+            descriptor.connectionLost(DONE if why is CONNECTION_DONE else LOST)
 
     def _end_turn(self) -> None:
         # What is done here may write and close again.
@@ -158,7 +169,10 @@ class Turns:
             unsent, self._unsent = self._unsent, []
             closing, self._closing = self._closing, []
             for connection in unsent:
-                self._finish(connection, connection.send)
+                try:
+                    connection.send()
+                except BaseException:  # noqa: BLE001 - see doRead
+                    self.fail(connection)
             for connection in closing:
                 if not connection.connected or connection._aborting:
                     continue
@@ -172,7 +186,7 @@ class Turns:
     def _finish(self, descriptor: Any, step: Callable[..., None], *arguments: Any) -> None:
         try:
             step(*arguments)
-        except BaseException:  # noqa: BLE001 - see _handle
+        except BaseException:  # noqa: BLE001 - see doRead
             self.fail(descriptor)
 
     def fail(self, descriptor: Any) -> None:
@@ -181,7 +195,7 @@ class Turns:
         try:
             if descriptor is not None:
                 descriptor.connectionLost(Failure())
-        except BaseException:  # noqa: BLE001 - see _handle
+        except BaseException:  # noqa: BLE001 - see doRead
             self._logger.failure("A connection failed at its end", event="connection-end-failed")
 
     # As a descriptor of the reactor.

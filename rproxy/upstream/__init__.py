@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
-from typing import Any, Protocol, cast
+from typing import Protocol
 
-from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IAddress, IProtocol, IReactorTime, IStreamClientEndpoint
+from twisted.internet.interfaces import IAddress, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from rproxy.audit.trail import Trail
@@ -28,6 +26,7 @@ from rproxy.logs.packets import ProxyLog
 from rproxy.registry.registration import Address, Key, Registration
 from rproxy.request import Request
 from rproxy.rotation import Member
+from rproxy.upstream.connecting import Attempts, Confirmer
 from rproxy.upstream.members import Members
 from rproxy.upstream.probing import Probing, Watcher
 
@@ -35,7 +34,7 @@ from rproxy.upstream.probing import Probing, Watcher
 Connect = Callable[[Address, bool], IStreamClientEndpoint]
 
 
-class Owner(Watcher, Protocol):
+class Owner(Watcher, Confirmer, Protocol):
     """Where an upstream's packets come from."""
 
     def room_made(self, upstream: Upstream) -> None:
@@ -46,14 +45,6 @@ class Owner(Watcher, Protocol):
 
     def retry(self, requests: Iterable[Request]) -> Iterable[Request]:
         """See :class:`rproxy.connection.Pool`."""
-
-    @property
-    def confirm(self) -> Callable[[], Deferred[None]]:
-        """Finds out whether what other processes have told still stands; fails if that can't be done now."""
-
-    @property
-    def lapse(self) -> Callable[[Sequence[Registration]], object]:
-        """Told of those that don't stand any more, unless they are heard of again."""
 
     @property
     def let_go(self) -> Callable[[Registration], object]:
@@ -68,7 +59,6 @@ class Upstream(Factory):
     """
 
     noisy = False
-    _logger = Logger()
 
     def __init__(
         self,
@@ -93,7 +83,6 @@ class Upstream(Factory):
         #: Grows with each packet out of a waiting line, so that policies take turns.
         self.turn = 0
         self._changed = False
-        self._endpoint = endpoint
         self._limits = limits
         self._counters = counters
         self._clock = clock
@@ -113,11 +102,13 @@ class Upstream(Factory):
         #: Whether no connection may be made any more: see :meth:`hold`.
         self.held = False
         self._open: list[UpstreamConnection] = []
-        self._connecting: set[Deferred[UpstreamConnection]] = set()
+        self._connecting = Attempts(self, endpoint, self.members, owner, self._attempted)
         #: Taken while no connection had room: for those that are being made.
         self._unwritten: deque[Request] = deque()
-        #: The one connection, where one is all there may be, it is open, and the server is up: the way of most packets.
+        #: The one connection, where one is all there may be, it is open, and the server is up.
         self._only: UpstreamConnection | None = None
+        #: See :class:`rproxy.rotation.Target`. It is that connection's own where there is one: the way of most packets.
+        self.take: Callable[[Request, Member], bool] = self._take_or_connect
 
     # Members come and go.
 
@@ -175,8 +166,7 @@ class Upstream(Factory):
             return False
         self.held = True
         self._probing.stop()
-        for attempt in list(self._connecting):
-            attempt.cancel()
+        self._connecting.give_up()
         self.give_back()
         return True
 
@@ -233,8 +223,7 @@ class Upstream(Factory):
         if self.members.live:
             return
         self._probing.stop()
-        for attempt in list(self._connecting):
-            attempt.cancel()
+        self._connecting.give_up()
         for connection in list(self._open):
             connection.retire()
         self.give_back()
@@ -252,24 +241,14 @@ class Upstream(Factory):
     @property
     def idle(self) -> bool:
         """Whether nothing is left to wait for: no members, no connections."""
-        return not (self.members or self._open or self._connecting)
+        return not (self.members or self._open or self._connecting.under_way)
 
     # Packets.
 
-    def take(self, request: Request, member: Member) -> bool:
-        """See :class:`rproxy.rotation.Target`."""
-        only = self._only
-        if only is not None:
-            if only.room <= 0:
-                return False
-            request.server = member
-            return only.write(request)
-        return self.health.up and self._take_or_connect(request, member)
-
     def refusal(self, member: Member) -> str | None:
-        """Why :meth:`take` would not take a packet for this member now, for people; None if it would.
+        """Why :attr:`take` would not take a packet for this member now, for people; None if it would.
 
-        It asks what :meth:`take` asks, in the same order; a test compares the two.
+        It asks what :attr:`take` asks, in the same order; a test compares the two.
         """
         if not member.live:
             return _why_barred(member)
@@ -280,7 +259,7 @@ class Upstream(Factory):
         reasons = [connection.refusal for connection in self._open]
         if None in reasons or self._may_connect():
             return None
-        if len(self._unwritten) < len(self._connecting) * (self._pipeline or 1):
+        if len(self._unwritten) < len(self._connecting.under_way) * (self._pipeline or 1):
             return None
         return next((reason for reason in reasons if reason), "its connections are still being made")
 
@@ -290,24 +269,25 @@ class Upstream(Factory):
         return len(self._open)
 
     def _take_or_connect(self, request: Request, member: Member) -> bool:
+        if not self.health.up:
+            return False
         best, room = None, 0
         for connection in self._open:
             if connection.room > room:
                 best, room = connection, connection.room
         if best is not None:
             if best.in_flight and self._may_connect():
-                self._connect()
-            request.server = member
-            return best.write(request)
+                self._connecting.begin()
+            return best.write(request, member)
         if self._pipeline is None and len(request.raw) > CLASSIC_READ:
             return False
         connect = self._may_connect()
-        if not connect and len(self._unwritten) >= len(self._connecting) * (self._pipeline or 1):
+        if not connect and len(self._unwritten) >= len(self._connecting.under_way) * (self._pipeline or 1):
             return False
         request.server = member
         self._unwritten.append(request)
         if connect:
-            self._connect()
+            self._connecting.begin()
         return True
 
     def sweep(self, now: float) -> None:
@@ -334,6 +314,7 @@ class Upstream(Factory):
         """Whatever was found before doesn't hold any more."""
         alone = self._connections == 1 and self._pipeline is not None and len(self._open) == 1
         self._only = self._open[0] if alone and self.health.up and not self._open[0].retiring else None
+        self.take = self._take_or_connect if self._only is None else self._only.write
 
     @property
     def share(self) -> int:
@@ -347,41 +328,13 @@ class Upstream(Factory):
 
     def try_to_connect(self) -> None:
         """See :class:`rproxy.upstream.probing.Probed`."""
-        if self.may_probe and not self._connecting:
-            self._connect()
+        if self.may_probe and not self._connecting.under_way:
+            self._connecting.begin()
 
     def _may_connect(self) -> bool:
-        return len(self._open) + len(self._connecting) < self._connections and not self.held
+        return len(self._open) + len(self._connecting.under_way) < self._connections and not self.held
 
-    def _connect(self) -> None:
-        reached = self._confirm_and_connect() if self.members.found else self._endpoint.connect(self)
-        attempt = cast("Deferred[UpstreamConnection]", reached)
-        self._connecting.add(attempt)
-        attempt.addBoth(self._attempted, attempt)
-        attempt.addErrback(
-            lambda failure: self._logger.failure(
-                "A connection to a server was mishandled", failure, event="server-mishandled"
-            )
-        )
-
-    def _confirm_and_connect(self) -> Deferred[IProtocol]:
-        """Make a connection, if the server is still the one that is meant.
-
-        Whoever holds the lease of a server knows when it goes. Of one that is only known from others the store is asked
-        before each connection: another server, of another policy, may have its address by now.
-        """
-        confirmed: Deferred[Any] = self._owner.confirm()
-        return confirmed.addCallbacks(lambda _: self._endpoint.connect(self), self._unconfirmed)
-
-    def _unconfirmed(self, failure: Failure) -> Failure | Deferred[IProtocol]:
-        if self.members.found == self.members.live or failure.check(CancelledError):
-            return failure
-        # Others are served here, and needn't wait for what nobody can say.
-        self._owner.lapse([member.registration for member in self.members.all if member.found and member.live])
-        return self._endpoint.connect(self)
-
-    def _attempted(self, result: UpstreamConnection | Failure, attempt: Deferred[UpstreamConnection]) -> None:
-        self._connecting.discard(attempt)
+    def _attempted(self, result: UpstreamConnection | Failure) -> None:
         if isinstance(result, Failure):
             if self.members.live and not self.held:
                 self._probing.failed(result.getErrorMessage())
@@ -396,9 +349,9 @@ class Upstream(Factory):
             request = self._unwritten.popleft()
             if request.reply is None:
                 request.count_from(self._clock.seconds())
-                if not result.write(request):
+                if request.server is None or not result.write(request, request.server):
                     self._owner.redispatch((request,))
-        if not self._connecting:
+        if not self._connecting.under_way:
             self.give_back()
         # A probe may be one connection more than the server wants.
         spare = self._pipeline is None or not self.members.live or len(self._open) > self._connections

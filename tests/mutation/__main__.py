@@ -54,21 +54,31 @@ _ON_THE_WAY = (
     "tests/test_control_reporting.py::ExplainTests",
     "tests/test_proxyservice.py::DrainTests",
 )
+_UPSTREAM = ("tests/test_upstream.py", "tests/test_upstream_probing.py", "tests/test_upstream_leases.py")
 SUBJECTS = {
-    "framing": Subject(("rproxy/framing.py",), ("tests/test_framing.py",)),
-    "packets": Subject(("rproxy/packets.py",), ("tests/test_packets.py",)),
+    "framing": Subject(("rproxy/framing/__init__.py", "rproxy/framing/scanning.py"), ("tests/test_framing.py",)),
+    "packets": Subject(
+        tuple(f"rproxy/packets/{name}.py" for name in ("kinds", "peeking", "reading", "writing")),
+        ("tests/test_packets.py",),
+    ),
     "health": Subject(("rproxy/health.py",), ("tests/test_health.py",)),
     "routing": Subject(
         tuple(f"rproxy/{name}.py" for name in ("routing", "routes", "forwarding", "quotas", "retrying")),
         (
             *("tests/test_routing.py", "tests/test_forwarding.py", "tests/test_quotas.py", "tests/test_retrying.py"),
-            "tests/test_upstream.py",
+            *("tests/test_routing_waiting.py", *_UPSTREAM),
             *("tests/test_control_reporting.py::PolicyTests", *_ON_THE_WAY),
         ),
     ),
     "upstream": Subject(
-        tuple(f"rproxy/upstream/{name}.py" for name in ("__init__", "directory", "members", "probing")),
-        ("tests/test_upstream.py", "tests/test_connection.py", "tests/test_routing.py", *_ON_THE_WAY),
+        tuple(f"rproxy/upstream/{name}.py" for name in ("__init__", "connecting", "directory", "members", "probing")),
+        (
+            *_UPSTREAM,
+            "tests/test_connection.py",
+            "tests/test_routing.py",
+            "tests/test_routing_waiting.py",
+            *_ON_THE_WAY,
+        ),
     ),
     "registry": Subject(
         tuple(f"rproxy/registry/{name}.py" for name in ("__init__", "claims", "registration", "standing")),

@@ -17,29 +17,16 @@ import re
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from rproxy.limits import MAX_DEPTH
+from rproxy.framing.scanning import Scanner, StreamError, end_of
+
+__all__ = ["Framer", "Peek", "PeekMany", "StreamError"]
 
 Packet = TypeVar("Packet")
 Peek = Callable[[bytes], Packet | None]
 PeekMany = Callable[[bytes], list[tuple[bytes, Packet]] | None]
 
 _OPEN_BRACE = ord("{")
-_QUOTE = ord('"')
-_CLOSING = {ord("{"): ord("}"), ord("["): ord("]")}
 _SPACE = re.compile(rb"[ \t\n\r]*+")
-_OUTSIDE_STRING = re.compile(rb'[^"{}\[\]]*+')
-_INSIDE_STRING = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
-
-
-class StreamError(Exception):
-    """The stream can't be trusted any more: answer :attr:`code`, close it (docs/reference/protocol.rst, The stream).
-
-    :ivar code: ``bad-packet`` or ``too-large``.
-    """
-
-    def __init__(self, code: str, text: str) -> None:
-        super().__init__(text)
-        self.code = code
 
 
 class Framer(Generic[Packet]):
@@ -52,20 +39,17 @@ class Framer(Generic[Packet]):
     """
 
     __slots__ = (
-        "_brackets",
         "_buffer",
-        "_escaped",
         "_guess",
-        "_in_string",
         "_max_packet",
-        "_partial",
         "_peek",
         "_peek_many",
         "_ready",
+        "_scanner",
         "_start",
         "_tries",
         "error",
-        "scanned",
+        "in_packet",
     )
 
     def __init__(self, peek: Peek[Packet], max_packet: int, peek_many: PeekMany[Packet] = lambda chunk: None) -> None:
@@ -75,12 +59,10 @@ class Framer(Generic[Packet]):
         #: What was fed and not yet taken: ``_buffer`` from ``_start`` on.
         self._buffer = b""
         self._start = 0
-        #: The object that the scanner is in the middle of, and the scanner's state at its end: the brackets that are to
-        #: be closed, innermost last, and whether it stands in a string, behind a backslash.
-        self._partial = bytearray()
-        self._brackets = bytearray()
-        self._in_string = False
-        self._escaped = False
+        #: Made when it is needed, which on most connections it never is.
+        self._scanner: Scanner | None = None
+        #: Whether the stream would end in the middle of a packet if it ended here.
+        self.in_packet = False
         #: How often ``peek_many`` may still answer None before more is fed.
         self._tries = 0
         #: How long the object would be that ``peek`` has refused.
@@ -89,8 +71,6 @@ class Framer(Generic[Packet]):
         self._ready: list[tuple[bytes, Packet | None]] = []
         #: Why :meth:`take` will give no more frames.
         self.error: StreamError | None = None
-        #: How many bytes the scanner has walked so far.
-        self.scanned = 0
 
     def feed(self, data: bytes) -> None:
         """Take in what the connection received."""
@@ -100,9 +80,9 @@ class Framer(Generic[Packet]):
         self._tries = 2
 
     @property
-    def in_packet(self) -> bool:
-        """Whether the stream would end in the middle of a packet if it ended here."""
-        return bool(self._partial)
+    def scanned(self) -> int:
+        """How many bytes the scanner has walked so far."""
+        return 0 if self._scanner is None else self._scanner.scanned
 
     @property
     def unread(self) -> bool:
@@ -145,7 +125,7 @@ class Framer(Generic[Packet]):
     def _read_fed(self, fed: bytes) -> list[tuple[bytes, Packet | None]]:
         """The frames of the two feeds that are most frequent: just one packet, and just several; else none."""
         length = len(fed)
-        if not self._tries or self._start or self._partial or not 0 < length <= self._max_packet:
+        if not self._tries or self._start or self.in_packet or not 0 < length <= self._max_packet:
             return []
         # Not startswith(), which takes four times as long for one byte.
         if fed[0] != _OPEN_BRACE:
@@ -178,10 +158,10 @@ class Framer(Generic[Packet]):
         start = self._start
         if start == len(buffer):
             return None
-        if self._partial:
+        if self.in_packet:
             return self._scan(start)
         if buffer[start] != _OPEN_BRACE:
-            start = self._start = _end(_SPACE, buffer, start)
+            start = self._start = end_of(_SPACE, buffer, start)
             if start == len(buffer):
                 return None
             if buffer[start] != _OPEN_BRACE:
@@ -199,68 +179,23 @@ class Framer(Generic[Packet]):
 
     def _scan(self, start: int) -> tuple[bytes, Packet | None] | None:
         """Walk on from ``start`` to the end of the object, or of what was fed."""
-        end = self._find_end(self._buffer, start)
+        scanner = self._scanner
+        if scanner is None:
+            scanner = self._scanner = Scanner()
+        partial = scanner.partial
+        # One byte too many is enough: what stands behind it doesn't change the answer, however the stream is cut.
+        stop = min(len(self._buffer), start + self._max_packet + 1 - len(partial))
+        end = scanner.find_end(self._buffer, start, stop)
         self._start = end or len(self._buffer)
         piece = self._buffer[start : self._start]
-        if len(self._partial) + len(piece) > self._max_packet:
+        if len(partial) + len(piece) > self._max_packet:
             raise StreamError("too-large", f"a packet may have at most {self._max_packet} bytes")
+        self.in_packet = not end
         if not end:
-            self._partial += piece
+            partial += piece
             return None
-        if self._partial:
-            piece = bytes(self._partial + piece)
-            self._partial = bytearray()
+        if partial:
+            piece = bytes(partial + piece)
+            partial.clear()
         # Where the guess was right and peek still answered None, asking it again would be a second wasted decode.
         return piece, None if len(piece) == self._guess else self._peek(piece)
-
-    def _find_end(self, data: bytes, start: int) -> int:
-        """Where the object ends in ``data``, 0 if it doesn't yet; the state at the end of ``data`` is kept."""
-        position = start + 1 if self._escaped else start
-        brackets = self._brackets
-        in_string = self._in_string
-        escaped = False
-        # One byte too many is enough: what stands behind it doesn't change the answer, however the stream is cut.
-        length = min(len(data), start + self._max_packet + 1 - len(self._partial))
-        end = 0
-        while True:
-            position = _end_in_string(data, position, length) if in_string else _end(_OUTSIDE_STRING, data, position)
-            if position >= length:
-                break
-            byte = data[position]
-            position += 1
-            if byte == _QUOTE:
-                in_string = not in_string
-            elif byte in _CLOSING:
-                brackets.append(_CLOSING[byte])
-                if len(brackets) > MAX_DEPTH:
-                    raise StreamError("bad-packet", f"a packet may nest at most {MAX_DEPTH} deep")
-            elif byte == brackets[-1]:
-                brackets.pop()
-                if not brackets:
-                    end = position
-                    break
-            elif not in_string:
-                raise StreamError("bad-packet", "a bracket is closed by one of another kind")
-            else:  # a backslash inside a string, and the byte that it escapes isn't there yet
-                escaped = True
-        self._escaped = escaped
-        self._in_string = in_string
-        self.scanned += (end or length) - start
-        return end
-
-
-def _end_in_string(data: bytes, position: int, length: int) -> int:
-    """Where the string that ``position`` is in ends, or the bytes do; at a backslash if that is the very last byte.
-
-    Searching for a byte is ten times as fast as matching a pattern, and long strings are what long packets consist of.
-    """
-    quote = data.find(b'"', position, length)
-    end = length if quote < 0 else quote
-    return end if data.find(b"\\", position, end) < 0 else _end(_INSIDE_STRING, data, position)
-
-
-def _end(pattern: re.Pattern[bytes], data: bytes, position: int) -> int:
-    """Where the run of ``pattern`` (one that also matches nothing) that begins at ``position`` ends."""
-    match = pattern.match(data, position)
-    assert match is not None
-    return match.end()
