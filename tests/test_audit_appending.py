@@ -147,19 +147,23 @@ class FileTests(AuditCase):
     def test_no_locks(self) -> None:
         """As in folders of other machines: the proxy says so and doesn't start, or goes on in the file that it has."""
 
+        opened: list[int] = []
+
         def fail(fd: int, operation: int) -> None:
+            opened.append(fd)
             raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
         world = World(self.path).start().write()
         old = self.path.rename(self.path.with_suffix(".1"))
-        open_before = os.listdir("/proc/self/fd")
         self.patch(fcntl, "flock", fail)
         error = self.assertRaises(TrailError, World(self.path).start)
         self.assertIn(f"{self.path} can't be locked: No locks available; put it where", str(error))
         world.trail.reopen()
         world.write()
         self.assertIn("can't be locked", world.file.complaint)
-        self.assertEqual(os.listdir("/proc/self/fd"), open_before)
+        self.assertEqual(len(opened), 2)
+        for fd in opened:
+            self.assertRaises(OSError, os.fstat, fd)
         world.stop()
         self.assertEqual(self.read(old).faults, 0)
 
