@@ -69,8 +69,8 @@ class Reading:
             told.append("no line has the hash that was expected: lines are missing, or were written anew")
         if self.policies.untold:
             told.append(
-                f"{counted(self.policies.untold, 'time')} a packet was written to a server of which nothing is known, as"
-                " the lines that tell are missing or in files that were not given"
+                f"{counted(self.policies.untold, 'time')} a packet was written to a server of which nothing is known,"
+                " as the lines that tell are missing or in files that were not given"
             )
         return told
 

@@ -107,8 +107,8 @@ class PolicyCheck:
             self._report(Finding(place, text, wrong=False))
             return
         text = (
-            f"since {line.since} there is no line of {counted(line.packets, 'packet')}, {line.written} of them written to"
-            f" a server, of {counted(line.registrations, 'event')} of registrations and of"
+            f"since {line.since} there is no line of {counted(line.packets, 'packet')}, {line.written} of them written"
+            f" to a server, of {counted(line.registrations, 'event')} of registrations and of"
             f" {counted(line.refused, 'refused setup packet')}"
         )
         # A refusal leaves what is registered as it is, so one without a line leaves no question open.
