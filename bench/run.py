@@ -134,7 +134,7 @@ def _find_store(bench: Bench, without: Sequence[str]) -> str | None:
     elif found is None:
         bench.note("redis-server is left out, as it isn't installed (bench/README.rst says how)")
     elif not can_use_redis(bench):
-        bench.note(f"redis-server is left out, as {bench.python} has no txredisapi: pip install 'rproxy[redis]'")
+        bench.note(f"redis-server is left out, as {bench.python} has no txredisapi: pip install txredisapi")
         found = None
     return found
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import gzip
 import os
 import resource
@@ -141,6 +143,45 @@ class FileTests(AuditCase):
         self.assertIn("is another process's", first.file.complaint)
         first.stop()
         second.stop()
+
+    def test_no_locks(self) -> None:
+        """As in folders of other machines: the proxy says so and doesn't start, or goes on in the file that it has."""
+
+        opened: list[int] = []
+
+        def fail(fd: int, operation: int) -> None:
+            opened.append(fd)
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+        world = World(self.path).start().write()
+        old = self.path.rename(self.path.with_suffix(".1"))
+        self.patch(fcntl, "flock", fail)
+        error = self.assertRaises(TrailError, World(self.path).start)
+        self.assertIn(f"{self.path} can't be locked: No locks available; put it where", str(error))
+        world.trail.reopen()
+        world.write()
+        self.assertIn("can't be locked", world.file.complaint)
+        self.assertEqual(len(opened), 2)
+        for fd in opened:
+            self.assertRaises(OSError, os.fstat, fd)
+        world.stop()
+        self.assertEqual(self.read(old).faults, 0)
+
+    def test_predecessor_vanishes(self) -> None:
+        """It is compressed while the proxy starts."""
+        self.sample()
+        old = self.path.rename(self.path.with_name("audit.log-1"))
+        is_file = Path.is_file
+
+        def found(path: Path) -> bool:
+            try:
+                return is_file(path)
+            finally:
+                old.unlink(missing_ok=True)
+
+        self.patch(Path, "is_file", found)
+        World(self.path).start().stop()
+        self.assertEqual(self.assert_good().lines, 3)
 
     def test_not_empty(self) -> None:
         """A file that something is in isn't continued by another one's lines."""

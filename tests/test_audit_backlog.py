@@ -41,7 +41,7 @@ class RoomTests(AuditCase):
             world.ack(world.send(*[server][:is_written]))
             world.trail.backlog.written_down(SHARED)
             world.stop()
-            self.assertEqual(self.assert_told(f"1 packets have no line, {is_written:d} of them").faults, is_written)
+            self.assertEqual(self.assert_told(f"no line of 1 packet, {is_written:d} of them").faults, is_written)
             self.path.unlink()
 
     def test_room_for_registrations(self) -> None:

@@ -35,7 +35,7 @@ class CommandTests(AuditCase):
         code, out, _ = self.audit("verify")
         self.assertEqual(code, 1)
         self.assertIn("lines are missing", out)
-        self.assertIn("NOT GOOD: 1 faults", out)
+        self.assertIn("NOT GOOD: 1 fault\n", out)
         code, out, err = self.audit("who", "--client", "1")
         self.assertEqual(code, 1)
         self.assertIn("100", out)

@@ -109,7 +109,7 @@ class PolicyTests(AuditCase):
         world.trail.backlog.written_down(ROOM)
         world.ack(world.send(server))
         world.stop()
-        reading = self.assert_told("nor 1 events of registrations")
+        reading = self.assert_told("of 1 event of registrations")
         self.assertEqual((reading.faults, reading.policies.untold, reading.policies.proved), (1, 1, 0))
 
     def test_delivered(self) -> None:

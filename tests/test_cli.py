@@ -242,9 +242,10 @@ class SendTests(SynchronousTestCase):
         self.out, self.err = io.StringIO(), io.StringIO()
         self.proxy = Peer()
 
-    def send(self, *raw: bytes, terminal: Callable[..., Terminal] = Terminal) -> Deferred[int]:
+    def send(self, *raw: bytes, terminal: Callable[..., Terminal] = Terminal, tls: bool = False) -> Deferred[int]:
         outgoing = [Outgoing(each, data) for each in raw if isinstance(data := packets.decode(each), Data)]
-        return Deferred.fromCoroutine(send_all(self.client, outgoing, terminal(self.out, self.err, ("10.0.0.1", 8000))))
+        shows = terminal(self.out, self.err, ("10.0.0.1", 8000), tls=tls)
+        return Deferred.fromCoroutine(send_all(self.client, outgoing, shows))
 
     def client(self) -> Client:
         return Client(self.proxy, "", Clock(), reconnect=False)
@@ -310,6 +311,21 @@ class SendTests(SynchronousTestCase):
             self.err.getvalue(),
         )
 
+    def test_lost(self) -> None:
+        """A proxy that speaks TLS closes without a word, so that is said to who doesn't speak it."""
+        for tls in False, True:
+            sent = self.send(SAMPLE.encode(), tls=tls)
+            self.proxy.accept()
+            lose(self.proxy.protocol)
+
+            self.assertEqual(self.successResultOf(sent), 1)
+            (line,) = self.err.getvalue().splitlines()[tls:]
+            self.assertEqual(
+                line,
+                "rproxy send: 10.0.0.1:8000: connection-lost (delivered: unknown), the connection to the proxy was"
+                f" lost: Connection was closed cleanly.{'' if tls else ' (if it speaks TLS, give --tls-ca)'}",
+            )
+
     def test_one_after_the_other(self) -> None:
         """Each on its own connection when the one before was answered; one that fails makes the exit code 1."""
         first, second = packets.data("1", "111", "a\n"), packets.data("2", "222", "b")
@@ -361,7 +377,7 @@ class SeveralProxiesTests(SynchronousTestCase):
     ) -> Deferred[int]:
         data = packets.decode(SAMPLE.encode())
         assert isinstance(data, Data)
-        shows = terminal(self.out, self.err, ("a", 8000))
+        shows = terminal(self.out, self.err, ("a", 8000), tls=False)
         proxies = {"a:8000": self.a, "b:8001": self.b}
         make_client = client_maker(proxies, shows, self.clock, timeout, keep_trying=keep_trying)
         return Deferred.fromCoroutine(send_all(make_client, [Outgoing(SAMPLE.encode(), data)] * count, shows))
@@ -477,7 +493,22 @@ class SeveralProxiesTests(SynchronousTestCase):
         lose(self.a.protocol)
         self.assertEqual(self.successResultOf(sent), 1)
         self.assertEqual(self.b.attempts, [])
-        self.assertIn("connection-lost (delivered: unknown)", self.told()[-1])
+        self.assertIn("rproxy send: a:8000: connection-lost (delivered: unknown)", self.told()[-1])
+
+    def test_whose_failure(self) -> None:
+        """The proxy that the packet was with is named, also where another one is the next by then."""
+        sent = self.send(timeout=5.0)
+        self.a.accept()
+        self.clock.advance(5.0)
+        lose(self.a.protocol)
+        self.assertEqual(self.successResultOf(sent), 1)
+        self.assertIn("rproxy send: a:8000: timeout (delivered: unknown)", self.told()[-1])
+
+        self.setUp()
+        sent = self.send()
+        self.refuse(self.a, "shutting-down", "unknown")
+        self.assertEqual(self.successResultOf(sent), 1)
+        self.assertIn("rproxy send: a:8000: shutting-down (delivered: unknown)", self.told()[-1])
 
     def test_keep_trying(self) -> None:
         """Each is told of once, however often it is tried, until one of them has answered."""

@@ -1033,16 +1033,20 @@ class SeveralTests(SeveralCase):
         self.assert_served(self.b, sent, "a")
 
     def test_hangs_and_nobody_waits(self) -> None:
-        """Also at one that its packet was cancelled before."""
+        """Also at one that its packet was cancelled before; another one behind it, which has time, stays there."""
         self.served_by_a()
         late = self.send("late")
         late.cancel()
         self.failureResultOf(late, CancelledError)
-        self.clock.advance(TIMEOUT)
+        self.clock.advance(TIMEOUT / 2)
+        behind = self.send("behind")
+        self.clock.advance(TIMEOUT / 2)
         sent = self.send("a")
         self.b.accept()
 
         self.assert_served(self.b, sent, "a")
+        self.a.answer(ack("LATE"), ack("BEHIND"))
+        self.assertEqual(self.successResultOf(behind).payload, "BEHIND")
 
     def test_lost_at_once(self) -> None:
         """What accepts connections and closes them isn't waited for while there is another proxy."""

@@ -439,7 +439,7 @@ def test_without_boto3(aws: Aws) -> None:
     """It is said how to get it."""
     with mock.patch.dict(sys.modules, {"boto3": None}):
         ended = aws.run("status", "x")
-    assert (ended.returncode, ended.stderr) == (1, "rproxy ec2: it needs boto3: pip install 'rproxy[ec2]'\n")
+    assert (ended.returncode, ended.stderr) == (1, "rproxy ec2: it needs boto3: pip install boto3 PyYAML\n")
 
 
 def test_imports_nothing_before_it_runs() -> None:

@@ -581,7 +581,7 @@ class PlotTests(SynchronousTestCase):
             raise self.skipTest("matplotlib is installed")
         error = self.assertRaises(ValueError, plot.check, self.path)
 
-        self.assertIn("pip install 'rproxy[plot]'", str(error))
+        self.assertIn("pip install matplotlib", str(error))
 
     def test_picture(self) -> None:
         """One is written, in the format that its name says, also of a simulation without answers."""
@@ -733,7 +733,7 @@ def test_plot_without_matplotlib(tmp_path: Path) -> None:
     run = run_simulation("--plot", tmp_path / "shares.png")
 
     assert (run.returncode, run.stdout) == (2, "")
-    assert "pip install 'rproxy[plot]'" in run.stderr
+    assert "pip install matplotlib" in run.stderr
 
 
 @pytest.mark.skipif(find_spec("matplotlib") is None, reason="matplotlib is not installed")

@@ -115,7 +115,7 @@ class NotInstalledTests(SynchronousTestCase):
         for missing in "OpenSSL", "cryptography":
             done = run([sys.executable, "-c", f"import sys; sys.modules[{missing!r}] = None\n{_LISTEN}"])
             self.assertEqual(done.returncode, 1)
-            self.assertRegex(done.stderr, rf"\ATLS isn't installed \(.*{missing}.*\): pip install 'rproxy\[tls\]'\n\Z")
+            self.assertRegex(done.stderr, rf"\ATLS isn't installed \(.*{missing}.*\): pip install 'twisted\[tls\]'\n\Z")
 
 
 _LISTEN = """

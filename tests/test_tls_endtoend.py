@@ -178,7 +178,7 @@ def test_plain_text_to_tls(world: World) -> None:
         talk.socket.recv(100)
     proxy.wait_for_log("TLS with 127.0.0.1 failed: the other side speaks no TLS$")
     code, said = world.send(proxy.port)
-    assert (code, "connection-lost" in said) == (1, True)
+    assert (code, "connection-lost" in said, "if it speaks TLS, give --tls-ca" in said) == (1, True, True)
 
 
 def test_tls_to_plain_text(world: World) -> None:

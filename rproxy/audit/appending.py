@@ -67,7 +67,7 @@ class TrailFile:
         was before it was renamed.
 
         :returns: None where a trail begins.
-        :raises TrailError: it can't be opened, is another process's, or is no trail with this key.
+        :raises TrailError: it can't be opened or locked, is another process's, or is no trail with this key.
         """
         self._fd = _open(self._path)
         if not stat.S_ISREG(os.fstat(self._fd).st_mode):
@@ -81,7 +81,7 @@ class TrailFile:
     def _find_predecessor(self) -> End | None:
         """Where the file ends that was renamed while no proxy ran; a file beside it that is no trail is none."""
         beside = [each for each in self._path.parent.glob(f"{_escape(self._path.name)}[.-]*") if each.is_file()]
-        for path in sorted(beside, key=lambda each: each.stat().st_mtime, reverse=True):
+        for path in sorted(beside, key=_changed, reverse=True):
             with suppress(ReadError):
                 if (end := find_end(path, self._key)) is not None:
                     return evolve(end, here=False)
@@ -146,7 +146,7 @@ class TrailFile:
             self._sync()
         try:
             fd = _open(self._path, self._fd)
-        except (TrailError, OSError) as error:
+        except TrailError as error:
             self.complaint = str(error)
             return
         if fd != self._fd:
@@ -174,7 +174,8 @@ def _open(path: Path, held: int = -1) -> int:
     """Open and lock a file.
 
     :param held: what is open already; returned where it is the same file.
-    :raises TrailError: it can't be opened, another process has it, or, beside one that is open, something is in it.
+    :raises TrailError: it can't be opened or locked, another process has it, or, beside one that is open, something is
+        in it.
     """
     try:
         fd = os.open(path, _FLAGS, _MODE)
@@ -191,10 +192,24 @@ def _open(path: Path, held: int = -1) -> int:
     except BlockingIOError:
         os.close(fd)
         raise TrailError(f"the audit trail {path} is another process's: give each proxy its own") from None
+    except OSError as error:
+        os.close(fd)
+        raise TrailError(
+            f"the audit trail {path} can't be locked: {error.strerror}; put it where files can be, as on a local disk"
+        ) from None
     except BaseException:
         os.close(fd)
         raise
     return fd
+
+
+def _changed(path: Path) -> float:
+    """When it was changed last, in seconds since 1970."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        # Whoever renames and compresses may be at it.
+        return 0.0
 
 
 def _escape(name: str) -> str:

@@ -13,7 +13,7 @@ from rproxy.audit.answering import Receiver, Receivers
 from rproxy.audit.keys import Key, KeyFileError, read_key
 from rproxy.audit.proving import PolicyCheck
 from rproxy.audit.reading import ReadError, in_order
-from rproxy.audit.verifying import ChainCheck, Finding, walk
+from rproxy.audit.verifying import ChainCheck, Finding, counted, walk
 
 #: So many findings are kept and shown; the others are counted.
 _SHOWN = 100
@@ -69,8 +69,8 @@ class Reading:
             told.append("no line has the hash that was expected: lines are missing, or were written anew")
         if self.policies.untold:
             told.append(
-                f"{self.policies.untold} times a packet was written to a server of which nothing is known, as the lines"
-                " that tell are missing or in files that were not given"
+                f"{counted(self.policies.untold, 'time')} a packet was written to a server of which nothing is known,"
+                " as the lines that tell are missing or in files that were not given"
             )
         return told
 
@@ -113,11 +113,12 @@ def verify(args: argparse.Namespace) -> int:
     for sentence in reading.told():
         print(sentence)
     policies = reading.policies
-    print(f"{reading.lines} lines, {policies.packets} packets, {policies.written} of them written to a server")
+    packets = f"{counted(policies.packets, 'packet')}, {policies.written} of them written to a server"
+    print(f"{counted(reading.lines, 'line')}, {packets}")
     if reading.head:
         print(f"The last line is {reading.chain.seq}, with the hash {reading.head}")
     if reading.faults:
-        print(f"NOT GOOD: {reading.faults} faults")
+        print(f"NOT GOOD: {counted(reading.faults, 'fault')}")
     elif policies.untold:
         print("Good as far as it can be told: nothing was changed, and no packet is known to have gone astray")
     else:

@@ -26,7 +26,7 @@ from rproxy.audit.lines import (
     Terms,
     Written,
 )
-from rproxy.audit.verifying import Finding, Place
+from rproxy.audit.verifying import Finding, Place, counted
 
 
 @define
@@ -107,8 +107,9 @@ class PolicyCheck:
             self._report(Finding(place, text, wrong=False))
             return
         text = (
-            f"since {line.since} {line.packets} packets have no line, {line.written} of them written to a server, nor"
-            f" {line.registrations} events of registrations and {line.refused} refused setup packets"
+            f"since {line.since} there is no line of {counted(line.packets, 'packet')}, {line.written} of them written"
+            f" to a server, of {counted(line.registrations, 'event')} of registrations and of"
+            f" {counted(line.refused, 'refused setup packet')}"
         )
         # A refusal leaves what is registered as it is, so one without a line leaves no question open.
         self._report(Finding(place, text, wrong=bool(line.written or line.registrations)))

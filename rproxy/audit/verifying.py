@@ -33,6 +33,11 @@ class Finding:
     wrong: bool = True
 
 
+def counted(number: int, what: str) -> str:
+    """Return "1 packet", "2 packets"."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 @define
 class _Doubt:
     """What was read and follows nothing: what a crash left if the next genuine line says so, else a fault."""

@@ -69,6 +69,7 @@ class FailoverEndpoint:
 
     :param proxies: where they are, by what to call them.
     :param shuffle: puts the line in its first order, by lot unless told otherwise.
+    :param connected: told which proxy there is a connection to.
     :param left: told which proxy failed, which one is the next, and why.
     :param head_start: seconds before the next proxy is tried beside one that doesn't answer.
     :raises ValueError: there is no proxy.
@@ -80,6 +81,7 @@ class FailoverEndpoint:
         clock: IReactorTime,
         *,
         shuffle: Callable[[list[Any]], object] = random.shuffle,
+        connected: Callable[[str], object] = lambda name: None,
         left: Callable[[str, str, str], object] = lambda name, following, why: None,
         head_start: float = HEAD_START,
     ) -> None:
@@ -88,6 +90,7 @@ class FailoverEndpoint:
         self._line = [_Proxy(name, endpoint) for name, endpoint in proxies.items()]
         shuffle(self._line)
         self._clock = clock
+        self._told_connected = connected
         self._left = left
         self._head_start = head_start
         self._connected: WeakKeyDictionary[IProtocol, _Proxy] = WeakKeyDictionary()
@@ -125,6 +128,7 @@ class FailoverEndpoint:
     def _remember(self, result: tuple[_Proxy, IProtocol]) -> IProtocol:
         proxy, protocol = result
         self._connected[protocol] = proxy
+        self._told_connected(proxy.name)
         return protocol
 
     def _fail(self, proxy: _Proxy, why: str) -> None:

@@ -84,6 +84,7 @@ def client_maker(
         proxies,
         clock,
         shuffle=lambda line: None,
+        connected=terminal.connected,
         left=terminal.left,
         head_start=min(HEAD_START, timeout / (2 * len(proxies))),
     )
@@ -170,7 +171,7 @@ def run(args: argparse.Namespace) -> int:
     except ValueError as error:
         print(f"rproxy send: {error}", file=sys.stderr)
         return BAD_USAGE
-    terminal = (JsonTerminal if args.json else Terminal)(sys.stdout, sys.stderr, proxies[0])
+    terminal = (JsonTerminal if args.json else Terminal)(sys.stdout, sys.stderr, proxies[0], tls=files is not None)
 
     def send(reactor: Any) -> Coroutine[Any, Any, int]:
         endpoints = {}

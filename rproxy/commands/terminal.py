@@ -17,12 +17,15 @@ class Terminal:
     """What people see, in the words that they know (docs/reference/protocol.rst, What the terminals show).
 
     :param proxy: the address of the proxy that is used first.
+    :param tls: whether TLS is spoken.
     """
 
-    def __init__(self, out: TextIO, err: TextIO, proxy: tuple[str, int]) -> None:
+    def __init__(self, out: TextIO, err: TextIO, proxy: tuple[str, int], *, tls: bool) -> None:
         self._out = out
         self._err = err
-        self._proxy = proxy
+        #: The proxy that is used next, and whom the packet was given to, as far as it was.
+        self._next = self._given = proxy
+        self._tls = tls
         #: What was told of proxies since the last answer: one that stays away is tried again and again.
         self._told: set[tuple[str, str]] = set()
 
@@ -31,12 +34,17 @@ class Terminal:
         data = packet.data
         self._say(
             f"Sending message {shown(data.payload)} to privacy policy {data.policy}"
-            f" through reverse proxy running on port {self._proxy[1]}"
+            f" through reverse proxy running on port {self._next[1]}"
         )
+        self._given = self._next
+
+    def connected(self, proxy: str) -> None:
+        """The packet is given to this proxy."""
+        self._given = parse_address(proxy)
 
     def left(self, proxy: str, following: str, why: str) -> None:
         """A proxy failed, and another one is the next."""
-        self._proxy = parse_address(following)
+        self._next = parse_address(following)
         if proxy != following and (proxy, why) not in self._told:
             self._told.add((proxy, why))
             print(f"rproxy send: {proxy} failed, {following} is the next: {shown(why)}", file=self._err)
@@ -51,9 +59,12 @@ class Terminal:
 
     def failed(self, error: ProxyError) -> None:
         """There is no ACK."""
+        # Who expects TLS takes a packet for a handshake that is none, and closes without a word.
+        is_lost = error.code == "connection-lost" and error.delivered == "unknown"
+        hint = " (if it speaks TLS, give --tls-ca)" if is_lost and not self._tls else ""
         print(
-            f"rproxy send: {format_address(*self._proxy)}: {shown(error.code)} (delivered: {error.delivered}),"
-            f" {shown(error.text)}",
+            f"rproxy send: {format_address(*self._given)}: {shown(error.code)} (delivered: {error.delivered}),"
+            f" {shown(error.text)}{hint}",
             file=self._err,
         )
 

@@ -22,7 +22,7 @@ from rproxy.ec2.parameters import CHOICES
 from rproxy.ec2.templates import NAMES
 
 EPILOG = (
-    "Needs pip install 'rproxy[ec2]'. Credentials and the region are found as the aws command finds them. Exit codes:"
+    "Needs pip install boto3 PyYAML. Credentials and the region are found as the aws command finds them. Exit codes:"
     " 0 done; 1 failed; 2 the arguments can't be understood; 130 interrupted, and the stack goes on."
 )
 #: What CloudFormation takes for a name.

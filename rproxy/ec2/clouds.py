@@ -52,7 +52,7 @@ def connect(region: str | None) -> Cloud:
         import boto3
         from botocore.config import Config
     except ImportError:
-        raise FailedError("it needs boto3: pip install 'rproxy[ec2]'") from None
+        raise FailedError("it needs boto3: pip install boto3 PyYAML") from None
     config = Config(
         connect_timeout=_CONNECT_SECONDS,
         retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},

@@ -58,7 +58,7 @@ def read_defaults(body: str) -> dict[str, str | None]:
     try:
         import yaml
     except ImportError:
-        raise FailedError("it needs PyYAML: pip install 'rproxy[ec2]'") from None
+        raise FailedError("it needs PyYAML: pip install boto3 PyYAML") from None
 
     class Loader(yaml.BaseLoader):
         """Takes each value for the text that it is, as CloudFormation does, and leaves out what is tagged."""

@@ -84,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         help="draw the servers' shares and the latencies; the ending says the format, as in shares.png"
-        " (needs matplotlib: pip install 'rproxy[plot]')",
+        " (needs pip install matplotlib)",
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 

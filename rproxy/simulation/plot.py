@@ -25,7 +25,7 @@ def check(path: Path) -> None:
     try:
         backend = import_module("matplotlib.backend_bases")
     except ImportError:
-        raise ValueError("--plot needs matplotlib, which is not installed: pip install 'rproxy[plot]'") from None
+        raise ValueError("--plot needs matplotlib, which is not installed: pip install matplotlib") from None
     formats = backend.FigureCanvasBase.get_supported_filetypes()
     if path.suffix.lower().removeprefix(".") not in formats:
         raise ValueError(

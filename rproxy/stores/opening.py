@@ -24,7 +24,7 @@ def check_registry(url: MemoryUrl | SqliteUrl | RedisUrl) -> None:
     if isinstance(url, SqliteUrl):
         check_file(url.path)
     elif isinstance(url, RedisUrl) and find_spec("txredisapi") is None:
-        raise StoreRefusedError("a registry in Redis needs txredisapi: pip install 'rproxy[redis]'")
+        raise StoreRefusedError("a registry in Redis needs txredisapi: pip install txredisapi")
 
 
 def open_registry(url: MemoryUrl | SqliteUrl | RedisUrl, reactor: Any, keyring: Keyring) -> Store:

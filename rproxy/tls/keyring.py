@@ -1,6 +1,6 @@
 """TLS for who only has the names of files: a process's certificates, and endpoints that use them.
 
-What TLS needs is installed by ``pip install 'rproxy[tls]'``, and imported only where TLS is asked for.
+What TLS needs is installed by the extra ``tls``, and imported only where TLS is asked for.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ class Keyring:
             try:
                 from rproxy.tls.certificates import Certificates
             except ImportError as error:
-                raise CertificatesError(f"TLS isn't installed ({error}): pip install 'rproxy[tls]'") from None
+                # Not this package with its extra: to who has pip look in another place, PyPI's rproxy is a stranger's.
+                raise CertificatesError(f"TLS isn't installed ({error}): pip install 'twisted[tls]'") from None
             self._certificates[files] = Certificates(files)
         return self._certificates[files]
 

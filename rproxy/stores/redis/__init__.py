@@ -5,7 +5,7 @@ ends both connections, and nothing is connected again unasked: who opens the sto
 been missed meanwhile. The server may even have lost some of the latest changes, and have gone on from there, if a
 replica took its place. So the first exchange after each opening brings everything.
 
-It needs ``pip install 'rproxy[redis]'``, and imports a reactor: import it where the reactor is chosen.
+It needs the extra ``redis``, and imports a reactor: import it where the reactor is chosen.
 """
 
 from __future__ import annotations
