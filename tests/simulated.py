@@ -18,7 +18,6 @@ from rproxy.simulation.processes import Child
 from rproxy.simulation.verdict import Outcome, Result
 
 SERVERS = spread(4, ["111", "222"])
-
 VERDICT = "All 15 packets were answered rightly, each by a server of its policy."
 
 

@@ -26,7 +26,6 @@ from tests.support import PATIENCE
 
 #: More than the kernels of both ends hold together.
 MUCH = random.Random(1).randbytes(10 << 20)
-
 #: Turns after which whatever would happen has happened.
 SOME = 10
 
