@@ -26,7 +26,6 @@ from rproxy.figures.happenings import Happenings
 from rproxy.process.lag import Lag
 from rproxy.stores.ledger import Ledger
 from rproxy.stores.memory import Memory, MemoryStore
-from rproxy.stores.replica import Replica
 from tests.memory import Proxy
 
 TOKEN = "0123456789abcdef"
@@ -131,17 +130,7 @@ def control_of(proxy: Proxy) -> LocalControl:
     """The control of a proxy in memory."""
     clock: Any = proxy.reactor
     factory = proxy.factory
-    store = MemoryStore(Memory(Ledger("life", clock.seconds)))
-    router = factory.router
-    replica = proxy.replica or Replica(
-        store,
-        factory.registry,
-        clock,
-        router.answer_asked,
-        router.upstreams.share_with,
-        router.upstreams.in_touch,
-        lambda: 0.5,
-    )
+    replica = proxy.replica or proxy.make_replica(MemoryStore(Memory(Ledger("life", clock.seconds))))
     happenings = Happenings(clock.seconds)
     factory.watch(happenings.note)
     return LocalControl(factory, Reporter(factory, replica, Lag(clock), 0, "memory"), happenings)

@@ -10,7 +10,11 @@ from pathlib import Path
 from tests.support import ROOT
 
 #: Tests that need nothing but what rproxy itself needs, and take some seconds: a little of all that there are.
-QUICK = ("tests.test_packaging", "tests.test_routing", "tests.test_proxy", "tests.test_tap", "tests.test_cli")
+QUICK = (
+    *("tests.test_packaging", "tests.test_routing", "tests.test_cli"),
+    *("tests.test_proxy", "tests.test_proxy_packets", "tests.test_proxy_registering"),
+    *("tests.test_tap", "tests.test_tap_listening", "tests.test_tap_policies", "tests.test_tap_service"),
+)
 
 
 def sources() -> list[str]:

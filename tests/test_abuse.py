@@ -7,23 +7,13 @@ from __future__ import annotations
 
 import selectors
 import socket
-from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
-
-import pytest
 
 from tests.classic import sha1_hex
 from tests.support import PATIENCE, Group, Talk, Twistd, data_packet, wait_for
 
 ABUSER, OTHER = "127.0.7.1", "127.0.7.2"
 DRIPPING = 1000
-
-
-@pytest.fixture
-def group() -> Iterator[Group]:
-    """What one test starts."""
-    with Group() as started:
-        yield started
 
 
 def assert_served(talk: Talk, payload: str = "xyz1") -> None:

@@ -8,7 +8,6 @@ import re
 import resource
 import signal
 import subprocess
-from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,6 @@ from tests.support import PATIENCE, Group, Talk, Twistd, data_packet, run, scrip
 
 RPROXY = script("rproxy")
 TWISTD = script("twistd")
-
-
-@pytest.fixture
-def group() -> Iterator[Group]:
-    """What one test starts."""
-    with Group() as started:
-        yield started
 
 
 class Audit:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
 from functools import partial
 from pathlib import Path
@@ -38,13 +37,6 @@ backend v2
 """
 #: HAProxy speaks from an address of its own, so that whoever connects directly isn't taken for it.
 TRUSTED = "127.0.1.1"
-
-
-@pytest.fixture
-def group() -> Iterator[Group]:
-    """What one test starts."""
-    with Group() as started:
-        yield started
 
 
 class Front:

@@ -17,6 +17,7 @@ from rproxy.limits import Limits
 from rproxy.tls.files import TLSError
 from tests import memory
 from tests.memory import BIG, Client, Packet, ProxyCase, ServerConnection, ack, data, encode
+from tests.memorytcp import MemoryConnection
 
 LOST = ["server-lost/unknown"]
 
@@ -444,7 +445,7 @@ class SlowServerTests(ConnectionCase):
 
 
 @implementer(ISSLTransport)
-class TLSConnection(memory.MemoryConnection):
+class TLSConnection(MemoryConnection):
     """A transport that calls itself one of TLS."""
 
     def getPeerCertificate(self) -> None:

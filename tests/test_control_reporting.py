@@ -50,7 +50,8 @@ class ReportingCase(ProxyCase):
         """A proxy with its reporter; its counters must add up at the end."""
         proxy = Proxy(limits or Limits(), policies)
         proxy.store = SharedStore(proxy.reactor).link()
-        proxy.replica = proxy._make_replica(proxy.store)
+        proxy.replica = proxy.make_replica(proxy.store)
+        proxy.factory.share(proxy.replica)
         self.addCleanup(proxy.check_end)
         self.reporter = reporter_of(proxy)
         return proxy

@@ -480,13 +480,6 @@ def test_connection_lost(page: StandInPage) -> None:
 # A real proxy.
 
 
-@pytest.fixture
-def group() -> Iterator[Group]:
-    """What one test starts."""
-    with Group() as started:
-        yield started
-
-
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_with_a_real_proxy(driver: Chrome, group: Group, tmp_path: Path, workers: str) -> None:
     """Its figures are shown, its servers are drained and resumed, and its restart is survived."""

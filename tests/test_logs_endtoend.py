@@ -6,7 +6,6 @@ import json
 import re
 import signal
 import sys
-from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from hashlib import sha256
 from pathlib import Path
@@ -23,13 +22,6 @@ there = os.fstat(1)
 os.environ["JOURNAL_STREAM"] = f"{there.st_dev}:{there.st_ino}"
 os.execv(sys.argv[1], sys.argv[1:])
 """
-
-
-@pytest.fixture
-def group() -> Iterator[Group]:
-    """What one test starts."""
-    with Group() as started:
-        yield started
 
 
 def lines(log: str) -> list[dict[str, Any]]:

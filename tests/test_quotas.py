@@ -1,4 +1,4 @@
-"""What a policy's own limits let in. That a whole proxy keeps to it: test_admission."""
+"""What a policy's own limits let in. That a whole proxy keeps to it: test_admission_limits."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -38,13 +38,6 @@ def note(payload):
         print(payload, file=journal)
     return sha1_hex(payload)
 """
-
-
-@pytest.fixture
-def group() -> Iterator[Group]:
-    """What one test starts."""
-    with Group() as started:
-        yield started
 
 
 async def until(predicate: Callable[[], bool], what: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import socket
 import sys
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -25,13 +24,6 @@ SENT = [
     "Receiving a response from the server payload: b0400cf1f3919fdba057dbd2acc52f148fbb43ac",
     "Hash of payload is correct",
 ]
-
-
-@pytest.fixture
-def group() -> Iterator[Group]:
-    """What one test starts."""
-    with Group() as started:
-        yield started
 
 
 def registered(port: int) -> str:

@@ -11,7 +11,8 @@ from rproxy.registry.registration import Registration
 from rproxy.stores.asking import MOST_ASKED_BYTES
 from tests.adminclient import Admin, control_of
 from tests.links import Link, SharedStore
-from tests.memory import HOST, MemoryReactor, Proxy, ProxyCase, setup
+from tests.memory import HOST, Proxy, ProxyCase, setup
+from tests.memorytcp import MemoryReactor
 
 #: What servers listen at.
 PORT = 5000

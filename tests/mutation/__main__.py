@@ -50,7 +50,8 @@ class Subject:
 _ON_THE_WAY = (
     "tests/test_slow_start.py",
     "tests/test_sharing.py",
-    "tests/test_admission.py",
+    *("tests/test_admission.py", "tests/test_admission_revoking.py"),
+    *("tests/test_admission_limits.py", "tests/test_admission_violations.py"),
     "tests/test_control_reporting.py::ExplainTests",
     "tests/test_proxyservice.py::DrainTests",
 )
@@ -84,8 +85,11 @@ SUBJECTS = {
         tuple(f"rproxy/registry/{name}.py" for name in ("__init__", "claims", "registration", "standing")),
         (
             *("tests/test_registry.py", "tests/test_registry_claims.py", "tests/test_registry_forgetting.py"),
+            *(f"tests/test_registry_{name}.py" for name in ("places", "hearing", "holding", "telling", "revoking")),
+            "tests/test_registry_model.py",
             # What it is told by stores and by setup packets.
-            *("tests/test_stores_replica.py", "tests/test_sharing.py", "tests/test_admission.py"),
+            *("tests/test_stores_replica.py", "tests/test_sharing.py"),
+            *("tests/test_admission.py", "tests/test_admission_revoking.py"),
         ),
     ),
 }
