@@ -708,6 +708,18 @@ class HeardTests(RegistryCase):
         self.registry.expire()
         self.assertEqual((self.asked_to_hold, self.registry.standing), ([("111", "100")], []))
 
+    def test_revoked_and_others_hold_it(self) -> None:
+        """Whoever revokes it is told of the leases that it stands by: one that is held, and none that has lapsed."""
+        self.hold_one()
+        self.assertEqual(self.registry.revoke(self.registry.standing[0], "no"), [("111", "100", "a")])
+        self.hear(self.told("b", 6))
+        registration = self.register(setup(lease=10.0))
+        self.assertEqual(self.registry.revoke(registration, "no"), [("111", "100", "b")])
+        self.hear(self.told("b", 6).ended())
+        registration = self.register(setup(lease=10.0))
+        self.assertEqual(self.registry.revoke(registration, "no"), [])
+        self.assertEqual(self.registry.standing, [])
+
     def hold_one(self) -> None:
         self.hear(self.told("a", 5))
         self.holds = {("111", "100")}
