@@ -459,6 +459,16 @@ class HeardTests(RegistryCase):
         self.hear(self.told("a", 5).ended())
         self.assert_heard("100 serves 111 at 10.0.0.1", "100 serves 111 no more")
 
+    def test_later_one_without_a_lease(self) -> None:
+        """It ends the lease that is held here, which keeps no other host's out then: what counts is found anew."""
+        self.register(setup(lease=10.0))
+        self.hear(self.told("a", 5, host=WEST))
+        self.assertEqual(self.hosts(), {"100": f"{EAST}:5000"})
+        self.hear(self.told(NOBODY, 6))
+        self.assertEqual((self.displaced, self.hosts()), ([self.connection], {"100": f"{WEST}:5000"}))
+        self.hear(self.told("a", 5, host=WEST).ended())
+        self.assertEqual(self.hosts(), {"100": f"{EAST}:5000"})
+
     def test_own_records(self) -> None:
         """This process knows better."""
         self.hear(self.told("here", 5))
@@ -653,6 +663,20 @@ class HeardTests(RegistryCase):
         self.assertEqual((self.seen, self.registry.standing), ([held.key], [held]))
         self.registry.let_go(held)
         self.assertEqual(self.registry.standing, [held])
+
+    def test_held_once_the_lease_here_ran_out(self) -> None:
+        """Both ran out at once; that the other one is heard of again is news to those who hold it."""
+        self.register(setup(lease=10.0))
+        self.hear(self.told("a", 5))
+        self.holds = {("111", "100")}
+        self.registry.lose_touch()
+        self.clock.advance(10)
+        self.registry.expire()
+        [held] = self.found
+        self.assertEqual(self.registry.standing, [held])
+        self.seen.clear()
+        self.hear(self.told("a", 5), complete=True)
+        self.assertEqual((self.seen, self.registry.standing), ([held.key], [held]))
 
     def test_held_and_not_heard_of_again(self) -> None:
         self.hear(self.told("a", 5))
