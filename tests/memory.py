@@ -545,7 +545,9 @@ class Proxy:
 class ProxyCase(SynchronousTestCase):
     """A test with proxies whose counters must add up at its end."""
 
-    def proxy(self, policies: Policies = EVERYTHING, *, apart: bool = False, **limits: Any) -> Proxy:
-        proxy = Proxy(Limits(**limits), policies, apart)
+    def proxy(
+        self, policies: Policies = EVERYTHING, *, apart: bool = False, name: str = "here", **limits: Any
+    ) -> Proxy:
+        proxy = Proxy(Limits(**limits), policies, apart, name=name)
         self.addCleanup(proxy.check_end)
         return proxy

@@ -17,6 +17,16 @@ class HeardTests(HeardCase):
         self.hear(self.told("a", 5).ended())
         self.assert_heard("100 serves 111 at 10.0.0.1", "100 serves 111 no more")
 
+    def test_later_one_without_a_lease(self) -> None:
+        """It ends the lease that is held here, which keeps no other host's out then: what counts is found anew."""
+        self.register(setup(lease=10.0))
+        self.hear(self.told("a", 5, host=WEST))
+        self.assertEqual(self.hosts(), {"100": f"{EAST}:5000"})
+        self.hear(self.told(NOBODY, 6))
+        self.assertEqual((self.displaced, self.hosts()), ([self.connection], {"100": f"{WEST}:5000"}))
+        self.hear(self.told("a", 5, host=WEST).ended())
+        self.assertEqual(self.hosts(), {"100": f"{EAST}:5000"})
+
     def test_own_records(self) -> None:
         """This process knows better."""
         self.hear(self.told("here", 5))

@@ -42,6 +42,20 @@ class HoldingTests(HeardCase):
         self.registry.let_go(held)
         self.assertEqual(self.registry.standing, [held])
 
+    def test_held_once_the_lease_here_ran_out(self) -> None:
+        """Both ran out at once; that the other one is heard of again is news to those who hold it."""
+        self.register(setup(lease=10.0))
+        self.hear(self.told("a", 5))
+        self.holds = {("111", "100")}
+        self.registry.lose_touch()
+        self.clock.advance(10)
+        self.registry.expire()
+        [held] = self.found
+        self.assertEqual(self.registry.standing, [held])
+        self.seen.clear()
+        self.hear(self.told("a", 5), complete=True)
+        self.assertEqual((self.seen, self.registry.standing), ([held.key], [held]))
+
     def test_held_and_not_heard_of_again(self) -> None:
         self.hear(self.told("a", 5))
         self.holds = {("111", "100")}
@@ -95,6 +109,18 @@ class HoldingTests(HeardCase):
         self.clock.advance(10)
         self.registry.expire()
         self.assertEqual((self.asked_to_hold, self.registry.standing), ([("111", "100")], []))
+
+    def test_revoked_and_others_hold_it(self) -> None:
+        """Whoever revokes it is told of the leases that it stands by: one that is held, and none that has lapsed."""
+        self.hold_one()
+        self.assertEqual(self.registry.revoke(self.registry.standing[0], "no"), [("111", "100", "a")])
+        self.hear(self.told("b", 6))
+        registration = self.register(setup(lease=10.0))
+        self.assertEqual(self.registry.revoke(registration, "no"), [("111", "100", "b")])
+        self.hear(self.told("b", 6).ended())
+        registration = self.register(setup(lease=10.0))
+        self.assertEqual(self.registry.revoke(registration, "no"), [])
+        self.assertEqual(self.registry.standing, [])
 
     def hold_one(self) -> None:
         self.hear(self.told("a", 5))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from attrs import define, field
+from attrs import define, evolve, field
 from msgspec import json
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
@@ -101,7 +101,7 @@ class WorkersControlTests(ProxyCase):
             worker.told.ready()
 
     def spawn(self, number: int, told: Told) -> MemoryWorker:
-        self.workers[number] = MemoryWorker(number, told, self.proxy())
+        self.workers[number] = MemoryWorker(number, told, self.proxy(name=f"worker {number}"))
         self.workers[number].control.set_drained(self.control.drained)
         return self.workers[number]
 
@@ -356,14 +356,27 @@ class WorkersControlTests(ProxyCase):
         self.assertEqual(self.successResultOf(self.control.revoke("100", None)), 1)
         self.assertEqual(self.states(), [[], []])
 
-    def test_revoke_what_another_proxy_holds(self) -> None:
-        """Of the workers one at least has to have ended it, or to end it yet."""
+    def share(self, **changes: Any) -> None:
+        """Have each worker hear of the leases that each has, with these changes to their records."""
+        registries = [worker.proxy.factory.registry for worker in self.workers.values()]
+        told = [evolve(claim.record, **changes) for registry in registries for claim in registry.claims]
+        for registry in registries:
+            registry.hear(told, complete=False)
+
+    def test_revoke_what_two_hold(self) -> None:
+        """Each ends its own lease, and hears of the other's end only later."""
         self.register(1, 2)
-        for worker in self.workers.values():
-            worker.control.end = lambda keys: []  # type: ignore[method-assign]  # as where the lease is another's
-        self.failureResultOf(self.control.revoke("100", None), HeldElsewhereError)
-        del self.workers[1].control.end
+        self.share()
         self.assertEqual(self.successResultOf(self.control.revoke("100", None)), 1)
+
+    def test_revoke_what_another_proxy_holds(self) -> None:
+        self.register(1, 2)
+        self.share()
+        self.share(holder="another proxy's")
+        self.failureResultOf(self.control.revoke("100", None), HeldElsewhereError)
+        self.workers[1].proxy.register("100", "222", 5000, pipeline=8, lease=30)
+        self.assertEqual(self.successResultOf(self.control.revoke("100", None)), 1)
+        self.failureResultOf(self.control.revoke("100", None), HeldElsewhereError)
 
     def test_revoke_where_one_hangs(self) -> None:
         self.register(1)

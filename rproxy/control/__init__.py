@@ -16,6 +16,7 @@ from rproxy.figures import Figures
 from rproxy.figures.happenings import Happening, Happenings
 from rproxy.policies import Peer
 from rproxy.proxy import ProxyFactory
+from rproxy.registry.records import RecordKey
 from rproxy.registry.registration import Key, Registration
 
 #: For how long figures may be shown again, in seconds.
@@ -111,23 +112,35 @@ class LocalControl:
 
     def revoke(self, server_id: str, policy: str | None) -> Deferred[int]:
         keys = self.find(server_id, policy)
-        ended = self.end(keys)
-        if keys and not ended:
+        left = {(name, server) for name, server, _ in self.end(keys)}
+        if keys and len(left) == len(keys):
             return fail(HeldElsewhereError())
-        return succeed(len(ended))
+        return succeed(len(keys) - len(left))
 
     def find(self, server_id: str, policy: str | None) -> list[Key]:
         """Which registrations of a server stand: policies and server ids."""
         return matching((each.key for each in self._factory.registry.standing), server_id, policy)
 
-    def end(self, keys: Iterable[Key]) -> list[Key]:
-        """Revoke those of these registrations that stand, and return those that stand no more."""
+    @property
+    def holder(self) -> str:
+        """What this process is called in the leases that it holds."""
+        return self._factory.registry.claims.holder
+
+    def end(self, keys: Iterable[Key]) -> list[RecordKey]:
+        """Revoke those of these registrations that stand.
+
+        :returns: the leases of other processes that some of them still stand by.
+        """
         self._figures = None
         standing = self._standing()
-        ended = [key for key in keys if key in standing and self._factory.revoke(standing[key])]
-        for key in ended:
-            self._happenings.note(DONE["revoke"], *key, "by an operator")
-        return ended
+        left: list[RecordKey] = []
+        for key in keys:
+            if key in standing:
+                leases = self._factory.revoke(standing[key])
+                if not leases:
+                    self._happenings.note(DONE["revoke"], *key, "by an operator")
+                left += leases
+        return left
 
     def set_drained(self, keys: Iterable[Key]) -> None:
         """Have these drained and no others, be they registered by now or later."""

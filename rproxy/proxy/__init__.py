@@ -26,6 +26,7 @@ from rproxy.proxy.doors import Doors
 from rproxy.proxy.enrolling import Enrolment
 from rproxy.registry import Registry
 from rproxy.registry.claims import Claims
+from rproxy.registry.records import RecordKey
 from rproxy.registry.registration import Registration
 from rproxy.registry.standing import Observer
 from rproxy.request import Asker, Endings, Request
@@ -140,7 +141,7 @@ class ProxyFactory(Factory):
         """Have what becomes of packets recorded there too, of connections that come from now on."""
         self.endings = self.router.callers.endings = (*self.endings, endings)
 
-    def revoke(self, registration: Registration) -> bool:
+    def revoke(self, registration: Registration) -> list[RecordKey]:
         """End a registration, although the policies allow it; see :meth:`rproxy.registry.Registry.revoke`."""
         return self.registry.revoke(registration, "by an operator")
 

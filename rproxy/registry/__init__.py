@@ -133,20 +133,22 @@ class Registry:
             self._standing.withdraw(key, self.claims.holder)
         self._standing.settle(keys, "its connection closed")
 
-    def revoke(self, registration: Registration, why: str) -> bool:
+    def revoke(self, registration: Registration, why: str) -> list[RecordKey]:
         """End a registration that stands.
 
         It ends for all processes, and won't stand again if it wasn't allowed and is again: its server may be another by
         then, and has to register anew. What other processes hold a lease on is theirs to end.
 
-        :returns: whether it stands no more: it does by a lease of another process, if that is allowed.
+        :returns: the leases of other processes that it still stands by, if it does.
         """
         self._standing.withdraw(registration.key, NOBODY)
         owner = self._standing.withdraw(registration.key, self.claims.holder)
         self._standing.settle([registration.key], f"revoked: {why}")
         if owner is not None:
             self._observer.displaced(owner)
-        return registration.key not in self._standing.entries
+        if registration.key not in self._standing.entries:
+            return []
+        return [claim.record.key for claim in self.claims.on(registration.key) if claim.held or not claim.lapsed]
 
     def reconsider(self) -> None:
         """Have those stand that are allowed now."""

@@ -162,18 +162,17 @@ class Standing:
                     each.lapse()
             if claim is None:
                 return None
-            if not taken:
-                self._replace_lease(claim)
-                return claim
-            if self.claims.is_others(claim):
+            if taken and self.claims.is_others(claim):
                 return None
-            self._displace(key, claim.record.holder)
+            ended = claim if taken else self._replaced_lease(claim)
+            if ended is None:
+                return claim
+            self._displace(key, ended.record.holder)
 
-    def _replace_lease(self, claim: Claim) -> None:
-        """A later registration without a lease took the place of the lease that is held here, for good."""
+    def _replaced_lease(self, claim: Claim) -> Claim | None:
+        """The lease that is held here, if a later registration without one took its place, for good."""
         own = self.claims.own(claim.key)
-        if claim.record.holder == NOBODY and own is not None and own.order < claim.order:
-            self._displace(claim.key, own.record.holder)
+        return own if claim.record.holder == NOBODY and own is not None and own.order < claim.order else None
 
     def _displace(self, key: Key, holder: str) -> None:
         owner = self.withdraw(key, holder)
@@ -215,7 +214,8 @@ class Standing:
         before = self.entries.get(key)
         if before is not None:
             self._leave(before)
-        self.entries[key] = Entry(registration, claim, claim.record.version, backed=self.claims.own(key) is not None)
+        backed = self.claims.own(key) is not None
+        self.entries[key] = Entry(registration, claim, claim.record.version, claim.held, backed)
         self.of_host[registration.host] += 1
         self._at[claim.place] = key
         tell(registration)

@@ -151,10 +151,12 @@ class WorkersControl:
         if None in told:
             # Who hangs ends them when it goes on.
             return len(keys)
-        ended = {(name, server) for answer in told for name, server in answer}
-        if keys and not ended:
+        # What one worker holds stands at the others until they hear of its end.
+        workers = {holder for holder, _ in told}
+        left = {(name, server) for _, leases in told for name, server, holder in leases if holder not in workers}
+        if keys and left == keys:
             raise HeldElsewhereError
-        return len(ended)
+        return len(keys - left)
 
     def _set_drained(self, keys: Iterable[Key]) -> Deferred[list[Any]]:
         """Fires when the workers have heard it."""

@@ -14,7 +14,7 @@ from twisted.logger import Logger
 from rproxy.control import LocalControl
 from rproxy.figures.counters import Counters
 from rproxy.policies import Peer
-from rproxy.registry.registration import Key
+from rproxy.registry.records import RecordKey
 from rproxy.workers.channel import Channel, ChannelError, Handler
 
 #: How long the parent may take to hear the last words, in seconds.
@@ -104,8 +104,8 @@ def answers_of(control: LocalControl, number: int) -> dict[str, Handler]:
     async def happenings(since: Mapping[str, int]) -> Any:
         return [each for each in await control.happenings() if each.number > since.get(str(number), 0)]
 
-    def end(keys: Iterable[tuple[str, str]]) -> list[Key]:
-        return control.end((policy, server_id) for policy, server_id in keys)
+    def end(keys: Iterable[tuple[str, str]]) -> tuple[str, list[RecordKey]]:
+        return control.holder, control.end((policy, server_id) for policy, server_id in keys)
 
     def set_drained(keys: Iterable[tuple[str, str]]) -> None:
         control.set_drained((policy, server_id) for policy, server_id in keys)
