@@ -98,6 +98,19 @@ class RetryTests(ProxyCase):
             world.advance(6)
             self.assertEqual(client.answers(), [f"{code}/unknown"])
 
+    def test_no_policy_any_more(self) -> None:
+        """The last server leaves, and is lost with the packet when nobody waits for another one any longer."""
+        world = self.world_with(5000)
+        client = world.client()
+        client.ask("a")
+        world.factory.revoke(world.registration())
+        world.advance(6)
+        self.assertEqual(world.factory.router.routes, {})
+        world.server(5000).connection.close()
+        (answer,) = client.take()
+        self.assertEqual((answer["error"], answer["delivered"]), ("no-server", "unknown"))
+        self.assertEqual(answer["payload"], "no server serves policy 111 any more")
+
     def test_stopping(self) -> None:
         world = self.world_with(5000, 6000)
         client = world.client()
