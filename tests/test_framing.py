@@ -569,6 +569,18 @@ class TakeTests(SynchronousTestCase):
             self.assertEqual([], framer.take(most))
             self.assertEqual("bad-packet", framer.error and framer.error.code)
 
+    def test_what_is_no_white_space_is_none_behind_packets_that_came_whole(self) -> None:
+        for number in range(1, 4):
+            for byte in map(chr, range(0x80)):
+                packets = [b'{"a":1}'] * number
+                end: list[bytes | str] = []
+                if byte not in " \t\r\n":
+                    end = ["unfinished" if byte == "{" else "bad-packet"]
+                for space in ("", " ", "\n"):
+                    framer = Framer(anything, 1 << 20, many)
+                    chunk = b"".join(packets) + (space + byte).encode()
+                    self.assertEqual([*packets, *end], self.taken(framer, [chunk], 9), chunk)
+
     def test_why_a_stream_ends_is_said(self) -> None:
         for stream, code, text in (
             (b"x", "bad-packet", "a packet is a JSON object and begins with {"),

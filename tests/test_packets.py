@@ -193,6 +193,10 @@ class NoPacketTests(AnswerCase):
         self.assertEqual(decode(raw), Data("0", "1", "111", "xyz1", 0))
         self.assertEqual(peek_data(raw), decode(raw))
 
+    def test_a_size_that_only_comes_to_minus_nothing(self) -> None:
+        for size in (b"-0.0", b"-0e0", b"-0E5", b"-1e-400"):
+            self.assert_answer(GOES_ON, with_raw(b'"payloadsize":' + size))
+
     def test_a_size_of_the_wrong_kind(self) -> None:
         sizes: Values = (None, True, 1.5, 4.0, [], {}, "4" * 257, 1 << 63, 10**400, -(1 << 63) - 1)
         for size in sizes:

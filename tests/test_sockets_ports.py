@@ -21,6 +21,24 @@ from tests.test_sockets_connecting import link_local_address
 class PortTests(SocketCase):
     """Accepting, and not accepting."""
 
+    def addresses(self) -> list[Any]:
+        """Those that the factory is told, from now on."""
+        told: list[Any] = []
+
+        def build(addr: Any) -> Any:
+            told.append(addr)
+            return self.make(addr)
+
+        self.factory.buildProtocol = build  # type: ignore[method-assign]
+        return told
+
+    async def test_address(self) -> None:
+        """It is no other than Twisted would have made."""
+        told = self.addresses()
+        _, peer = await self.connection()
+        made = IPv4Address("TCP", *peer.socket.getsockname())
+        self.assertEqual([(made, hash(made), repr(made), vars(made))], [(a, hash(a), repr(a), vars(a)) for a in told])
+
     async def test_many(self) -> None:
         """More than are accepted in a turn: none is left out, and who is there already isn't kept waiting."""
         protocol, peer = await self.connection()
@@ -168,13 +186,7 @@ class PortTests(SocketCase):
         host = link_local_address()
         if host is None:
             raise SkipTest("no link-local address here")
-        built: list[Any] = []
-
-        def build(addr: Any) -> Any:
-            built.append(addr)
-            return self.make(addr)
-
-        self.factory.buildProtocol = build  # type: ignore[method-assign]
+        built = self.addresses()
         port: Any = self.group.listenTCP(0, self.factory, interface="::")
         self.ports.append(port)
         address = socket.getaddrinfo(host, port.getHost().port, socket.AF_INET6, socket.SOCK_STREAM)[0][4]

@@ -26,6 +26,7 @@ Peek = Callable[[bytes], Packet | None]
 PeekMany = Callable[[bytes], list[tuple[bytes, Packet]] | None]
 
 _OPEN_BRACE = ord("{")
+_SPACES = b" \t\n\r"
 _SPACE = re.compile(rb"[ \t\n\r]*+")
 
 
@@ -142,7 +143,8 @@ class Framer(Generic[Packet]):
         if frames is None:
             self._tries -= 1
             return []
-        if end == length or fed[end:].isspace():
+        # Not isspace(), which also knows white space that JSON doesn't.
+        if end == length or not fed[end:].strip(_SPACES):
             self._buffer = b""
         else:
             self._start = end

@@ -92,7 +92,9 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _integer(digits: str) -> int | float:
     """An integer; or a float, which is nowhere an id, for one that fits in no 64 bits, and for -0: peers echo 0."""
-    value = int(digits) if len(digits) <= 20 and digits != "-0" else _float(digits)
+    if digits == "-0":
+        return -0.0
+    value = int(digits) if len(digits) <= 20 else _float(digits)
     return value if -(1 << 63) <= value < 1 << 64 else float(value)
 
 
@@ -101,7 +103,8 @@ def _float(digits: str) -> float:
     value = float(digits)
     if math.isinf(value):
         raise PacketError("a number is out of range")
-    return value
+    # Without its sign, which only -0 keeps.
+    return value or 0.0
 
 
 def _refuse_constant(name: str) -> NoReturn:
