@@ -48,7 +48,8 @@ def boot(tmp_path: Path) -> Callable[..., str]:
     assert begin.count(f"\n{made}\n") == begin.count(f"\n{told}\n") == 1
     begin = begin.replace(made, f"made={tmp_path}/made")
     begin = begin.replace(told, "ROLE=pool STACK=x GROUP=PoolGroup REGION=us-east-1")
-    stand_in = "cloud-init() { echo i-a; }; aws() { echo aws $@; }; shutdown() { echo shutdown $@; }"
+    stand_in = "cloud-init() { echo i-a; }; aws() { echo aws $@; }; shutdown() { echo shutdown $@; }; "
+    stand_in += "systemctl() { echo running; }"
     return lambda what, code=0: execute(f"{stand_in}\n{begin}\n{what}\n", code)
 
 
@@ -72,6 +73,12 @@ def test_a_reboot_is_no_failure_and_it_goes_on_then(boot: Callable[..., str]) ->
     """All that runs is told to end, what is waited for as well; the stack hears nothing of it."""
     ended = "bash -c 'kill -TERM $PPID; kill -TERM $$'"
     assert boot(f"echo making; {ended}; echo not here", 1) == "making\n"
+    assert boot("echo making").splitlines() == ["making", f"{SIGNAL} SUCCESS"]
+
+
+def test_what_a_reboot_breaks_off_is_no_failure(boot: Callable[..., str]) -> None:
+    """Units can't be started any more before all that runs is told to end; the network may still be there."""
+    assert boot("systemctl() { echo stopping; return 1; }; false; echo not here", 1) == ""
     assert boot("echo making").splitlines() == ["making", f"{SIGNAL} SUCCESS"]
 
 
@@ -189,8 +196,9 @@ def test_where_the_release_comes_from(given: str, asked: list[str]) -> None:
     assert installed(given) == asked
 
 
-#: First, on Debian; what a reboot cut short is in the way of all else.
-DEBIAN = ("dpkg --configure -a", "apt-get -q update")
+#: First, on Debian: what a reboot cut short is in the way of all else, and looks as if it were there.
+MENDING = "dpkg --configure -a"
+UPDATE = "apt-get -q update"
 
 
 @pytest.mark.parametrize(
@@ -200,14 +208,16 @@ DEBIAN = ("dpkg --configure -a", "apt-get -q update")
         (
             "",
             "apt-get dpkg",
-            [*DEBIAN, "apt-get -q -y install awscli", *DEBIAN, "apt-get -q -y install python3.11-venv"],
+            [MENDING, UPDATE, "apt-get -q -y install awscli", UPDATE, "apt-get -q -y install python3.11-venv"],
         ),
-        ("", "apt-get dpkg aws ensurepip amazon-ssm-agent", []),
+        ("", "apt-get dpkg aws ensurepip amazon-ssm-agent", [MENDING]),
         (
             "NOIP_SECRET=arn",
             "apt-get dpkg aws ensurepip amazon-ssm-agent",
-            [*DEBIAN, "apt-get -q -y install inadyn"],
+            [MENDING, UPDATE, "apt-get -q -y install inadyn"],
         ),
+        # dpkg can't configure what needs something that wasn't unpacked yet.
+        ("", "apt-get dpkg unmet aws ensurepip amazon-ssm-agent", [MENDING, "apt-get -q -y --fix-broken install"]),
         # Amazon Linux 2023.
         ("", "dnf aws amazon-ssm-agent", ["dnf -q -y install python3.11 python3.11-pip"]),
         (
@@ -228,7 +238,7 @@ def packages(given: str, has: str, code: int = 0) -> list[str]:
         command() {{ [[ " {has} " = *" $2 "* ]]; }}
         python3.11() {{ command -v ensurepip; }}
         dnf() {{ echo dnf $@; }}
-        dpkg() {{ echo dpkg $@; }}
+        dpkg() {{ echo dpkg $@; ! command -v unmet; }}
         apt-get() {{ echo apt-get $@; }}
         install_session_manager() {{ :; }}
         install_packages
@@ -241,7 +251,7 @@ def packages(given: str, has: str, code: int = 0) -> list[str]:
     [
         ("NOIP_SECRET=arn", "dnf aws", []),
         # Without it the stack couldn't be told.
-        ("LOG_GROUP=/rproxy/packets", "apt-get dpkg", [*DEBIAN, "apt-get -q -y install awscli"]),
+        ("LOG_GROUP=/rproxy/packets", "apt-get dpkg", [MENDING, UPDATE, "apt-get -q -y install awscli"]),
     ],
     ids=["no-ip", "logs"],
 )

@@ -9,7 +9,9 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from io import StringIO
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -21,6 +23,8 @@ from attrs import frozen
 from rproxy.cli import main
 from rproxy.ec2.buckets import Bucket, bucket_name
 from rproxy.ec2.clouds import Cloud, connect
+from rproxy.ec2.removing import Removing
+from rproxy.ec2.terminal import Terminal
 from tests import stacks, wheels
 from tests.awscloud import CREDENTIALS, REGION, Aws, server
 from tests.support import Process, environment
@@ -97,7 +101,8 @@ def test_life(aws: Aws, cloud: Cloud, wheel: str) -> None:
     bucket = bucket_name(ACCOUNT, REGION, "life")
     up = aws.run("up", "life", "--wheel", wheel, "--servers", "3", "--policies", "a,b,c")
     assert (up.returncode, up.stderr) == (0, "")
-    assert f"Made the bucket {bucket}\n" in up.stdout
+    # Whatever comes of the stack, and also if there is none.
+    assert f"Made the bucket {bucket}, which goes by: rproxy ec2 down life\n" in up.stdout
     assert [line for line in up.stdout.splitlines() if EVENT.match(line)][-1].split()[2] == "CREATE_COMPLETE"
     outputs = aws.json("status", "life")["outputs"]
     for key in ("ProxyName", "ProxyAddress", "ProxyPort", "ProxyGroup", "PoolGroup"):
@@ -176,20 +181,45 @@ def test_bucket(aws: Aws, cloud: Cloud, wheel: str) -> None:
     assert left(cloud) == NOTHING
 
 
-def test_bucket_without_a_tag(cloud: Cloud) -> None:
-    """One that can't be marked as ours, or isn't since somebody is in a hurry, goes again."""
+@contextmanager
+def during(client: Any, event: str, do: Callable[[], object]) -> Iterator[None]:
+    """Have something happen at one moment of each call, such as ``after-call.s3.CreateBucket``."""
 
-    def interrupt(**_: object) -> None:
-        raise KeyboardInterrupt
+    def handle(**_: object) -> None:
+        do()
 
-    event = "before-call.s3.PutBucketTagging"
-    cloud.s3.meta.events.register(event, interrupt)
+    client.meta.events.register(event, handle)
     try:
-        with pytest.raises(KeyboardInterrupt):
-            Bucket(cloud, "hasty").make()
+        yield
     finally:
-        cloud.s3.meta.events.unregister(event, interrupt)
+        client.meta.events.unregister(event, handle)
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("event", ["after-call.s3.CreateBucket", "before-call.s3.PutBucketTagging"])
+def test_bucket_without_a_tag(event: str, cloud: Cloud) -> None:
+    """One that can't be marked as ours, or isn't since somebody is in a hurry, goes again."""
+    with during(cloud.s3, event, interrupt), pytest.raises(KeyboardInterrupt):
+        Bucket(cloud, "hasty").make()
     assert left(cloud) == NOTHING
+
+
+def test_bucket_that_is_made_meanwhile(cloud: Cloud) -> None:
+    """It isn't known whose it is, so it stays."""
+    import boto3
+
+    bucket, where = Bucket(cloud, "twice"), {"LocationConstraint": REGION}
+    other = boto3.client("s3", region_name=REGION)
+
+    def make() -> None:
+        other.create_bucket(Bucket=bucket.name, CreateBucketConfiguration=where)
+
+    with during(cloud.s3, "before-call.s3.CreateBucket", make), pytest.raises(other.exceptions.ClientError):
+        bucket.make()
+    assert left(cloud).buckets == [bucket.name]
 
 
 def test_large_template(aws: Aws, cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,6 +313,20 @@ def test_interrupted(aws: Aws) -> None:
     assert again.returncode == 1
     assert "the stack slow-1 is CREATE_IN_PROGRESS: see rproxy ec2 status slow-1" in again.stderr
     assert aws.run("down", "slow-1", "--yes").returncode == 0
+
+
+def test_interrupted_removal(aws: Aws, cloud: Cloud, wheel: str) -> None:
+    """At any moment from when the stack begins to go: the bucket stays, which is said, and goes by the same command."""
+    assert aws.run("up", "left", "--wheel", wheel).returncode == 0
+    bucket = bucket_name(ACCOUNT, REGION, "left")
+    removing = Removing(cloud, Terminal(said := StringIO(), StringIO(), as_json=False), "left", lambda _: None)
+    event = "after-call.cloudformation.DeleteStack"
+    with during(cloud.cloudformation, event, interrupt), pytest.raises(KeyboardInterrupt):
+        removing.remove(lambda _: True, wait=True)
+    assert said.getvalue().endswith(f"\nThe bucket {bucket} stays. To delete it: rproxy ec2 down left\n")
+    assert left(cloud).buckets == [bucket]
+    assert aws.run("down", "left", "--yes").returncode == 0
+    assert left(cloud) == NOTHING
 
 
 def test_nobody_reads(aws: Aws) -> None:

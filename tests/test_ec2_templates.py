@@ -96,7 +96,11 @@ def test_groups_are_there_when_their_instances_say_so(template: str) -> None:
         # So a change of what is launched replaces what runs.
         assert launched["Version"] == {"Fn::GetAtt": [launched["LaunchTemplateId"]["Ref"], "LatestVersionNumber"]}
     # What is gone first gives its number to what comes.
-    assert resources["PoolGroup"]["UpdatePolicy"]["AutoScalingRollingUpdate"]["MinInstancesInService"] == 0
+    pool = resources["PoolGroup"]
+    assert pool["UpdatePolicy"]["AutoScalingRollingUpdate"]["MinInstancesInService"] == 0
+    assert pool["Properties"]["InstanceMaintenancePolicy"] == {"MinHealthyPercentage": 0, "MaxHealthyPercentage": 100}
+    # Numbers are taken from the lowest up.
+    assert pool["Properties"]["TerminationPolicies"] == ["NewestInstance"]
 
 
 @both

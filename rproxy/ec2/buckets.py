@@ -7,6 +7,7 @@ Such a name could be anybody's: each call says whose bucket it means, and a tag 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -86,13 +87,7 @@ class Bucket:
         """
         absent = not self.exists()
         if absent:
-            where = (
-                {}
-                if self._region == _UNNAMED_REGION
-                else {"CreateBucketConfiguration": {"LocationConstraint": self._region}}
-            )
-            self._client.create_bucket(Bucket=self.name, **where)
-            self._tag()
+            self._create()
         closed = dict.fromkeys(
             ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets"), True
         )
@@ -102,14 +97,30 @@ class Bucket:
         self._client.put_bucket_versioning(**self._named, VersioningConfiguration={"Status": "Enabled"})
         return absent
 
-    def _tag(self) -> None:
+    def _create(self) -> None:
+        refused = self._client.exceptions.ClientError
+        where = (
+            {}
+            if self._region == _UNNAMED_REGION
+            else {"CreateBucketConfiguration": {"LocationConstraint": self._region}}
+        )
         tags = {"TagSet": [{"Key": OWNER_TAG, "Value": self._stack}]}
-        try:
-            self._client.put_bucket_tagging(**self._named, Tagging=tags)
-        except BaseException:
+        with ExitStack() as undoing:
             # Without a tag nobody would know whose it is, and it would be in the way for ever.
+            undoing.callback(self._discard)
+            try:
+                self._client.create_bucket(Bucket=self.name, **where)
+            except refused:
+                # If there is one, somebody else has just made it.
+                undoing.pop_all()
+                raise
+            self._client.put_bucket_tagging(**self._named, Tagging=tags)
+            undoing.pop_all()
+
+    def _discard(self) -> None:
+        """Delete what may have been made; why that can't be done is less than why it is done."""
+        with suppress(self._client.exceptions.ClientError):
             self._client.delete_bucket(**self._named)
-            raise
 
     def put(self, key: str, data: bytes) -> bool:
         """Put something there, and return whether it wasn't there already: what a key stands for never changes."""

@@ -129,7 +129,7 @@ class Raising:
         if wheel is None and not template.is_large:
             return "TemplateBody", template.body
         if self._bucket.make():
-            self._terminal.say(f"Made the bucket {self._bucket.name}")
+            self._terminal.say(f"Made the bucket {self._bucket.name}, which goes by: rproxy ec2 down {self._wish.name}")
         if wheel is not None:
             key = wheel_key(wheel)
             new = self._bucket.put(key, wheel.read_bytes())

@@ -67,10 +67,15 @@ class Removing:
     def _delete(self, stack: Stack, *, wait: bool) -> bool:
         """Delete the stack, and return whether that went well so far."""
         watch = Watch(self._stacks, stack.id, self._terminal, self._sleep)
-        self._stacks.delete(stack.id)
-        if not wait:
-            return True
-        left, events = watch.follow(stack.id)
+        try:
+            self._stacks.delete(stack.id)
+            if not wait:
+                return True
+            left, events = watch.follow(stack.id)
+        except BaseException:
+            if self._bucket is not None:
+                self._terminal.say(f"The bucket {self._bucket.name} stays. To delete it: rproxy ec2 down {stack.name}")
+            raise
         if left is None or left.state == "DELETE_COMPLETE":
             return True
         causes = failures(events)
