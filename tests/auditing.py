@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
@@ -54,6 +55,19 @@ class Server:
 def request(client_id: str = "1", policy: str = "111") -> Request:
     """A packet that came."""
     return Request(b"", policy, client_id, 0.0, Asker())
+
+
+def failing_to_keep(times: int) -> Callable[[int], None]:
+    """What stands for ``os.fdatasync`` on a disk that fails so often when it is asked to keep what it was given."""
+    keep, left = os.fdatasync, [times]
+
+    def fail(fd: int) -> None:
+        if left[0]:
+            left[0] -= 1
+            raise OSError(errno.EIO, "Input/output error")
+        keep(fd)
+
+    return fail
 
 
 class World:
@@ -135,18 +149,6 @@ class AuditCase(CommandCase):
         """The lines of one kind."""
         lines = map(decode, (path or self.path).read_bytes().splitlines())
         return [line for line in lines if isinstance(line, kind)]
-
-    def fail_to_keep(self, times: int) -> None:
-        """Have the disk fail so often when it is asked to keep what it was given."""
-        keep, left = os.fdatasync, [times]
-
-        def fail(fd: int) -> None:
-            if left[0]:
-                left[0] -= 1
-                raise OSError(errno.EIO, "Input/output error")
-            keep(fd)
-
-        self.patch(os, "fdatasync", fail)
 
     def assert_good(self, *paths: Path) -> Reading:
         reading = self.read(*paths)

@@ -13,7 +13,7 @@ from pathlib import Path
 from rproxy.audit.appending import TrailError
 from rproxy.audit.lines import Doubt
 from rproxy.audit.reading import LONGEST, ReadError, find_end
-from tests.auditing import KEY, OTHER, TIME, AuditCase, World
+from tests.auditing import KEY, OTHER, TIME, AuditCase, World, failing_to_keep
 
 
 class FileTests(AuditCase):
@@ -224,7 +224,7 @@ class FileTests(AuditCase):
         """What it didn't keep isn't written a second time; the trail says of it that it may be gone."""
         world = World(self.path).start()
         world.register()
-        self.fail_to_keep(2)
+        self.patch(os, "fdatasync", failing_to_keep(2))
         lines = world.trail.backlog.fetch()
         world.file.put(lines)
         self.assertIsNotNone(world.file.write())
@@ -250,7 +250,7 @@ class FileTests(AuditCase):
         world = World(self.path).start()
         old = self.path.rename(self.path.with_suffix(".1"))
         world.trail.reopen()
-        self.fail_to_keep(1)
+        self.patch(os, "fdatasync", failing_to_keep(1))
         world.write()
         self.assertEqual(world.file.take_doubt(), (old.stat().st_size, "Input/output error"))
         self.assertEqual(world.file.complaint, "")

@@ -30,6 +30,7 @@ from rproxy.packets import data as data_packet
 from rproxy.policies import ClientRule, Policies, Policy
 from rproxy.proxy import ProxyFactory
 from rproxy.registry.claims import Claims
+from tests.auditing import failing_to_keep
 from tests.memory import CLIENT_HOST, Proxy, ProxyCase, setup
 from tests.test_cli import CommandCase
 
@@ -442,15 +443,7 @@ class RecorderTests(CommandCase):
 
     def test_disk_that_fails(self) -> None:
         """Once, when it is asked to keep what is written: that is tried again without anything new, and told."""
-        keep, left = os.fdatasync, [2]
-
-        def fail(fd: int) -> None:
-            if left[0]:
-                left[0] -= 1
-                raise OSError(errno.EIO, "Input/output error")
-            keep(fd)
-
-        self.patch(os, "fdatasync", fail)
+        self.patch(os, "fdatasync", failing_to_keep(2))
         with capturedLogs() as logs:
             self.recorder.startService()
             self.clock.advance(GATHER)
